@@ -1,0 +1,42 @@
+"""The eager specification: every public op in plain PyTorch, any float dtype, gradients by autograd.
+
+It is what `impl="reference"` runs and what tests hold the compiled backends to. CPU tensors; ids are not
+checked here.
+"""
+
+from .losses import linear_cross_entropy, negative_sampling_loss, one_vs_all_loss
+from .multitask import multitask_loss
+from .ranking import rank, topk
+from .row_optimizers import ROW_OPTIMIZERS
+from .sampling import alias_table, philox, sample_negatives
+from .scores import (
+    COLUMN,
+    SCORES,
+    SIMILARITIES,
+    Score,
+    find_score,
+    make_queries,
+    score_candidates,
+    score_triples,
+)
+
+__all__ = [
+    "COLUMN",
+    "ROW_OPTIMIZERS",
+    "SCORES",
+    "SIMILARITIES",
+    "Score",
+    "alias_table",
+    "find_score",
+    "linear_cross_entropy",
+    "make_queries",
+    "multitask_loss",
+    "negative_sampling_loss",
+    "one_vs_all_loss",
+    "philox",
+    "rank",
+    "sample_negatives",
+    "score_candidates",
+    "score_triples",
+    "topk",
+]

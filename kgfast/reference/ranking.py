@@ -1,0 +1,79 @@
+"""Filtered ranks and the best answers, by scoring every row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .sampling import known_mask
+from .scores import COLUMN, pick, score_candidates
+
+# how many of the rows that tie with the target are placed before it
+TIE_SHARES = {"optimistic": 0.0, "realistic": 0.5, "pessimistic": 1.0}
+
+
+def finite_scores(entities: Tensor, relations: Tensor, triples: Tensor, score: str, side: str) -> Tensor:
+    """score_candidates without gradient; NaN has no rank: a ValueError names the first triple with one."""
+    scores = score_candidates(entities.detach(), relations.detach(), triples, score=score, side=side)
+    broken = scores.isnan().nonzero()
+    if len(broken):
+        row, answer = broken[0].tolist()
+        raise ValueError(
+            f"triples[{row}] = {triples[row].tolist()}: candidate {answer} scores NaN on side={side!r}"
+        )
+    return scores
+
+
+def rank(
+    entities: Tensor,
+    relations: Tensor,
+    triples: Tensor,
+    *,
+    score: str,
+    side: str,
+    known=None,
+    ties: str = "realistic",
+) -> Tensor:
+    """rank_b = 1 + #{c: s_c > s_target} + share * #{c != target: s_c = s_target}: float64 [B].
+
+    share is 0 (optimistic), 1 (pessimistic) or 1/2 (realistic: the mean of both). Known answers of the query
+    other than the target have no part. Scores are compared in the dtype of the tables. Memory O(B C D).
+    """
+    share = pick(TIE_SHARES, ties, "ties")
+    scores = finite_scores(entities, relations, triples, score, side)
+    target = triples[:, COLUMN[side], None]
+    others = torch.ones_like(scores, dtype=torch.bool).scatter_(1, target, False)
+    if known is not None:
+        others &= ~known_mask(known, triples, side, scores.shape[1])
+    own = scores.gather(1, target)
+    greater, equal = ((scores > own) & others).sum(1), ((scores == own) & others).sum(1)
+    return 1.0 + greater.double() + share * equal.double()
+
+
+def topk(
+    entities: Tensor,
+    relations: Tensor,
+    triples: Tensor,
+    k: int,
+    *,
+    score: str,
+    side: str,
+    exclude=None,
+) -> tuple[Tensor, Tensor]:
+    """(scores [B, k], ids int64 [B, k]): the k best answers of each query, best first, ties by lower id.
+
+    The answer's own column of `triples` is not read. exclude: a KnownTriples, all of whose answers to the
+    query are left out. Where fewer than k remain: score -inf, id -1. Memory O(B C D).
+    """
+    scores = finite_scores(entities, relations, triples, score, side)
+    left = torch.ones_like(scores, dtype=torch.bool)
+    if exclude is not None:
+        left = ~known_mask(exclude, triples, side, scores.shape[1])
+    best = scores.masked_fill(~left, -torch.inf).sort(dim=1, descending=True, stable=True)
+    scores, ids = best.values[:, :k], best.indices[:, :k]
+    ids = ids.masked_fill(~left.gather(1, ids), -1)
+    missing = (0, k - scores.shape[1])  # k may exceed the number of rows
+    if missing[1] > 0:
+        scores = torch.nn.functional.pad(scores, missing, value=-torch.inf)
+        ids = torch.nn.functional.pad(ids, missing, value=-1)
+    return scores, ids
