@@ -1,0 +1,56 @@
+"""Batches of triples: a permutation per epoch that depends on (seed, epoch) alone, cut into slices."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+class Batches:
+    """The batches of each epoch of `triples` [M, 3], with `weights` [M] beside them if there are any.
+
+    An epoch is ceil(M / batch_size) batches whose sizes differ by at most one, so that no step rests on a handful of
+    triples. Memory: one permuted copy of the triples and weights.
+    """
+
+    def __init__(self, triples: Tensor, weights: Tensor | None, batch_size: int, seed: int) -> None:
+        self.triples, self.weights, self.seed = triples, weights, seed
+        self.per_epoch = -(-len(triples) // batch_size)
+        self._epoch = -1
+
+    def begin(self, epoch: int) -> None:
+        """Permute for this epoch."""
+        if epoch == self._epoch:
+            return
+        order = torch.randperm(len(self.triples), generator=generator(self.seed, epoch)).to(self.triples.device)
+        self._permuted = self.triples[order]
+        self._weights = None if self.weights is None else self.weights[order]
+        self._epoch = epoch
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Batch `index` of the epoch: views, triples [B, 3] and weights [B] or None."""
+        count = len(self.triples)
+        rows = slice(index * count // self.per_epoch, (index + 1) * count // self.per_epoch)
+        return self._permuted[rows], None if self._weights is None else self._weights[rows]
+
+
+def generator(seed: int, epoch: int | str) -> torch.Generator:
+    """A CPU generator of its own for (seed, epoch)."""
+    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+def frequency_weights(triples: Tensor, num_entities: int) -> Tensor:
+    """Weights [M] float32 with mean 1, w ~ 1 / sqrt(n(h, r) + n(r, t) + 6), n the number of triples of a query.
+
+    This is the subsampling of the RotatE authors' code, where every count starts at 3.
+    """
+    heads, relations, tails = triples.unbind(1)
+    total = torch.full((len(triples),), 6.0, dtype=torch.float64, device=triples.device)
+    for known in (heads, tails):
+        _, query, counts = torch.unique(relations * num_entities + known, return_inverse=True, return_counts=True)
+        total += counts[query]
+    weights = total.rsqrt()
+    return (weights / weights.mean()).float()

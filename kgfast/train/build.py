@@ -1,0 +1,65 @@
+"""From a configuration and a graph to the three parts of a training step: model, optimizer, fused step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
+
+import torch
+from torch import Tensor
+
+from kgfast import fused, optim
+from kgfast.errors import ConfigError
+from kgfast.nn import KGEModel
+from kgfast.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from kgfast.data import KnowledgeGraph
+
+
+def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> KGEModel:
+    """The model with its initial tables (a function of the seed) on the configured device."""
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={config.device!r}: no CUDA device is available, use cpu")
+    model = KGEModel(
+        num_entities, num_relations, config.dim, score=config.model, reciprocal=config.reciprocal,
+        init_scale=config.init_scale, seed=config.seed, dtype=getattr(torch, config.precision),
+    )
+    return model.to(config.device)
+
+
+def build_optimizer(config: TrainConfig, model: KGEModel) -> torch.optim.Optimizer:
+    """The row optimizer over both tables."""
+    parameters = [model.entities, model.relations]
+    if config.optimizer == "adam":
+        return optim.RowAdam(parameters, lr=config.lr)
+    if config.optimizer == "sgd":
+        return optim.RowSGD(parameters, lr=config.lr)
+    return optim.RowAdagrad(parameters, lr=config.lr, full=config.optimizer == "adagrad")
+
+
+def build_step(
+    config: TrainConfig, model: KGEModel, optimizer: torch.optim.Optimizer, graph: KnowledgeGraph
+) -> Callable[..., Tensor]:
+    """The fused step `step(triples, index, weights=None) -> loss` over the graph's training triples."""
+    shared: dict[str, Any] = dict(
+        objective=config.objective, side=config.side, seed=config.seed, query_dropout=config.query_dropout,
+        regularizer=None if config.regularizer == "none" else config.regularizer,
+        regularizer_weight=config.regularizer_weight if config.regularizer != "none" else 0.0,
+    )
+    if config.candidates == "all":
+        return fused.OneVsAllStep(
+            model, optimizer, label_smoothing=config.label_smoothing, relation_weight=config.relation_weight,
+            answers=graph.known("train").to(config.device) if config.all_answers else None, **shared,
+        )
+    weighted = config.objective in ("logistic", "margin")
+    counts = None
+    if config.negative_power > 0:
+        ends = graph.train[:, [0, 2]].reshape(-1)
+        counts = torch.bincount(ends, minlength=graph.num_entities).to(config.device)
+    return fused.NegativeSamplingStep(
+        model, optimizer, negatives=config.negatives, sharing=config.negative_sharing, chunk=config.negative_chunk,
+        margin=config.margin if weighted else 0.0,
+        adversarial_temperature=config.adversarial_temperature if weighted else 0.0,
+        negative_power=config.negative_power, entity_counts=counts, filter=config.negative_filter,
+        known=graph.known("train").to(config.device) if config.negative_filter != "none" else None, **shared,
+    )

@@ -1,0 +1,252 @@
+"""What a training run is told: one validated, frozen model, and how files and command lines become one.
+
+Precedence, lowest first: defaults < recipe < YAML file < key=value pairs < named options.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from kgfast.errors import ConfigError
+from kgfast.train.recipes import recipe_values
+
+ALIASES = {"transe": "transe_l1"}
+HALVED = ("complex", "rotate", "simple", "cp")  # their rows are two halves
+DEFAULT_EPOCHS = 100
+
+
+class TrainConfig(BaseModel):
+    """Settings of `kgfast train`; each field is an option of the command line (`batch_size` is `--batch-size`).
+
+    `TrainConfig(data="world", recipe="complex-n3", dim=100)` fills from the recipe what is not given. Any wrong key or
+    value raises ConfigError, which names the key, the value and what is allowed. Without `epochs` and `minutes`
+    training lasts 100 epochs; with both, whichever ends first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    data: str = Field(description="dataset folder, single file of triples, or the name of a built-in graph")
+    recipe: str | None = Field(None, description="name of a whole configuration, which the other settings override")
+    out: str | None = Field(None, description="folder of the run; by default a new one under runs/")
+    resume: bool = Field(False, description="continue from the checkpoint in `out`")
+
+    model: Literal["transe_l1", "transe_l2", "distmult", "complex", "rotate", "simple", "cp", "rescal"] = Field(
+        "complex", description="score function (transe means transe_l1)")
+    dim: int = Field(256, gt=0, description="real numbers in the row of an entity")
+    reciprocal: bool = Field(False, description="rank heads as tails of a second set of relations")
+    init_scale: float | None = Field(None, gt=0, description="scale of the initial tables; by default the model's own")
+    precision: Literal["float32", "float64", "bfloat16"] = Field("float32", description="number type of the tables")
+
+    candidates: Literal["sampled", "all"] = Field("sampled", description="answers a triple is held against")
+    objective: Literal["logistic", "softmax", "bce", "margin"] = Field("logistic", description="loss")
+    side: Literal["alternate", "both", "tail", "head"] = Field("both", description="which side of a triple is asked for")
+    margin: float = Field(0.0, description="margin of the logistic and the margin loss")
+    adversarial_temperature: float = Field(0.0, ge=0, description="weight hard negatives by softmax(temperature * score)")
+    negatives: int = Field(256, gt=0, description="sampled negatives per triple (or per list of shared ones)")
+    negative_sharing: Literal["none", "chunk", "batch"] = Field("none", description="who shares a list of negatives")
+    negative_chunk: int = Field(256, gt=0, description="triples which share a list of negatives")
+    negative_filter: Literal["none", "mask", "redraw"] = Field("none", description="what is done with true negatives")
+    negative_power: float = Field(0.0, ge=0, description="draw entities by frequency to this power; 0 is uniform")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing over all candidates")
+    all_answers: bool = Field(False, description="every answer known in train is right, not the triple's own alone")
+    relation_weight: float = Field(0.0, ge=0, description="weight of predicting the relation from head and tail")
+    subsampling: bool = Field(False, description="weight triples by 1/sqrt(frequency of their two queries)")
+    regularizer: Literal["none", "n3", "l2"] = Field("none", description="penalty on the rows of a batch")
+    regularizer_weight: float = Field(0.0, ge=0, description="weight of the penalty")
+    query_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the query")
+
+    optimizer: Literal["row_adagrad", "adagrad", "adam", "sgd"] = Field("row_adagrad", description="optimizer of rows")
+    lr: float = Field(0.1, gt=0, description="learning rate")
+    lr_schedule: Literal["constant", "linear", "cosine", "step"] = Field("constant", description="course of the lr")
+    lr_final: float = Field(0.1, ge=0, le=1, description="part of the lr which is left at the end of a schedule")
+    lr_step_at: float = Field(0.5, gt=0, lt=1, description="part of training after which `step` falls to lr_final")
+    warmup: int = Field(0, ge=0, description="steps over which the lr rises from nothing")
+    batch_size: int = Field(1024, gt=0, description="triples a step")
+    epochs: int | None = Field(None, gt=0, description="passes over the triples")
+    minutes: float | None = Field(None, gt=0, description="bound on training time; the final evaluation comes after it")
+
+    validate_every: int = Field(0, ge=0, description="epochs between validations; the best tables are kept; 0 is never")
+    validate_triples: int = Field(0, ge=0, description="valid triples asked in a validation, drawn once; 0 is all")
+    early_stopping_patience: int = Field(0, ge=0, description="stop after so many validations without a better MRR; 0: no")
+    checkpoint_every: float = Field(1.0, gt=0, description="minutes between checkpoints")
+    seed: int = Field(0, ge=0, lt=2**63, description="the one source of all randomness")
+    threads: int | None = Field(None, gt=0, description="CPU threads; by default torch's")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
+    tensorboard: bool = Field(True, description="write TensorBoard events into the run's folder")
+
+    def __init__(self, /, **values: Any) -> None:
+        refuse_unknown(values)
+        if values.get("recipe") is not None:
+            values = {**recipe_values(values["recipe"]), **values}
+        if values.get("epochs") is None and values.get("minutes") is None:
+            values["epochs"] = DEFAULT_EPOCHS
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError("; ".join(map(describe, error.errors()))) from None
+        check_combination(self)
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _alias(cls, value: Any) -> Any:
+        return ALIASES.get(value, value) if isinstance(value, str) else value
+
+    @field_validator("data", "out", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    def replace(self, **changes: Any) -> TrainConfig:
+        """A copy with some settings changed, checked as a whole again."""
+        return TrainConfig(**{**self.model_dump(), **changes})
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the settings which have an effect as YAML (to a temporary name, then renamed)."""
+        left_out = {"resume", *unused(self)}
+        values = {key: value for key, value in self.model_dump().items() if key not in left_out}
+        temporary = Path(f"{path}.tmp")
+        temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> TrainConfig:
+        """Read what `save` wrote, or any YAML file of settings."""
+        return resolve(path)
+
+
+def resolve(
+    file: str | os.PathLike | None = None,
+    pairs: Iterable[str] = (),
+    options: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """A TrainConfig from a YAML file, `key=value` pairs and named options (None means not given).
+
+    Precedence, lowest first: defaults < recipe < file < pairs < options. With `resume`, the settings of the run in
+    `out` take the place of a file which is not given. A setting given here that has no effect beside the others is an error.
+    """
+    named = {canonical(key): value for key, value in (options or {}).items() if value is not None}
+    paired = parse_pairs(pairs)
+    refuse_unknown(named)
+    refuse_unknown(paired)
+    above = {**paired, **named}
+    if file is None and boolean(above.get("resume", False)) and above.get("out") is not None:
+        saved = Path(str(above["out"])) / "config.yaml"
+        file = saved if saved.exists() else None
+    values = {**(read_yaml(file) if file is not None else {}), **above}
+    config = TrainConfig(**values)
+    without_effect = unused(config)
+    for key in values:
+        if key in without_effect and getattr(config, key) != TrainConfig.model_fields[key].default:
+            raise ConfigError(f"{key}={values[key]!r} has no effect: {without_effect[key]}")
+    return config
+
+
+def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    """The settings in a YAML file, keys checked; ConfigError names the file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold `key: value` lines, got a {type(values).__name__}")
+    values = {canonical(str(key)): value for key, value in values.items()}
+    try:
+        refuse_unknown(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return values
+
+
+def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["dim=100", "minutes=null"]` as a dictionary; values stay text, which validation converts."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"{pair!r} is not a key=value pair, such as dim=200")
+        values[canonical(key)] = None if value == "null" else value
+    return values
+
+
+def canonical(key: str) -> str:
+    """`--batch-size` and `batch-size` are `batch_size`."""
+    return key.strip().lstrip("-").replace("-", "_")
+
+
+def refuse_unknown(values: Mapping[str, Any]) -> None:
+    """ConfigError for the first key that is no setting, with the nearest ones."""
+    known = list(TrainConfig.model_fields)
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known settings: {', '.join(known)}"
+            raise ConfigError(f"unknown setting {key!r}; {hint}")
+
+
+def describe(error: Mapping[str, Any]) -> str:
+    """One pydantic error as `key=value: what is allowed`."""
+    key = str(error["loc"][0]) if error["loc"] else "settings"
+    if error["type"] == "missing":
+        return f"{key} is missing: {TrainConfig.model_fields[key].description}"
+    if error["type"] == "string_pattern_mismatch":
+        return f"{key}={error['input']!r}: must be {TrainConfig.model_fields[key].description}"
+    return f"{key}={error['input']!r}: {error['msg'].replace('Input should be', 'must be')}"
+
+
+def boolean(value: Any) -> bool:
+    return str(value).lower() in ("true", "1", "yes", "on", "y", "t")
+
+
+def unused(config: TrainConfig) -> dict[str, str]:
+    """Settings that have no effect beside the others, each with the reason."""
+    reasons: dict[str, str] = {}
+    if config.candidates == "all":
+        keys = ("negatives", "negative_sharing", "negative_chunk", "negative_filter", "negative_power")
+        reasons.update(dict.fromkeys(keys, "candidates=all samples no negatives; set candidates=sampled"))
+    else:
+        keys = ("label_smoothing", "all_answers", "relation_weight")
+        reasons.update(dict.fromkeys(keys, "it needs candidates=all"))
+        if config.negative_sharing != "chunk":
+            reasons["negative_chunk"] = "it needs negative_sharing=chunk"
+    if config.objective not in ("logistic", "margin"):
+        keys = ("margin", "adversarial_temperature")
+        reasons.update(dict.fromkeys(keys, "it needs objective=logistic or objective=margin"))
+    if config.regularizer == "none":
+        reasons["regularizer_weight"] = "it needs regularizer=n3 or regularizer=l2"
+    if config.lr_schedule == "constant":
+        reasons["lr_final"] = "it needs lr_schedule=linear, cosine or step"
+    if config.lr_schedule != "step":
+        reasons["lr_step_at"] = "it needs lr_schedule=step"
+    if config.validate_every == 0:
+        keys = ("validate_triples", "early_stopping_patience")
+        reasons.update(dict.fromkeys(keys, "it needs validate_every of at least 1"))
+    return reasons
+
+
+def check_combination(config: TrainConfig) -> None:
+    """ConfigError for settings that are right one by one and wrong together."""
+    if config.model in HALVED and config.dim % 2:
+        raise ConfigError(f"dim={config.dim}: must be even for model={config.model}, whose rows are two halves")
+    if config.candidates == "all" and config.objective not in ("softmax", "bce"):
+        raise ConfigError(f"objective={config.objective!r}: must be 'softmax' or 'bce' with candidates=all")
+    if config.candidates == "sampled" and config.negative_filter == "redraw" and config.negative_sharing != "none":
+        raise ConfigError(f"negative_filter='redraw': must be 'none' or 'mask' with "
+                          f"negative_sharing={config.negative_sharing}: a shared negative is right for some, wrong for others")
+    if config.candidates == "all" and config.relation_weight > 0 and config.model == "rotate":
+        raise ConfigError(f"relation_weight={config.relation_weight}: must be 0 for model=rotate, "
+                          "which has no query for relations")
+    if config.regularizer != "none" and config.regularizer_weight == 0:
+        raise ConfigError(f"regularizer_weight=0.0: must be positive with regularizer={config.regularizer}")

@@ -1,0 +1,324 @@
+"""The training loop. All randomness comes from (seed, epoch, step): a run that was killed and resumed has the bits of one
+that was not. Nothing in a step waits for the device: losses are read when a line is logged."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from kgfast.data import KnowledgeGraph
+from kgfast.errors import ConfigError, DataError, KgfastError
+from kgfast.evaluate.metrics import all_ranks, evaluate, summarize
+from kgfast.evaluate.report import write_report
+from kgfast.train import checkpoint
+from kgfast.train.batches import Batches, frequency_weights, generator
+from kgfast.train.build import build_model, build_optimizer, build_step
+from kgfast.train.config import TrainConfig
+from kgfast.train.monitor import Monitor
+from kgfast.train.schedule import learning_rate
+
+REPORTED = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank", "triples", "head", "tail")
+LOG_SECONDS = 2.0
+LOG_STEPS = 4096  # at most, between two reads of the losses
+CHECKPOINT_SHARE = 20  # a checkpoint that took s seconds is followed by 20 s or more of training
+
+
+class TrainingError(KgfastError):
+    """Training can't go on, and says what to try."""
+
+
+def train(
+    config: TrainConfig, *, resume: bool = False, console: Console | None = None, graph: KnowledgeGraph | None = None
+) -> dict[str, Any]:
+    """Train as configured and leave a run: config.yaml, checkpoint/, history.jsonl, tensorboard/, metrics.json, report.html.
+
+    `resume` goes on from the checkpoint in `config.out` (from the beginning where the run was stopped before its first
+    one). `graph` stands in for loading `config.data`. Returns what metrics.json holds: "valid" and "test" (None without
+    triples), "train" (triples_per_second and seconds of training alone, peak_memory_bytes, steps, epochs, stopped),
+    "tasks". With validations the best tables are restored first; they cost a second copy of the tables.
+    Raises ConfigError, DataError, CheckpointError on bad input, TrainingError when the loss is no number any more.
+    """
+    resume = resume or config.resume
+    console = console or Console(stderr=True)
+    if resume and config.out is None:
+        raise ConfigError("resume: needs out=RUN, the folder of the run to go on with")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    graph = KnowledgeGraph.load(config.data) if graph is None else graph
+    if len(graph.train) == 0:
+        raise DataError(f"graph {graph.name!r} has no train triples")
+    run = run_folder(config, graph, resume)
+    return Training(config, graph, run, console, resume=resume).run_to_end()
+
+
+def run_folder(config: TrainConfig, graph: KnowledgeGraph, resume: bool) -> Path:
+    """The folder of the run, which exists then; ConfigError if it holds another run already."""
+    if config.out is not None:
+        run = Path(config.out)
+        taken = [name for name in ("checkpoint", "metrics.json") if (run / name).exists()]
+        if taken and not resume:
+            raise ConfigError(f"out={config.out!r} holds a run already ({', '.join(taken)}): go on with resume, "
+                              "or choose another folder")  # fmt: skip
+        run.mkdir(parents=True, exist_ok=True)
+        return run
+    name = f"{Path(graph.name).name}-{config.recipe or config.model}"
+    number = 1
+    while True:
+        try:
+            run = Path("runs") / f"{name}-{number}"
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            number += 1
+
+
+class Training:
+    """One run: its model, optimizer, step, and where it stands."""
+
+    def __init__(self, config: TrainConfig, graph: KnowledgeGraph, run: Path, console: Console, *, resume: bool) -> None:
+        self.config, self.graph, self.run, self.console = config, graph, run, console
+        saved = checkpoint.read(run, config, graph) if resume else None
+        self.model = build_model(config, graph.num_entities, graph.num_relations)
+        self.optimizer = build_optimizer(config, self.model)
+        self.position = checkpoint.Position()
+        self.best: dict[str, Tensor] | None = None
+        if saved is not None:
+            checkpoint.restore(saved, self.model, self.optimizer)
+            self.position = saved.position
+            self.best = saved.best and {name: table.to(config.device) for name, table in saved.best.items()}
+            self.say(f"resuming {run} at step {self.position.step} (epoch {self.position.epoch + 1})")
+        elif resume:
+            self.say(f"{run} holds no checkpoint yet: starting from the beginning")
+        self.step = build_step(config, self.model, self.optimizer, graph)
+        triples = graph.train.to(config.device)
+        weights = frequency_weights(triples, graph.num_entities) if config.subsampling else None
+        self.batches = Batches(triples, weights, config.batch_size, config.seed)
+        self.steps = config.epochs * self.batches.per_epoch if config.epochs else None
+        self.valid = self.validation_triples()
+        self.losses = torch.empty(LOG_STEPS, dtype=torch.float64, device=config.device)
+        self.logged = self.position.step  # the first step that isn't logged yet
+        self.logged_triples = self.position.triples
+        config.save(run / "config.yaml")
+
+    def run_to_end(self) -> dict[str, Any]:
+        """Train, evaluate, write the results."""
+        resume_from = dict(history_bytes=self.position.history_bytes, step=self.position.step)
+        with Monitor(self.run, self.console, tensorboard=self.config.tensorboard, **resume_from) as self.monitor:
+            stopped = self.train_until_stop()
+        memory = peak_memory_bytes(self.config.device)
+        if self.best is not None:
+            checkpoint.load_tables(self.model, self.best)
+        splits = [split for split in ("test", "valid") if len(getattr(self.graph, split))]
+        details = evaluate(self.model, self.graph, splits[0], details=True) if splits else None
+        metrics: dict[str, Any] = {"test": None, "valid": None}
+        for split in splits:
+            found = details if split == splits[0] else evaluate(self.model, self.graph, split)
+            metrics[split] = {key: found[key] for key in REPORTED}
+        position = self.position
+        metrics["train"] = {
+            "triples_per_second": position.triples / position.seconds if position.seconds else 0.0,
+            "seconds": position.seconds, "peak_memory_bytes": memory, "steps": position.step,
+            "epochs": position.step / self.batches.per_epoch, "best_epoch": position.best_epoch, "stopped": stopped,
+        }  # fmt: skip
+        metrics["tasks"] = {}
+        checkpoint.write_durably(self.run / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
+        write_report(self.run, model=self.model, graph=self.graph, details=details)
+        return metrics
+
+    def train_until_stop(self) -> str:
+        """Steps, validations and checkpoints until epochs, minutes or patience end; says which."""
+        config, position, batches = self.config, self.position, self.batches
+        budget = 60 * config.minutes if config.minutes else math.inf
+        self.begin = time.monotonic() - position.elapsed
+        self.mark = time.monotonic()  # the start of training time that isn't logged yet
+        next_log = self.mark + LOG_SECONDS
+        next_checkpoint = self.mark + 60 * config.checkpoint_every
+        rate, stopped = None, None
+        with stop_signals() as received:
+            while stopped is None:
+                if self.steps is not None and position.step >= self.steps and position.batch == 0:
+                    stopped = "epochs"
+                elif config.early_stopping_patience and position.stale >= config.early_stopping_patience:
+                    stopped = "early stopping"
+                else:
+                    batches.begin(position.epoch)
+                while stopped is None and position.batch < batches.per_epoch:
+                    now = time.monotonic()
+                    elapsed = now - self.begin
+                    if received:
+                        self.save()
+                        leave(received[0], self.run)
+                    if now >= next_log:
+                        self.log()
+                        next_log = now + LOG_SECONDS
+                    if now >= next_checkpoint:
+                        next_checkpoint = time.monotonic() + max(60 * config.checkpoint_every, CHECKPOINT_SHARE * self.save())
+                    if elapsed >= budget:
+                        stopped = "minutes"
+                        break
+                    new_rate = learning_rate(config, position.step, self.steps, elapsed)
+                    if new_rate != rate:
+                        rate = new_rate
+                        for group in self.optimizer.param_groups:
+                            group["lr"] = rate
+                    triples, weights = batches[position.batch]
+                    index = position.step - self.logged
+                    self.losses[index] = self.step(triples, position.step, weights)
+                    position.step += 1
+                    position.batch += 1
+                    position.triples += len(triples)
+                    if index + 1 == LOG_STEPS:
+                        self.log()
+                if position.batch == batches.per_epoch:
+                    every = config.validate_every if self.valid is not None else 0
+                    if every and (position.epoch + 1) % every == 0 and position.validated_step != position.step:
+                        self.log()
+                        self.validate()
+                        position.stale = 0 if position.best_step == position.step else position.stale + 1
+                    position.epoch += 1
+                    position.batch = 0
+            self.log()
+            if position.validated_step != position.step:
+                self.validate()
+            self.save()
+            if received:
+                leave(received[0], self.run)
+        return stopped
+
+    def log(self) -> None:
+        """Read the losses since the last line, check them, write the line."""
+        position = self.position
+        count = position.step - self.logged
+        now = time.monotonic()
+        position.elapsed = now - self.begin
+        if count == 0:
+            self.mark = now
+            return
+        losses = self.losses[:count].cpu()  # waits for the device, so that the time below is the steps' own
+        now = time.monotonic()
+        seconds, self.mark = now - self.mark, now
+        wrong = (~torch.isfinite(losses)).nonzero()
+        if len(wrong):
+            step = self.logged + int(wrong[0])
+            raise TrainingError(
+                f"the loss is {losses[wrong[0]].item()} at step {step} (epoch {step // self.batches.per_epoch + 1}): "
+                f"try a smaller lr (it is {self.config.lr}), warmup, a regularizer, or precision=float64 if it is lower. "
+                f"The last checkpoint in {self.run / 'checkpoint'} is from before"
+            )
+        position.seconds += seconds
+        triples = position.triples - self.logged_triples
+        self.logged, self.logged_triples = position.step, position.triples
+        over, left = self.progress()
+        record = {
+            "step": position.step, "epoch": position.step / self.batches.per_epoch, "loss": losses.mean().item(),
+            "triples_per_second": triples / seconds, "lr": self.optimizer.param_groups[0]["lr"],
+        }  # fmt: skip
+        self.monitor.training(record, over, left)
+
+    def validate(self) -> None:
+        """Filtered MRR of the valid triples (or the drawn ones); the best tables so far are kept."""
+        if self.valid is None:
+            return
+        position = self.position
+        ranks = all_ranks(self.model, self.graph, self.valid)
+        metrics = summarize(torch.cat([ranks["tail"], ranks["head"]]))
+        position.validated_step = position.step
+        better = position.best_mrr is None or metrics["mrr"] > position.best_mrr
+        if better:
+            position.best_mrr, position.best_step = metrics["mrr"], position.step
+            position.best_epoch = position.step / self.batches.per_epoch
+            if self.best is None:
+                self.best = {name: table.clone() for name, table in checkpoint.tables(self.model).items()}
+            else:
+                for name, table in checkpoint.tables(self.model).items():
+                    self.best[name].copy_(table)
+        self.monitor.validation({"step": position.step, "epoch": position.step / self.batches.per_epoch, "valid": metrics}, better)
+        self.mark = time.monotonic()  # validation is no training time
+
+    def save(self) -> float:
+        """Log what is pending and write a checkpoint; the seconds it took."""
+        self.log()
+        start = time.monotonic()
+        self.position.elapsed = start - self.begin
+        self.position.history_bytes = self.monitor.position()
+        checkpoint.save(self.run, self.config, self.graph, self.position, self.model, self.optimizer, self.best)
+        self.mark = time.monotonic()
+        return self.mark - start
+
+    def progress(self) -> tuple[float, float]:
+        """The part of training that is over, and the seconds that are left at this pace."""
+        elapsed = self.position.elapsed
+        by_steps = self.position.step / self.steps if self.steps else 0.0
+        by_time = elapsed / (60 * self.config.minutes) if self.config.minutes else 0.0
+        over = min(1.0, max(by_steps, by_time))
+        return over, elapsed * (1 - over) / over if over else 0.0
+
+    def validation_triples(self) -> Tensor | None:
+        """The valid triples to ask: all, or `validate_triples` of them drawn once by the seed; None where there is no validation."""
+        if self.config.validate_every == 0:
+            return None
+        valid, wanted = self.graph.valid, self.config.validate_triples
+        if len(valid) == 0:
+            self.say(f"graph {self.graph.name!r} has no valid triples: no validation, no early stopping, the last tables count")
+            return None
+        if 0 < wanted < len(valid):
+            valid = valid[torch.randperm(len(valid), generator=generator(self.config.seed, "valid"))[:wanted]]
+        return valid
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect the first SIGINT or SIGTERM in the yielded list, so that a step is never cut; a second one acts as usual."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def put_back() -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        put_back()
+
+    for number in usual:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        put_back()
+
+
+def leave(number: int, run: os.PathLike) -> None:
+    """End as the signal asks, after a checkpoint."""
+    message = f"stopped by {signal.Signals(number).name}; a checkpoint is in {run}, go on with resume"
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt(message)
+    raise SystemExit(128 + number)
+
+
+def peak_memory_bytes(device: str) -> int:
+    """The most memory that this process held so far: on its GPU if it trains there, else resident in RAM."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,86 @@
+"""What a person sees of training: a progress bar on standard error, RUN/history.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from kgfast.errors import KgfastError
+
+QUIET_SECONDS = 30.0  # between two lines where standard error is no terminal
+
+
+class Monitor:
+    """Records of one run, as a context manager. `history_bytes` is where an earlier part of the run ended."""
+
+    def __init__(self, run: Path, console: Console, *, history_bytes: int, step: int, tensorboard: bool) -> None:
+        self.console = console
+        self.path = run / "history.jsonl"
+        self.file = open(self.path, "ab")
+        # What came after the checkpoint is about to happen again.
+        self.file.truncate(min(history_bytes, os.path.getsize(self.path)))
+        self.writer = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # half a second to import
+
+            self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
+        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.bar.add_task("training", total=1.0, text="")
+        self._spoke = time.monotonic()
+
+    def __enter__(self) -> Monitor:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+        self.file.close()
+        if self.writer is not None:
+            self.writer.close()
+
+    def training(self, record: dict[str, Any], over: float, seconds_left: float) -> None:
+        """A line of history: step, epoch, loss, triples_per_second, lr; `over` is the part of training that is done."""
+        self._write(record)
+        text = (f"loss {record['loss']:.4f}  {record['triples_per_second']:,.0f} triples/s  "
+                f"{time.strftime('%H:%M:%S', time.gmtime(seconds_left))} left")  # fmt: skip
+        name = f"epoch {record['epoch']:.1f}"
+        self.bar.update(self.task, completed=over, description=name, text=text)
+        if not self.console.is_terminal and time.monotonic() - self._spoke > QUIET_SECONDS:
+            self._say(f"{name}  {over:.0%}  {text}")
+
+    def validation(self, record: dict[str, Any], best: bool) -> None:
+        """A line of history: step, epoch, valid (metrics)."""
+        self._write(record)
+        valid = record["valid"]
+        self._say(f"epoch {record['epoch']:.1f}  valid MRR {valid['mrr']:.4f}  hits@10 {valid['hits@10']:.4f}{'  best so far' * best}")
+
+    def position(self) -> int:
+        """Bytes of history that are safe on disk."""
+        os.fsync(self.file.fileno())
+        return os.path.getsize(self.path)
+
+    def _say(self, text: str) -> None:
+        self._spoke = time.monotonic()
+        self.console.print(text, highlight=False, markup=False)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        try:
+            self.file.write(json.dumps(record).encode() + b"\n")
+            self.file.flush()
+        except OSError as error:
+            raise KgfastError(f"{self.path} can't be written: {error.strerror or error}") from error
+        if self.writer is None:
+            return
+        for key, value in record.items():
+            if key == "valid":
+                for metric in ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank"):
+                    self.writer.add_scalar(f"valid/{metric.replace('@', '_at_')}", value[metric], record["step"])
+            elif key not in ("step", "epoch"):
+                self.writer.add_scalar(f"train/{key}", value, record["step"])
