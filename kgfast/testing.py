@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kgfast.known import KnownTriples
 from kgfast.reference import SCORES
 
 # Lane boundaries of every vector width; a score of two halves takes the next even number.
@@ -161,6 +163,38 @@ def make_known_triples(
         shared[torch.arange(half), columns] = random[:half][torch.arange(half), columns]
         random[:half] = shared
     return torch.cat([triples, random])
+
+
+def make_known(triples: Tensor, **sizes) -> KnownTriples:
+    """KnownTriples of `make_known_triples`."""
+    rows = make_known_triples(triples, **sizes)
+    counts = sizes.get("num_entities", NUM_ENTITIES), sizes.get("num_relations", NUM_RELATIONS)
+    return KnownTriples.from_triples(rows, *counts)
+
+
+def pairwise(**axes) -> list[dict]:
+    """Few combinations in which every pair of values of two axes occurs: a greedy all-pairs cover."""
+    names = list(axes)
+    positions = {name: range(len(values)) for name, values in axes.items()}
+    missing = {
+        ((a, i), (b, j))
+        for a, b in itertools.combinations(names, 2)
+        for i in positions[a]
+        for j in positions[b]
+    }
+
+    def gained(chosen: dict) -> list:
+        return [pair for pair in missing if all(chosen.get(name) == i for name, i in pair)]
+
+    rows = []
+    while missing:
+        chosen = dict(min(missing))
+        for name in names:
+            if name not in chosen:
+                chosen[name] = max(positions[name], key=lambda i: len(gained({**chosen, name: i})))
+        missing.difference_update(gained(chosen))
+        rows.append({name: axes[name][chosen[name]] for name in names})
+    return rows
 
 
 POISON_INTEGER = -(2**62)  # as an id or an offset it is out of every range

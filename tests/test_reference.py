@@ -120,8 +120,8 @@ def scalar_negative_loss(objective, positive, negatives, margin, temperature):
 def test_negative_sampling_loss_is_its_formula(objective, temperature, side):
     case = testing.make_case("transe_l2", 5, 7, 5, side=side, dtype=torch.float64)
     tables = (case.entities, case.relations)
+    known = testing.make_known(case.triples)
     known_rows = {tuple(row) for row in testing.make_known_triples(case.triples).tolist()}
-    known = BruteKnown(known_rows, testing.NUM_ENTITIES)
     options = dict(score="transe_l2", side=side, objective=objective, margin=1.5, known=known)
     ours = reference.negative_sampling_loss(
         *tables,
@@ -146,36 +146,6 @@ def test_negative_sampling_loss_is_its_formula(objective, temperature, side):
             loss = scalar_negative_loss(objective, score(h, r, t), rivals, 1.5, temperature)
             total += weight * loss / len(sides)
     assert ours.item() == pytest.approx(total / case.weights.sum().item(), rel=1e-12)
-
-
-class BruteKnown:
-    """The interface of KnownTriples over a set of rows."""
-
-    def __init__(self, rows, num_entities):
-        self.rows, self.num_entities = rows, num_entities
-
-    def lists(self, side):
-        answers = {}
-        for h, r, t in sorted(self.rows):
-            query, answer = ((h, r), t) if side == "tail" else ((t, r), h)
-            answers.setdefault(query, set()).add(answer)
-        return {query: sorted(found) for query, found in answers.items()}
-
-    def lookup(self, triples, side):
-        starts, ends, bounds, end = [], [], {}, 0
-        for query, found in self.lists(side).items():
-            bounds[query] = (end, end + len(found))
-            end += len(found)
-        for h, r, t in triples.tolist():
-            start, stop = bounds.get((h, r) if side == "tail" else (t, r), (0, 0))
-            starts.append(start)
-            ends.append(stop)
-        return torch.tensor(starts, dtype=torch.int64), torch.tensor(ends, dtype=torch.int64)
-
-    def ids(self, side):
-        return torch.tensor(
-            [answer for found in self.lists(side).values() for answer in found], dtype=torch.int64
-        )
 
 
 def test_all_masked_row_keeps_its_positive_part():
@@ -234,7 +204,7 @@ def test_one_vs_all_loss_with_several_answers():
         answers = [t for t in range(testing.NUM_ENTITIES) if (h, r, t) in rows]
         assert len(answers) > 1
         expected.append(-log_likelihood[b, answers].mean())
-    known = BruteKnown(rows, testing.NUM_ENTITIES)
+    known = testing.make_known(case.triples)
     ours = reference.one_vs_all_loss(*tables, score="distmult", side="tail", known=known)
     torch.testing.assert_close(ours, torch.stack(expected).mean())
 

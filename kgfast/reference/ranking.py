@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kgfast.errors import KgfastError
+
 from .sampling import known_mask
 from .scores import COLUMN, pick, score_candidates
 
@@ -13,12 +15,12 @@ TIE_SHARES = {"optimistic": 0.0, "realistic": 0.5, "pessimistic": 1.0}
 
 
 def finite_scores(entities: Tensor, relations: Tensor, triples: Tensor, score: str, side: str) -> Tensor:
-    """score_candidates without gradient; NaN has no rank: a ValueError names the first triple with one."""
+    """score_candidates without gradient; NaN has no rank: a KgfastError names the first triple with one."""
     scores = score_candidates(entities.detach(), relations.detach(), triples, score=score, side=side)
     broken = scores.isnan().nonzero()
     if len(broken):
         row, answer = broken[0].tolist()
-        raise ValueError(
+        raise KgfastError(
             f"triples[{row}] = {triples[row].tolist()}: candidate {answer} scores NaN on side={side!r}"
         )
     return scores

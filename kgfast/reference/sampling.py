@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kgfast.errors import KgfastError
+
 MASK32 = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -64,9 +66,9 @@ def alias_table(weights: Tensor) -> tuple[Tensor, Tensor]:
     """
     weights = weights.detach().to("cpu", torch.float64)
     if weights.dim() != 1 or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
-        raise ValueError("weights: must be a vector of finite numbers >= 0")
+        raise KgfastError("weights: must be a vector of finite numbers >= 0")
     if not float(weights.sum()) > 0:
-        raise ValueError("weights: their sum must be > 0")
+        raise KgfastError("weights: their sum must be > 0")
     mass = weights * (weights.numel() / weights.sum())
     below, above = (mass < 1).nonzero().squeeze(1), (mass >= 1).nonzero().squeeze(1)
     if len(above) == 0:  # only rounding can put every row below the mean: all are equal

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kgfast.errors import KgfastError
+
 COLUMN = {"head": 0, "relation": 1, "tail": 2}  # where the answer of a side stands in a triple
 
 
@@ -188,15 +190,15 @@ SCORES: dict[str, Score] = {
 
 
 def pick(table: dict, name: str, argument: str):
-    """table[name], or a ValueError that names the argument, the value and the nearest known name."""
+    """table[name], or a KgfastError that names the argument, the value and the nearest known name."""
     if name in table:
         return table[name]
     near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.0)
-    raise ValueError(f"{argument}={name!r} is unknown; nearest is {near[0]!r}, known are {', '.join(table)}")
+    raise KgfastError(f"{argument}={name!r} is unknown; nearest is {near[0]!r}, known are {', '.join(table)}")
 
 
 def find_score(name: str) -> Score:
-    """SCORES[name]; an unknown name raises a ValueError with the nearest one."""
+    """SCORES[name]; an unknown name raises a KgfastError with the nearest one."""
     return pick(SCORES, name, "score")
 
 
@@ -210,7 +212,7 @@ def make_queries(entities: Tensor, relations: Tensor, triples: Tensor, score: st
     if side == "head":
         return found.head_query(entities[tail], relations[relation])
     if found.relation_query is None:
-        raise ValueError(f"side='relation': score={score!r} has no relation query")
+        raise KgfastError(f"side='relation': score={score!r} has no relation query")
     return found.relation_query(entities[head], entities[tail])
 
 
