@@ -1,0 +1,1 @@
+"""Graphs that come with the package: folders in the format that KnowledgeGraph.load reads."""

@@ -1,0 +1,354 @@
+"""Builds the "world" data set from the tables beside this file: `python build.py [--check]`.
+
+The tables (*.tsv) are the only source of facts; *.txt is generated from them, always byte for byte the same.
+A column with several values separates them by "; ", and "-" is an empty column. Facts are as of January 2026:
+- borders are land borders of the main territory, without overseas territories, bridges and disputed land;
+- regions are the subregions of the United Nations; rivers name the countries that they cross or bound;
+- official languages include those that are so in practice, and where there are very many, the widely spoken;
+- cities, seas, rivers and organisations are the better-known ones;
+- countries are the members of the United Nations and four more, which says nothing on who recognises whom.
+Three rules keep held-out facts honest: both directions of a border fall into one split; no description states
+a held-out fact of its entity; no question of qa_train needs a held-out fact, and none of qa_valid a fact of
+test. Answers hold for the whole graph.
+"""
+
+import argparse
+import hashlib
+import re
+import sys
+import unicodedata
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FOLDER = Path(__file__).parent.resolve()
+SPLITS = ("train", "valid", "test")
+HELD_OUT = 0.085  # of each relation, for test and again for valid
+MAX_ANSWERS = 20  # a question with more is no question
+MAX_LISTED = 6  # names in one sentence of a description
+MAX_QUESTIONS = {"train": 90, "valid": 9, "test": 14}  # of each path
+KEPT_BACK = 0.16  # of the questions that need train facts only, shared by valid and test
+
+
+@dataclass
+class World:
+    """Entities by name, with what is known of them, and the facts in the order of the tables."""
+
+    labels: dict[str, str] = field(default_factory=dict)  # as in a sentence: "the Danube"
+    kinds: dict[str, str] = field(default_factory=dict)
+    colours: dict[str, str] = field(default_factory=dict)  # a predicate: "gave its name to a famous waltz"
+    hints: dict[str, list[str]] = field(default_factory=dict)  # words that give a fact away without its label
+    triples: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def add(self, label, kind, colour=None):
+        """Enter an entity, once, and return its name."""
+        name = name_of(label)
+        if name in self.labels:
+            raise ValueError(f"{name!r} is both a {self.kinds[name]} and a {kind}: change one of the labels")
+        self.labels[name], self.kinds[name] = label, kind
+        if colour:
+            self.colours[name] = colour
+        return name
+
+    def share(self, label, kind):
+        """Enter an entity that many rows name, and return its name."""
+        name = name_of(label)
+        return name if self.kinds.get(name) == kind else self.add(label, kind)
+
+    def find(self, label, kind):
+        """Return the name of an entity that a table must have entered."""
+        name = name_of(label)
+        if self.kinds.get(name) != kind:
+            raise ValueError(f"{label!r} is named as a {kind}, but no table has such a {kind}")
+        return name
+
+    def text(self, name):
+        """Return the label on its own: without the article."""
+        return self.labels[name].removeprefix("the ")
+
+
+def name_of(label):
+    """Return the ASCII name of a label: "Côte d'Ivoire" -> "cote_d_ivoire", "the Nile" -> "nile"."""
+    plain = label.removeprefix("the ").lower().translate(str.maketrans({"đ": "d", "ł": "l", "ʻ": None}))
+    plain = "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))
+    return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")
+
+
+def order(*key):
+    """Return a number in [0, 1) that depends on the key alone: the only chance there is in this file."""
+    return int.from_bytes(hashlib.sha256("\t".join(key).encode()).digest()[:8], "big") / 2**64
+
+
+def split_list(cell):
+    """Return the values of a cell."""
+    return [] if cell == "-" else cell.split("; ")
+
+
+def read_table(name):
+    """Yield the rows of a table as dictionaries from column name to cell."""
+    lines = (FOLDER / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
+    columns = lines[0].removeprefix("#").split("\t")
+    for number, line in enumerate(lines[1:], 2):
+        cells = line.split("\t")
+        if len(cells) != len(columns) or not all(cells):
+            raise ValueError(f"{name}.tsv:{number}: {len(cells)} cells or one is empty, not {len(columns)}")
+        yield dict(zip(columns, cells, strict=True))
+
+
+def load_world():
+    """Read the tables and return the World; what contradicts itself is a ValueError."""
+    world, forms = World(), {}
+    countries, cities = list(read_table("countries")), {row["label"]: row for row in read_table("cities")}
+    rivers, organisations, places = (list(read_table(n)) for n in ("rivers", "organisations", "places"))
+
+    def optional(cell):
+        return None if cell == "-" else cell
+
+    for row in read_table("forms"):
+        forms[row["code"]] = name = world.add(row["label"], "trait of countries")
+        world.hints[name] = split_list(row["hints"])
+    for row in countries:
+        world.add(row["label"], "country", optional(row["colour"]))
+    for row in places:
+        world.add(row["label"], "place", optional(row["colour"]))
+    for label in dict.fromkeys(c for row in countries for c in split_list(row["capital"])):
+        world.add(label, "city", optional(cities.get(label, {"colour": "-"})["colour"]))
+    for row in cities.values():
+        if row["country"] != "-":
+            world.add(row["label"], "city", optional(row["colour"]))
+    for row in rivers:
+        world.add(row["label"], "river", optional(row["colour"]))
+    for row in organisations:
+        world.add(row["label"], "organisation", optional(row["colour"]))
+
+    facts = defaultdict(list)
+
+    def state(head, relation, tail):
+        facts[relation].append((head, relation, tail))
+
+    parts = {row["label"].removeprefix("the "): row["part_of"] for row in places}
+    for row in countries:
+        country = name_of(row["label"])
+        for label in split_list(row["capital"]):
+            state(country, "capital", name_of(label))
+        state(country, "region", world.find(row["region"], "place"))
+        state(country, "continent", world.find(parts[row["region"].removeprefix("the ")], "place"))
+        for label in split_list(row["borders"]):
+            state(country, "borders", world.find(label, "country"))
+        for label in split_list(row["languages"]):
+            state(country, "official_language", world.share(label, "language"))
+        state(country, "currency", world.share(f"the {row['currency']}", "currency"))
+        for relation in ("geography", "government", "traffic"):
+            if row[relation] != "-":
+                state(country, relation, forms[row[relation]])
+        for label in split_list(row["seas"]):
+            state(country, "coast_on", world.find(label, "place"))
+    for row in cities.values():
+        city = world.find(row["label"], "city")
+        if row["country"] != "-":
+            state(city, "located_in", world.find(row["country"], "country"))
+        if row["sea"] != "-":
+            state(city, "on_sea", world.find(row["sea"], "place"))
+    for row in rivers:
+        river = name_of(row["label"])
+        if row["flows_into"] != "-":
+            kind = "river" if world.kinds.get(name_of(row["flows_into"])) == "river" else "place"
+            state(river, "flows_into", world.find(row["flows_into"], kind))
+        for label in split_list(row["countries"]):
+            state(river, "flows_through", world.find(label, "country"))
+        for label in split_list(row["cities"]):
+            state(world.find(label, "city"), "on_river", river)
+    for row in organisations:
+        organisation = name_of(row["label"])
+        if row["headquarters"] != "-":
+            state(organisation, "headquarters", world.find(row["headquarters"], "city"))
+        for label in split_list(row["members"]):
+            state(world.find(label, "country"), "member_of", organisation)
+    for row in places:
+        if row["part_of"] != "-":
+            state(name_of(row["label"]), "part_of", world.find(row["part_of"], "place"))
+    for row in read_table("languages"):
+        language, group = world.find(row["label"], "language"), world.share(row["group"], "language group")
+        state(language, "language_group", group)
+        if row["family"] != "-":
+            family = (group, "part_of", world.share(row["family"], "language family"))
+            if family not in facts["part_of"]:
+                facts["part_of"].append(family)
+    currencies = [name for name, kind in world.kinds.items() if kind == "currency" and name != "euro"]
+    unit_of = {name: world.text(name).split()[-1] for name in currencies}
+    units = list(unit_of.values())
+    for currency, unit in unit_of.items():
+        if units.count(unit) > 1:  # a unit of one currency would say nothing
+            state(currency, "unit", world.share(unit, "unit of money"))
+    # The tables of relations and languages are complete, and every border has its mirror.
+    relations = [row["relation"] for row in read_table("relations")]
+    borders = set(facts["borders"])
+    for problem, bad in {
+        "relations that relations.tsv lacks or has too many": set(relations) ^ set(facts),
+        "borders without mirror": {(h, r, t) for h, r, t in borders if (t, r, h) not in borders},
+        "languages without a group": {n for n, kind in world.kinds.items() if kind == "language"}
+        - {h for h, _, _ in facts["language_group"]},
+    }.items():
+        if bad:
+            raise ValueError(f"{problem}: {sorted(bad)}")
+    world.triples = [triple for relation in relations for triple in facts[relation]]
+    repeated = {triple for triple in world.triples if world.triples.count(triple) > 1}
+    if repeated:
+        raise ValueError(f"facts stated twice: {sorted(repeated)}")
+    return world
+
+
+def hold_out(triples):
+    """Return the split of each triple: a share of each relation, mirrors together, train facts for all."""
+    split_of, degree = dict.fromkeys(triples, "train"), defaultdict(int)
+    for head, _, tail in triples:
+        degree[head] += 1
+        degree[tail] += 1
+    by_relation = defaultdict(dict)
+    for h, r, t in triples:
+        group = tuple(sorted({(h, r, t), (t, r, h)})) if r == "borders" else ((h, r, t),)
+        by_relation[r][group] = order("split", *group[0])
+    for groups in by_relation.values():
+        wanted = round(HELD_OUT * sum(map(len, groups)))
+        taken = dict.fromkeys(("test", "valid"), 0)
+        for group in sorted(groups, key=groups.get):
+            split = min(taken, key=taken.get)
+            ends = [end for head, _, tail in group for end in (head, tail)]
+            if taken[split] + len(group) > wanted or any(degree[end] - ends.count(end) < 1 for end in ends):
+                continue
+            for triple in group:
+                split_of[triple] = split
+            taken[split] += len(group)
+            for end in ends:
+                degree[end] -= 1
+    return split_of
+
+
+def join(labels):
+    """Return names as a person lists them: "A, B and C"."""
+    return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
+
+
+def states(sentence, text, hints=()):
+    """Tell whether a sentence has the label, as whole words, or a word that begins with one of the hints."""
+    found = re.search(rf"(?<!\w){re.escape(text)}(?!\w)", sentence)
+    return bool(found or any(re.search(rf"\b{re.escape(h)}", sentence, re.IGNORECASE) for h in hints))
+
+
+def describe(world, split_of):
+    """Return {entity: description}: what the tables say in words, then train facts, and nothing held out."""
+    templates = {row["relation"]: row for row in read_table("relations")}
+    about, secret = defaultdict(lambda: defaultdict(list)), defaultdict(set)
+    for (head, relation, tail), split in split_of.items():
+        for end, other, side in ((head, tail, "head"), (tail, head, "tail")):
+            if split != "train":
+                secret[end].add(other)
+            elif templates[relation][f"sentences about the {side}"] != "-":
+                about[end][relation, side].append(other)
+    result = {}
+    for name, label in world.labels.items():
+
+        def silent(words, name=name):
+            """Tell whether words keep the secrets of this entity."""
+            return not any(states(words, world.text(o), world.hints.get(o, ())) for o in secret[name])
+
+        sentences = [f"{{It}} {world.colours[name]}."] if name in world.colours else []
+        for relation, side in sorted(about[name], key=lambda key: order("sentence", name, *key)):
+            others = [other for other in about[name][relation, side] if silent(world.labels[other])]
+            others.sort(key=lambda other: order("listed", name, other))
+            if not others:
+                continue
+            listed = join([world.labels[o] for o in others[:MAX_LISTED]])
+            listed += ", among others" if len(others) > MAX_LISTED else ""
+            choices = templates[relation][f"sentences about the {side}"].split(" ; ")
+            choice = choices[int(order("variant", name, relation, side) * len(choices))]
+            sentences.append(choice.replace("{t}" if side == "head" else "{h}", listed))
+        kept = [sentence for sentence in sentences if silent(re.sub(r"\{\w+\}", "", sentence))]
+        if not kept:
+            kept = [f"{{It}} is a {world.kinds[name]}."]
+        kept = kept[: 5 if world.kinds[name] == "country" else 3]
+        # The first sentence bears the name; a sentence that would not name the entity is turned around.
+        first = next((s for s in kept if "{It}" in s or "{h}" in s or "{t}" in s), None)
+        if first is None:
+            first = f"{{It}} is a {world.kinds[name]}."
+        kept = [first, *(s for s in kept if s != first)]
+        written = [re.sub(r"\{[ht]\}", label, kept[0].replace("{It}", label[0].upper() + label[1:]))]
+        written += [re.sub(r"\{[ht]\}", label, sentence.replace("{It}", "It")) for sentence in kept[1:]]
+        result[name] = re.sub(r"(?<= )a (?=[aeio])", "an ", " ".join(written))
+    return result
+
+
+def walk(index, topic, path):
+    """Return the answers of a path, its topic never among them, and the triples that the walk needs."""
+    reached, used = {topic}, set()
+    for step in path.split("."):
+        edges = [edge for node in sorted(reached) for edge in index[step][node]]
+        used.update(triple for _, triple in edges)
+        reached = {end for end, _ in edges}
+    return reached - {topic}, used
+
+
+def ask(world, split_of):
+    """Return {split: [(question, topic, answers)]}; the most secret fact that a question needs decides."""
+    index = defaultdict(lambda: defaultdict(list))
+    for head, relation, tail in split_of:
+        index[relation][head].append((tail, (head, relation, tail)))
+        index["^" + relation][tail].append((head, (head, relation, tail)))
+    result = {split: [] for split in SPLITS}
+    for row in read_table("questions"):
+        path, templates = row["path"], row["question"].split(" ; ")
+        asked = dict.fromkeys(SPLITS, 0)
+        starts = index[path.split(".")[0]]
+        for topic in sorted(starts, key=lambda name: order("question", path, name)):
+            answers, used = walk(index, topic, path)
+            if not 1 <= len(answers) <= MAX_ANSWERS:
+                continue
+            split = max((split_of[triple] for triple in used), key=SPLITS.index)
+            if split == "train" and order("kept back", path, topic) < KEPT_BACK:
+                split = "valid" if order("which", path, topic) < 0.5 else "test"
+            if asked[split] == MAX_QUESTIONS[split]:
+                continue
+            asked[split] += 1
+            template = templates[int(order("template", path, topic) * len(templates))]
+            label = world.labels[topic]
+            question = template.replace("{x}", label).replace(" ?", "?").replace(" .", ".")
+            result[split].append((question[0].upper() + question[1:], topic, sorted(answers)))
+    return result
+
+
+def generate():
+    """Return {file name: text} of the whole data set."""
+    world = load_world()
+    split_of = hold_out(world.triples)
+    relations = {row["relation"]: row["text"] for row in read_table("relations")}
+    lines = {
+        **{f"{split}.txt": ["\t".join(x) for x in world.triples if split_of[x] == split] for split in SPLITS},
+        "entity2text.txt": [f"{name}\t{world.text(name)}" for name in world.labels],
+        "entity2desc.txt": [f"{name}\t{text}" for name, text in describe(world, split_of).items()],
+        "relation2text.txt": [f"{name}\t{text}" for name, text in relations.items()],
+    }
+    for split, questions in ask(world, split_of).items():
+        lines[f"qa_{split}.txt"] = [f"{q}\t{topic}\t{'|'.join(answers)}" for q, topic, answers in questions]
+    return {name: "\n".join(part) + "\n" for name, part in lines.items()}
+
+
+def main(arguments=None):
+    """Write the files, or with --check compare them with what would be written; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Build the world data set from its tables.")
+    parser.add_argument("--check", action="store_true", help="only compare the files with the tables")
+    check = parser.parse_args(arguments).check
+    status = 0
+    for name, text in generate().items():
+        path, data = FOLDER / name, text.encode()
+        if not check:
+            partial = path.with_name(name + ".partial")
+            partial.write_bytes(data)
+            partial.replace(path)
+        elif not path.is_file() or path.read_bytes() != data:
+            print(f"{path} is not what the tables say: run {Path(__file__).name}", file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
