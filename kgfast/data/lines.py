@@ -1,0 +1,90 @@
+"""Bytes of a file (plain or gzip) and its lines, without a Python object per line."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kgfast.errors import DataError
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+END_OF_LINE = tuple(b"\r\n")
+SHOWN = 80
+
+
+def read_bytes(path: Path) -> pa.Buffer:
+    """The content of `path`: memory-mapped, or unpacked if its first bytes are those of gzip.
+
+    A UTF-8 byte order mark and blank lines at the end are cut off. DataError if nothing is left.
+    """
+    data = b""
+    if path.stat().st_size:
+        with pa.memory_map(str(path)) as file:
+            data = file.read_buffer()
+        if data[:2].to_pybytes() == b"\x1f\x8b":
+            data = pa.py_buffer(unpack(path, data))
+        start = len(BYTE_ORDER_MARK) if data[:3].to_pybytes() == BYTE_ORDER_MARK else 0
+        end = data.size
+        letters = np.frombuffer(data, np.uint8)
+        while end > start and letters[end - 1] in END_OF_LINE:
+            end -= 1
+        data = data.slice(start, end - start)
+    if not len(data):
+        raise DataError(f"{path} is empty")
+    return data
+
+
+def unpack(path: Path, data: pa.Buffer) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: broken gzip data: {error}") from error
+
+
+def read_lines(path: Path) -> pa.Array:
+    """The lines of `path` as an Arrow array that shares its memory (8 bytes a line more), ends of line
+    removed.
+
+    DataError, with the line's number, where a line isn't UTF-8.
+    """
+    data = read_bytes(path)
+    letters = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(letters == ord("\n"))
+    offsets = np.concatenate(([0], ends + 1, [len(letters)]))
+    lines = pa.Array.from_buffers(pa.large_string(), len(ends) + 1, [None, pa.py_buffer(offsets), data])
+    try:
+        lines.validate(full=True)
+    except pa.ArrowInvalid as error:
+        number, line = next(bad_text(data), (None, None))
+        if number is None:
+            raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}, line {number}: not valid UTF-8: {line}") from None
+    return pc.utf8_rtrim(lines, "\r\n")
+
+
+def text_lines(data: pa.Buffer) -> io.TextIOWrapper:
+    """The lines one by one, for the slow pass that finds a malformed one; invalid bytes become surrogates."""
+    return io.TextIOWrapper(pa.BufferReader(data), "utf-8", errors="surrogateescape", newline=None)
+
+
+def bad_text(data: pa.Buffer):
+    """(number, excerpt) of each line that isn't UTF-8."""
+    for number, line in enumerate(text_lines(data), 1):
+        if not is_text(line):
+            yield number, excerpt(line)
+
+
+def is_text(line: str) -> bool:
+    return line.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in line)
+
+
+def excerpt(line: str) -> str:
+    """A line as an error message quotes it: escaped, and cut if long."""
+    line = line.rstrip("\n")
+    return repr(line) if len(line) <= SHOWN else repr(line[:SHOWN]) + "..."

@@ -1,0 +1,88 @@
+"""Texts of entities and relations, and questions, matched to the names of a graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kgfast.data.lines import excerpt, read_lines
+from kgfast.data.strings import Strings
+from kgfast.errors import DataError
+
+Question = tuple[str, int, list[int]]
+
+
+def read_texts(path: Path, names: Strings) -> tuple[Strings, dict]:
+    """(text or None by id, counts) from lines of name, tab, text (further tabs belong to the text).
+
+    Of two lines for one name the first counts; names that aren't in the graph are counted and left out, since
+    real text files cover more than their graph. DataError with the line for a line without a tab.
+    """
+    lines = read_lines(path)
+    fields = pc.split_pattern(lines, "\t", max_splits=1)
+    lengths = pc.list_value_length(fields).to_numpy()
+    wrong = np.flatnonzero(lengths != 2)
+    if len(wrong):
+        line = excerpt(lines[int(wrong[0])].as_py())
+        raise DataError(f"{path}, line {wrong[0] + 1}: expected a name, a tab and a text: {line}")
+    flat = fields.flatten()
+    rows = np.arange(len(lines))
+    ids = names.find_all(flat.take(pa.array(2 * rows)))
+    place = np.full(len(names) + 1, -1, np.int64)  # unknown names, id -1, share the extra entry
+    place[ids[::-1]] = rows[::-1]  # backwards, so that the first of a name's lines is the one that stays
+    place = place[:-1]
+    texts = flat.take(pa.array(2 * place + 1, mask=place < 0))
+    texts = pc.utf8_trim_whitespace(texts)
+    texts = pc.if_else(pc.equal(texts, ""), None, texts)
+    known = ids[ids >= 0]
+    counts = {
+        "file": path.name,
+        "covered": len(names) - texts.null_count,
+        "unknown": int((ids < 0).sum()),
+        "repeated": len(known) - len(np.unique(known)),
+    }
+    return Strings(texts), counts
+
+
+def read_questions(path: Path, names: Strings) -> tuple[list[Question], dict]:
+    """([(question, topic entity id, ids of the answers)], counts) from lines of question, tab, topic, tab,
+    a|b|c.
+
+    DataError with the line for a malformed one. A question whose topic isn't in the graph, or none of whose
+    answers is, is counted and left out; so is an unknown answer beside known ones.
+    """
+    rows = [line.split("\t") for line in read_lines(path).to_pylist()]
+    for place, row in enumerate(rows):
+        where = f"{path}, line {place + 1}: "
+        shown = excerpt("\t".join(row))
+        if len(row) != 3:
+            raise DataError(
+                f"{where}expected question, topic and answers between tabs, found {len(row)}: {shown}"
+            )
+        if not all(part.strip() for part in (row[0], row[1], *row[2].split("|"))):
+            raise DataError(f"{where}question, topic or an answer is empty: {shown}")
+    answers = [list(dict.fromkeys(row[2].split("|"))) for row in rows]
+    topics = names.find_all([row[1] for row in rows]).tolist()
+    flat = iter(names.find_all([answer for of_row in answers for answer in of_row]).tolist())
+    counts = {
+        "file": path.name,
+        "read": len(rows),
+        "unknown_topic": 0,
+        "no_known_answer": 0,
+        "unknown_answers": 0,
+    }
+    questions = []
+    for row, topic, of_row in zip(rows, topics, answers, strict=True):
+        ids = [next(flat) for _ in of_row]
+        known = [index for index in ids if index >= 0]
+        if topic < 0:
+            counts["unknown_topic"] += 1
+        elif not known:
+            counts["no_known_answer"] += 1
+        else:
+            counts["unknown_answers"] += len(ids) - len(known)
+            questions.append((row[0].strip(), topic, known))
+    return questions, counts
