@@ -22,8 +22,14 @@ from kgfast.train.schedule import learning_rate
         (dict(recipe="complex-n4"), ["recipe='complex-n4'", "complex-n3", "rotate"]),
         (dict(recipe="joint"), ["recipe='joint'", "not available in this version", "complex-n3"]),
         (dict(model="rotate", dim=33), ["dim=33", "even", "rotate"]),
-        (dict(candidates="all", objective="logistic"), ["objective='logistic'", "'softmax' or 'bce'", "candidates=all"]),
-        (dict(negative_filter="redraw", negative_sharing="batch"), ["negative_filter='redraw'", "'none' or 'mask'"]),
+        (
+            dict(candidates="all", objective="logistic"),
+            ["objective='logistic'", "'softmax' or 'bce'", "candidates=all"],
+        ),
+        (
+            dict(negative_filter="redraw", negative_sharing="batch"),
+            ["negative_filter='redraw'", "'none' or 'mask'"],
+        ),
         (dict(regularizer="n3"), ["regularizer_weight", "positive", "n3"]),
         (
             dict(model="rotate", candidates="all", objective="softmax", relation_weight=1.0),
@@ -72,7 +78,9 @@ def test_precedence(tmp_path):
 
 
 def test_pairs_are_text_that_is_converted():
-    config = resolve(None, ["data=7", "dim=12", "reciprocal=true", "epochs=null", "minutes=1.5", "--batch-size=3"])
+    config = resolve(
+        None, ["data=7", "dim=12", "reciprocal=true", "epochs=null", "minutes=1.5", "--batch-size=3"]
+    )
     assert (config.data, config.dim, config.reciprocal) == ("7", 12, True)
     assert (config.epochs, config.minutes, config.batch_size) == (None, 1.5, 3)
 
@@ -82,7 +90,11 @@ def test_bad_pairs_and_files(tmp_path):
         resolve(None, ["dim"])
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
         resolve(tmp_path / "absent.yaml")
-    for content, said in (("a: [", "not YAML"), ("- 1", "must hold"), ("dimm: 3", "'dimm'; did you mean dim")):
+    for content, said in (
+        ("a: [", "not YAML"),
+        ("- 1", "must hold"),
+        ("dimm: 3", "'dimm'; did you mean dim"),
+    ):
         file = tmp_path / "bad.yaml"
         file.write_text(content)
         with pytest.raises(ConfigError, match=r"bad\.yaml: .*" + said):
@@ -113,7 +125,9 @@ def test_settings_of_a_recipe_may_lose_their_effect():
 
 
 def test_a_saved_configuration_comes_back(tmp_path):
-    config = TrainConfig(data="world", recipe="transe", objective="softmax", minutes=3, out=str(tmp_path), resume=True)
+    config = TrainConfig(
+        data="world", recipe="transe", objective="softmax", minutes=3, out=str(tmp_path), resume=True
+    )
     config.save(tmp_path / "config.yaml")
     again = resolve(None, [], dict(out=str(tmp_path), resume=True, epochs=7))
     ignored = {*unused(config), "epochs"}

@@ -11,8 +11,8 @@ from torch import Tensor
 class Batches:
     """The batches of each epoch of `triples` [M, 3], with `weights` [M] beside them if there are any.
 
-    An epoch is ceil(M / batch_size) batches whose sizes differ by at most one, so that no step rests on a handful of
-    triples. Memory: one permuted copy of the triples and weights.
+    An epoch is ceil(M / batch_size) batches whose sizes differ by at most one, so that no step rests on a
+    handful of triples. Memory: one permuted copy of the triples and weights.
     """
 
     def __init__(self, triples: Tensor, weights: Tensor | None, batch_size: int, seed: int) -> None:
@@ -24,7 +24,9 @@ class Batches:
         """Permute for this epoch."""
         if epoch == self._epoch:
             return
-        order = torch.randperm(len(self.triples), generator=generator(self.seed, epoch)).to(self.triples.device)
+        order = torch.randperm(len(self.triples), generator=generator(self.seed, epoch)).to(
+            self.triples.device
+        )
         self._permuted = self.triples[order]
         self._weights = None if self.weights is None else self.weights[order]
         self._epoch = epoch
@@ -43,14 +45,16 @@ def generator(seed: int, epoch: int | str) -> torch.Generator:
 
 
 def frequency_weights(triples: Tensor, num_entities: int) -> Tensor:
-    """Weights [M] float32 with mean 1, w ~ 1 / sqrt(n(h, r) + n(r, t) + 6), n the number of triples of a query.
+    """Weights [M] float32 with mean 1, w ~ 1 / sqrt(n(h, r) + n(r, t) + 6), n the count of a query's triples.
 
     This is the subsampling of the RotatE authors' code, where every count starts at 3.
     """
     heads, relations, tails = triples.unbind(1)
     total = torch.full((len(triples),), 6.0, dtype=torch.float64, device=triples.device)
     for known in (heads, tails):
-        _, query, counts = torch.unique(relations * num_entities + known, return_inverse=True, return_counts=True)
+        _, query, counts = torch.unique(
+            relations * num_entities + known, return_inverse=True, return_counts=True
+        )
         total += counts[query]
     weights = total.rsqrt()
     return (weights / weights.mean()).float()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,8 +22,14 @@ def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> K
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={config.device!r}: no CUDA device is available, use cpu")
     model = KGEModel(
-        num_entities, num_relations, config.dim, score=config.model, reciprocal=config.reciprocal,
-        init_scale=config.init_scale, seed=config.seed, dtype=getattr(torch, config.precision),
+        num_entities,
+        num_relations,
+        config.dim,
+        score=config.model,
+        reciprocal=config.reciprocal,
+        init_scale=config.init_scale,
+        seed=config.seed,
+        dtype=getattr(torch, config.precision),
     )
     return model.to(config.device)
 
@@ -42,14 +49,21 @@ def build_step(
 ) -> Callable[..., Tensor]:
     """The fused step `step(triples, index, weights=None) -> loss` over the graph's training triples."""
     shared: dict[str, Any] = dict(
-        objective=config.objective, side=config.side, seed=config.seed, query_dropout=config.query_dropout,
+        objective=config.objective,
+        side=config.side,
+        seed=config.seed,
+        query_dropout=config.query_dropout,
         regularizer=None if config.regularizer == "none" else config.regularizer,
         regularizer_weight=config.regularizer_weight if config.regularizer != "none" else 0.0,
     )
     if config.candidates == "all":
         return fused.OneVsAllStep(
-            model, optimizer, label_smoothing=config.label_smoothing, relation_weight=config.relation_weight,
-            answers=graph.known("train").to(config.device) if config.all_answers else None, **shared,
+            model,
+            optimizer,
+            label_smoothing=config.label_smoothing,
+            relation_weight=config.relation_weight,
+            answers=graph.known("train").to(config.device) if config.all_answers else None,
+            **shared,
         )
     weighted = config.objective in ("logistic", "margin")
     counts = None
@@ -57,9 +71,16 @@ def build_step(
         ends = graph.train[:, [0, 2]].reshape(-1)
         counts = torch.bincount(ends, minlength=graph.num_entities).to(config.device)
     return fused.NegativeSamplingStep(
-        model, optimizer, negatives=config.negatives, sharing=config.negative_sharing, chunk=config.negative_chunk,
+        model,
+        optimizer,
+        negatives=config.negatives,
+        sharing=config.negative_sharing,
+        chunk=config.negative_chunk,
         margin=config.margin if weighted else 0.0,
         adversarial_temperature=config.adversarial_temperature if weighted else 0.0,
-        negative_power=config.negative_power, entity_counts=counts, filter=config.negative_filter,
-        known=graph.known("train").to(config.device) if config.negative_filter != "none" else None, **shared,
+        negative_power=config.negative_power,
+        entity_counts=counts,
+        filter=config.negative_filter,
+        known=graph.known("train").to(config.device) if config.negative_filter != "none" else None,
+        **shared,
     )

@@ -1,11 +1,12 @@
-"""Checkpoints in RUN/checkpoint/: either the old one or the new one is there whole, whenever the process is killed.
+"""Checkpoints in RUN/checkpoint/: killed at any moment, the process leaves the old or the new one whole.
 
-    checkpoint.json           position, settings, the graph's fingerprint, and name, size and CRC-32 of the files it goes with
-    model-N.safetensors       the tables        optimizer-N.safetensors  the optimizer's state
-    best-N.safetensors        the tables of the best validation, if there was one
+    checkpoint.json               position, settings, the graph's fingerprint, size and CRC-32 of the files
+    model-N.safetensors           the tables
+    optimizer-N.safetensors       the optimizer's state
+    best-N.safetensors            the tables of the best validation, if there was one
     entities.txt, relations.txt   names, line i is id i
 
-Data files of a new checkpoint get new names; replacing checkpoint.json, in one rename, is what makes them count.
+Data files of a new checkpoint get new names; what makes them count is one rename, onto checkpoint.json.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor] | None,
 ) -> None:
-    """Write a checkpoint; CheckpointError where the disk won't have it, and the previous one is then untouched."""
+    """Write a checkpoint; CheckpointError where the disk is full, which leaves the previous one whole."""
     folder = Path(run) / "checkpoint"
     previous = read_manifest(run) if (folder / MANIFEST).exists() else {}
     number = previous.get("number", 0) + 1
@@ -91,11 +92,12 @@ def save(
         files["optimizer"] = write_tensors(folder / f"optimizer-{number}.safetensors", tensors)
         if best is not None:
             unchanged = previous.get("position", {}).get("best_step") == position.best_step and "best" in old
-            files["best"] = old["best"] if unchanged else write_tensors(folder / f"best-{number}.safetensors", best)
+            files["best"] = (
+                old["best"] if unchanged else write_tensors(folder / f"best-{number}.safetensors", best)
+            )
         manifest = {
             "format": FORMAT, "number": number,
-            "graph": {"name": graph.name, "fingerprint": graph.fingerprint,
-                      "num_entities": graph.num_entities, "num_relations": graph.num_relations},
+            "graph": graph_entry(graph),
             "config": config.model_dump(), "position": asdict(position),
             "optimizer": {"class": type(optimizer).__name__, "numbers": numbers}, "files": files,
         }  # fmt: skip
@@ -103,15 +105,22 @@ def save(
         write_durably(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     except (OSError, SafetensorError) as error:
         remove_leftovers(folder, old)
-        kept = f"the one of step {previous['position']['step']} is intact" if previous else "there is no earlier one"
-        raise CheckpointError(f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {kept}") from error
+        kept = (
+            f"the one of step {previous['position']['step']} is intact"
+            if previous
+            else "there is no earlier one"
+        )
+        raise CheckpointError(
+            f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {kept}"
+        ) from error
     remove_leftovers(folder, files)
 
 
 def read(run: str | os.PathLike, config: TrainConfig, graph: KnowledgeGraph) -> Checkpoint | None:
     """The checkpoint in `run` for this configuration and graph, or None if there is none.
 
-    CheckpointError names the file that is damaged, or both values where the checkpoint is of another graph or setting.
+    CheckpointError names the file that is damaged, or both values where the checkpoint is of another graph
+    or setting.
     """
     folder = Path(run) / "checkpoint"
     if not (folder / MANIFEST).exists():
@@ -138,15 +147,17 @@ def restore(checkpoint: Checkpoint, model: KGEModel, optimizer: torch.optim.Opti
         state = optimizer.state[parameters[int(index)]]
         if isinstance(value, Tensor) and isinstance(state.get(name), Tensor):
             if state[name].shape != value.shape:
-                raise CheckpointError(f"optimizer state {key} has shape {list(value.shape)} in the checkpoint, "
-                                      f"{list(state[name].shape)} here")  # fmt: skip
+                raise CheckpointError(
+                    f"optimizer state {key} has shape {list(value.shape)} in the checkpoint, "
+                    f"{list(state[name].shape)} here"
+                )
             state[name].copy_(value)
         else:
             state[name] = value.to(parameters[int(index)].device) if isinstance(value, Tensor) else value
 
 
 def load_run(run: str | os.PathLike) -> tuple[KGEModel, IdMaps, TrainConfig]:
-    """The model of a run (its best tables if it was validated, else its last ones, on the CPU), id maps and settings.
+    """A run's model on the CPU (the best tables if validated, else the last), id maps and settings.
 
     CheckpointError names the file that is missing or damaged.
     """
@@ -173,7 +184,9 @@ def load_tables(model: KGEModel, values: dict[str, Tensor]) -> None:
     for name, table in tables(model).items():
         if name not in values or values[name].shape != table.shape or values[name].dtype != table.dtype:
             found = f"{list(values[name].shape)} {values[name].dtype}" if name in values else "nothing"
-            raise CheckpointError(f"{name}: the checkpoint holds {found}, the model needs {list(table.shape)} {table.dtype}")
+            raise CheckpointError(
+                f"{name}: the checkpoint holds {found}, the model needs {list(table.shape)} {table.dtype}"
+            )
         table.copy_(values[name])
 
 
@@ -189,7 +202,9 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
             elif isinstance(value, (int, float)):
                 numbers[f"{index}/{name}"] = value
             else:
-                raise CheckpointError(f"optimizer state {name!r} is a {type(value).__name__}, which can't be stored")
+                raise CheckpointError(
+                    f"optimizer state {name!r} is a {type(value).__name__}, which can't be stored"
+                )
     return tensors, numbers
 
 
@@ -212,10 +227,18 @@ def read_manifest(run: str | os.PathLike) -> dict[str, Any]:
 
 def check_graph(folder: Path, saved: dict[str, Any], graph: KnowledgeGraph) -> None:
     if saved["fingerprint"] != graph.fingerprint:
-        raise CheckpointError(
-            f"{folder} is a checkpoint of graph {saved['name']!r} ({saved['num_entities']} entities, {saved['num_relations']} "
-            f"relations, fingerprint {saved['fingerprint'][:12]}), not of {graph.name!r} ({graph.num_entities} entities, "
-            f"{graph.num_relations} relations, fingerprint {graph.fingerprint[:12]})")  # fmt: skip
+        here = graph_entry(graph)
+        raise CheckpointError(f"{folder} is a checkpoint of {graph_text(saved)}, not of {graph_text(here)}")
+
+
+def graph_entry(graph: KnowledgeGraph) -> dict[str, Any]:
+    keys = ("name", "fingerprint", "num_entities", "num_relations")
+    return {key: getattr(graph, key) for key in keys}
+
+
+def graph_text(entry: dict[str, Any]) -> str:
+    size = f"{entry['num_entities']} entities, {entry['num_relations']} relations"
+    return f"graph {entry['name']!r} ({size}, fingerprint {entry['fingerprint'][:12]})"
 
 
 def check_config(folder: Path, saved: dict[str, Any], config: TrainConfig) -> None:
@@ -231,10 +254,12 @@ def check_config(folder: Path, saved: dict[str, Any], config: TrainConfig) -> No
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Write and sync a safetensors file; its entry for the manifest. Memory: at most one copy of the tensors."""
+    """Write and sync a safetensors file; its entry for the manifest. Memory: at most a copy of all."""
     path.touch()
     mode = path.stat().st_mode
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    save_file(
+        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"}
+    )
     path.chmod(mode)  # some versions of safetensors leave files that only their owner can read
     sync(path)
     return describe(path)
@@ -244,7 +269,9 @@ def write_names(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """Write one name a line; DataError where a name would not fit into one."""
     for index, name in enumerate(names):
         if "\n" in name or "\r" in name:
-            raise DataError(f"{path.stem}: name {name!r} of id {index} holds a line break, {path.name} has one name a line")
+            raise DataError(
+                f"{path.stem}: name {name!r} of id {index} holds a line break; {path.name} has one a line"
+            )
     write_durably(path, "".join(f"{name}\n" for name in names).encode())
     return describe(path)
 
@@ -283,7 +310,9 @@ def check_file(folder: Path, entry: dict[str, Any]) -> Path:
     try:
         found = describe(path)
     except OSError as error:
-        raise CheckpointError(f"{path} can't be read, and the checkpoint needs it: {error.strerror or error}") from error
+        raise CheckpointError(
+            f"{path} can't be read, and the checkpoint needs it: {error.strerror or error}"
+        ) from error
     for what in ("bytes", "crc32"):
         if found[what] != entry[what]:
             raise CheckpointError(f"{path} is damaged: {what} is {found[what]}, {entry[what]} was written")
@@ -303,7 +332,7 @@ def read_names(folder: Path, entry: dict[str, Any]) -> list[str]:
 
 
 def remove_leftovers(folder: Path, files: dict[str, dict[str, Any]]) -> None:
-    """Delete the tensor files that no checkpoint names: earlier ones, and those of a save that was cut short."""
+    """Delete the tensor files that no checkpoint names: earlier ones, and those of a save cut short."""
     named = {entry["name"] for entry in files.values()}
     for path in (path for pattern in ("*.safetensors", "*.tmp", ".tmp*") for path in folder.glob(pattern)):
         if path.name not in named:

@@ -1,5 +1,8 @@
-"""The training loop. All randomness comes from (seed, epoch, step): a run that was killed and resumed has the bits of one
-that was not. Nothing in a step waits for the device: losses are read when a line is logged."""
+"""The training loop.
+
+All randomness comes from (seed, epoch, step), so a run that was killed and resumed has the bits of one that
+was not. Nothing in a step waits for the device: losses are read when a line is logged.
+"""
 
 from __future__ import annotations
 
@@ -42,15 +45,21 @@ class TrainingError(KgfastError):
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, console: Console | None = None, graph: KnowledgeGraph | None = None
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    graph: KnowledgeGraph | None = None,
 ) -> dict[str, Any]:
-    """Train as configured and leave a run: config.yaml, checkpoint/, history.jsonl, tensorboard/, metrics.json, report.html.
+    """Train as configured and leave a run: config.yaml, checkpoint/, history.jsonl, tensorboard/,
+    metrics.json, report.html.
 
-    `resume` goes on from the checkpoint in `config.out` (from the beginning where the run was stopped before its first
-    one). `graph` stands in for loading `config.data`. Returns what metrics.json holds: "valid" and "test" (None without
-    triples), "train" (triples_per_second and seconds of training alone, peak_memory_bytes, steps, epochs, stopped),
-    "tasks". With validations the best tables are restored first; they cost a second copy of the tables.
-    Raises ConfigError, DataError, CheckpointError on bad input, TrainingError when the loss is no number any more.
+    `resume` goes on from the checkpoint in `config.out` (from the beginning where the run was stopped
+    before its first one). `graph` stands in for loading `config.data`. Returns what metrics.json holds:
+    "valid" and "test" (None without triples), "train" (triples_per_second and seconds of training alone,
+    peak_memory_bytes, steps, epochs, stopped), "tasks". With validations the best tables are restored
+    first; they cost a second copy of the tables. Raises ConfigError, DataError, CheckpointError on bad
+    input, TrainingError when the loss is no number any more.
     """
     resume = resume or config.resume
     console = console or Console(stderr=True)
@@ -71,8 +80,10 @@ def run_folder(config: TrainConfig, graph: KnowledgeGraph, resume: bool) -> Path
         run = Path(config.out)
         taken = [name for name in ("checkpoint", "metrics.json") if (run / name).exists()]
         if taken and not resume:
-            raise ConfigError(f"out={config.out!r} holds a run already ({', '.join(taken)}): go on with resume, "
-                              "or choose another folder")  # fmt: skip
+            found = ", ".join(taken)
+            raise ConfigError(
+                f"out={config.out!r} holds a run already ({found}): resume it, or choose another folder"
+            )
         run.mkdir(parents=True, exist_ok=True)
         return run
     name = f"{Path(graph.name).name}-{config.recipe or config.model}"
@@ -89,7 +100,9 @@ def run_folder(config: TrainConfig, graph: KnowledgeGraph, resume: bool) -> Path
 class Training:
     """One run: its model, optimizer, step, and where it stands."""
 
-    def __init__(self, config: TrainConfig, graph: KnowledgeGraph, run: Path, console: Console, *, resume: bool) -> None:
+    def __init__(
+        self, config: TrainConfig, graph: KnowledgeGraph, run: Path, console: Console, *, resume: bool
+    ) -> None:
         self.config, self.graph, self.run, self.console = config, graph, run, console
         saved = checkpoint.read(run, config, graph) if resume else None
         self.model = build_model(config, graph.num_entities, graph.num_relations)
@@ -117,7 +130,9 @@ class Training:
     def run_to_end(self) -> dict[str, Any]:
         """Train, evaluate, write the results."""
         resume_from = dict(history_bytes=self.position.history_bytes, step=self.position.step)
-        with Monitor(self.run, self.console, tensorboard=self.config.tensorboard, **resume_from) as self.monitor:
+        with Monitor(
+            self.run, self.console, tensorboard=self.config.tensorboard, **resume_from
+        ) as self.monitor:
             stopped = self.train_until_stop()
         memory = peak_memory_bytes(self.config.device)
         if self.best is not None:
@@ -131,9 +146,13 @@ class Training:
         position = self.position
         metrics["train"] = {
             "triples_per_second": position.triples / position.seconds if position.seconds else 0.0,
-            "seconds": position.seconds, "peak_memory_bytes": memory, "steps": position.step,
-            "epochs": position.step / self.batches.per_epoch, "best_epoch": position.best_epoch, "stopped": stopped,
-        }  # fmt: skip
+            "seconds": position.seconds,
+            "peak_memory_bytes": memory,
+            "steps": position.step,
+            "epochs": self.epoch(),
+            "best_epoch": position.best_epoch,
+            "stopped": stopped,
+        }
         metrics["tasks"] = {}
         checkpoint.write_durably(self.run / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
         write_report(self.run, model=self.model, graph=self.graph, details=details)
@@ -166,7 +185,9 @@ class Training:
                         self.log()
                         next_log = now + LOG_SECONDS
                     if now >= next_checkpoint:
-                        next_checkpoint = time.monotonic() + max(60 * config.checkpoint_every, CHECKPOINT_SHARE * self.save())
+                        next_checkpoint = time.monotonic() + max(
+                            60 * config.checkpoint_every, CHECKPOINT_SHARE * self.save()
+                        )
                     if elapsed >= budget:
                         stopped = "minutes"
                         break
@@ -185,7 +206,11 @@ class Training:
                         self.log()
                 if position.batch == batches.per_epoch:
                     every = config.validate_every if self.valid is not None else 0
-                    if every and (position.epoch + 1) % every == 0 and position.validated_step != position.step:
+                    if (
+                        every
+                        and (position.epoch + 1) % every == 0
+                        and position.validated_step != position.step
+                    ):
                         self.log()
                         self.validate()
                         position.stale = 0 if position.best_step == position.step else position.stale + 1
@@ -215,18 +240,21 @@ class Training:
         if len(wrong):
             step = self.logged + int(wrong[0])
             raise TrainingError(
-                f"the loss is {losses[wrong[0]].item()} at step {step} (epoch {step // self.batches.per_epoch + 1}): "
-                f"try a smaller lr (it is {self.config.lr}), warmup, a regularizer, or precision=float64 if it is lower. "
-                f"The last checkpoint in {self.run / 'checkpoint'} is from before"
+                f"the loss is {losses[wrong[0]].item()} at step {step} "
+                f"(epoch {step // self.batches.per_epoch + 1}): try a smaller lr (it is {self.config.lr}), "
+                f"warmup or a regularizer; the last checkpoint in {self.run / 'checkpoint'} is from before"
             )
         position.seconds += seconds
         triples = position.triples - self.logged_triples
         self.logged, self.logged_triples = position.step, position.triples
         over, left = self.progress()
         record = {
-            "step": position.step, "epoch": position.step / self.batches.per_epoch, "loss": losses.mean().item(),
-            "triples_per_second": triples / seconds, "lr": self.optimizer.param_groups[0]["lr"],
-        }  # fmt: skip
+            "step": position.step,
+            "epoch": self.epoch(),
+            "loss": losses.mean().item(),
+            "triples_per_second": triples / seconds,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
         self.monitor.training(record, over, left)
 
     def validate(self) -> None:
@@ -240,13 +268,13 @@ class Training:
         better = position.best_mrr is None or metrics["mrr"] > position.best_mrr
         if better:
             position.best_mrr, position.best_step = metrics["mrr"], position.step
-            position.best_epoch = position.step / self.batches.per_epoch
+            position.best_epoch = self.epoch()
             if self.best is None:
                 self.best = {name: table.clone() for name, table in checkpoint.tables(self.model).items()}
             else:
                 for name, table in checkpoint.tables(self.model).items():
                     self.best[name].copy_(table)
-        self.monitor.validation({"step": position.step, "epoch": position.step / self.batches.per_epoch, "valid": metrics}, better)
+        self.monitor.validation({"step": position.step, "epoch": self.epoch(), "valid": metrics}, better)
         self.mark = time.monotonic()  # validation is no training time
 
     def save(self) -> float:
@@ -255,9 +283,15 @@ class Training:
         start = time.monotonic()
         self.position.elapsed = start - self.begin
         self.position.history_bytes = self.monitor.position()
-        checkpoint.save(self.run, self.config, self.graph, self.position, self.model, self.optimizer, self.best)
+        checkpoint.save(
+            self.run, self.config, self.graph, self.position, self.model, self.optimizer, self.best
+        )
         self.mark = time.monotonic()
         return self.mark - start
+
+    def epoch(self) -> float:
+        """Passes over the triples so far."""
+        return self.position.step / self.batches.per_epoch
 
     def progress(self) -> tuple[float, float]:
         """The part of training that is over, and the seconds that are left at this pace."""
@@ -268,12 +302,15 @@ class Training:
         return over, elapsed * (1 - over) / over if over else 0.0
 
     def validation_triples(self) -> Tensor | None:
-        """The valid triples to ask: all, or `validate_triples` of them drawn once by the seed; None where there is no validation."""
+        """The valid triples to ask, all or `validate_triples` drawn by the seed; None without validation."""
         if self.config.validate_every == 0:
             return None
         valid, wanted = self.graph.valid, self.config.validate_triples
         if len(valid) == 0:
-            self.say(f"graph {self.graph.name!r} has no valid triples: no validation, no early stopping, the last tables count")
+            self.say(
+                f"graph {self.graph.name!r} has no valid triples: no validation and no early stopping, "
+                "the last tables count"
+            )
             return None
         if 0 < wanted < len(valid):
             valid = valid[torch.randperm(len(valid), generator=generator(self.config.seed, "valid"))[:wanted]]
@@ -285,7 +322,8 @@ class Training:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM in the yielded list, so that a step is never cut; a second one acts as usual."""
+    """Collect the first SIGINT or SIGTERM in the yielded list, so that a step is never cut; a second one
+    acts as usual."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

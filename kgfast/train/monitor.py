@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ QUIET_SECONDS = 30.0  # between two lines where standard error is no terminal
 class Monitor:
     """Records of one run, as a context manager. `history_bytes` is where an earlier part of the run ended."""
 
-    def __init__(self, run: Path, console: Console, *, history_bytes: int, step: int, tensorboard: bool) -> None:
+    def __init__(
+        self, run: Path, console: Console, *, history_bytes: int, step: int, tensorboard: bool
+    ) -> None:
         self.console = console
         self.path = run / "history.jsonl"
         self.file = open(self.path, "ab")
@@ -30,7 +33,12 @@ class Monitor:
             from torch.utils.tensorboard import SummaryWriter  # half a second to import
 
             self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
         self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.task = self.bar.add_task("training", total=1.0, text="")
         self._spoke = time.monotonic()
@@ -46,10 +54,11 @@ class Monitor:
             self.writer.close()
 
     def training(self, record: dict[str, Any], over: float, seconds_left: float) -> None:
-        """A line of history: step, epoch, loss, triples_per_second, lr; `over` is the part of training that is done."""
+        """A line of history: step, epoch, loss, triples_per_second, lr; `over` is the part of training that
+        is done."""
         self._write(record)
-        text = (f"loss {record['loss']:.4f}  {record['triples_per_second']:,.0f} triples/s  "
-                f"{time.strftime('%H:%M:%S', time.gmtime(seconds_left))} left")  # fmt: skip
+        speed, left = record["triples_per_second"], timedelta(seconds=round(seconds_left))
+        text = f"loss {record['loss']:.4f}  {speed:,.0f} triples/s  {left} left"
         name = f"epoch {record['epoch']:.1f}"
         self.bar.update(self.task, completed=over, description=name, text=text)
         if not self.console.is_terminal and time.monotonic() - self._spoke > QUIET_SECONDS:
@@ -59,7 +68,8 @@ class Monitor:
         """A line of history: step, epoch, valid (metrics)."""
         self._write(record)
         valid = record["valid"]
-        self._say(f"epoch {record['epoch']:.1f}  valid MRR {valid['mrr']:.4f}  hits@10 {valid['hits@10']:.4f}{'  best so far' * best}")
+        text = f"epoch {record['epoch']:.1f}  valid MRR {valid['mrr']:.4f}  hits@10 {valid['hits@10']:.4f}"
+        self._say(text + "  best so far" * best)
 
     def position(self) -> int:
         """Bytes of history that are safe on disk."""
@@ -81,6 +91,8 @@ class Monitor:
         for key, value in record.items():
             if key == "valid":
                 for metric in ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank"):
-                    self.writer.add_scalar(f"valid/{metric.replace('@', '_at_')}", value[metric], record["step"])
+                    self.writer.add_scalar(
+                        f"valid/{metric.replace('@', '_at_')}", value[metric], record["step"]
+                    )
             elif key not in ("step", "epoch"):
                 self.writer.add_scalar(f"train/{key}", value, record["step"])

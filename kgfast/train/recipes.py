@@ -15,15 +15,15 @@ RECIPES: dict[str, dict[str, Any]] = {
         optimizer="adagrad", lr=0.1, batch_size=500, epochs=100,
         validate_every=5, early_stopping_patience=5,
     ),
-    # Ruffinelli et al. 2020: softmax over sampled negatives with dropout is DistMult's best setting on FB15k-237.
+    # Ruffinelli et al. 2020: softmax over sampled negatives with dropout, DistMult's best on FB15k-237.
     "distmult": dict(
         model="distmult", dim=256, reciprocal=True,
-        candidates="sampled", objective="softmax", side="both", negatives=500, negative_sharing="chunk",
-        query_dropout=0.4,
+        candidates="sampled", objective="softmax", side="both", query_dropout=0.4,
+        negatives=500, negative_sharing="chunk",
         optimizer="adagrad", lr=0.15, batch_size=1024, epochs=100,
         validate_every=5, early_stopping_patience=5,
     ),
-    # Sun et al. 2019: L1 distance, self-adversarial negatives, margin 9, frequency subsampling, lr / 10 at half time.
+    # Sun et al. 2019: L1, self-adversarial negatives, margin 9, frequency subsampling, lr / 10 at half time.
     "transe": dict(
         model="transe_l1", dim=512,
         candidates="sampled", objective="logistic", side="alternate", negatives=256, negative_filter="mask",
@@ -48,7 +48,9 @@ NOT_YET = ("joint", "kgqa", "text")
 def recipe_values(name: str) -> dict[str, Any]:
     """The settings of a recipe as a fresh dictionary; ConfigError names the recipes there are."""
     if name in NOT_YET:
-        raise ConfigError(f"recipe={name!r} is not available in this version; available: {', '.join(RECIPES)}")
+        raise ConfigError(
+            f"recipe={name!r} is not available in this version; available: {', '.join(RECIPES)}"
+        )
     if name not in RECIPES:
         raise ConfigError(f"recipe={name!r} is unknown; available: {', '.join(RECIPES)}")
     return dict(RECIPES[name])

@@ -10,9 +10,9 @@ from kgfast.train.config import TrainConfig
 def learning_rate(config: TrainConfig, step: int, steps: int | None, seconds: float) -> float:
     """The rate of step `step` of `steps` (None: no bound), `seconds` after the start.
 
-    With f = `lr_final` and p in [0, 1] the part of training that is over (of its steps or its minutes, whichever is
-    further): linear lr (1 - (1 - f) p); cosine lr (f + (1 - f) (1 + cos(pi p)) / 2); step lr until p = `lr_step_at`, then
-    lr f. Warm-up multiplies by (step + 1) / warmup as long as that is below 1.
+    With f = `lr_final` and p in [0, 1] the part of training that is over (of its steps or its minutes,
+    whichever is further): linear lr (1 - (1 - f) p); cosine lr (f + (1 - f) (1 + cos(pi p)) / 2); step lr
+    until p = `lr_step_at`, then lr f. Warm-up multiplies by (step + 1) / warmup as long as that is below 1.
     """
     rate = config.lr
     if config.lr_schedule != "constant":
