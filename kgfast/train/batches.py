@@ -18,17 +18,20 @@ class Batches:
     def __init__(self, triples: Tensor, weights: Tensor | None, batch_size: int, seed: int) -> None:
         self.triples, self.weights, self.seed = triples, weights, seed
         self.per_epoch = -(-len(triples) // batch_size)
+        self._permuted = torch.empty_like(triples)
+        self._weights = None if weights is None else torch.empty_like(weights)
         self._epoch = -1
 
     def begin(self, epoch: int) -> None:
         """Permute for this epoch."""
         if epoch == self._epoch:
             return
-        order = torch.randperm(len(self.triples), generator=generator(self.seed, epoch)).to(
-            self.triples.device
-        )
-        self._permuted = self.triples[order]
-        self._weights = None if self.weights is None else self.weights[order]
+        order = torch.randperm(len(self.triples), generator=generator(self.seed, epoch))
+        order = order.to(self.triples.device)
+        # Into the same memory each epoch: fresh pages would cost more than the copy.
+        torch.index_select(self.triples, 0, order, out=self._permuted)
+        if self.weights is not None:
+            torch.index_select(self.weights, 0, order, out=self._weights)
         self._epoch = epoch
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None]:
