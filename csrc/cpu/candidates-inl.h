@@ -1,0 +1,176 @@
+// Losses over all candidates: score tiles, log-sum-exp and gradients, a bounded workspace of scores at a time.
+// Where the scores of a chunk of queries fit in the workspace they are computed once; else once more for the gradient.
+#pragma once
+
+namespace kgfast {
+namespace KGFAST_LEVEL {
+
+template <class Sim, class F>
+struct CandidateChunk {
+  const CandidateArguments<F>& a;
+  const CandidateResults<F>& out;
+  int64_t first, rows, width, ld;  // queries [first, first + rows), tiles of `width` candidates, leading dimension ld
+  F *packed, *scores, *largest, *total, *sum;
+
+  RowView<F> queries() const { return {a.query + first * a.dim, nullptr, a.dim}; }
+  RowView<F> candidates(int64_t n0) const { return {a.table + n0 * a.dim, nullptr, a.dim}; }
+
+  void score(int64_t n0, int64_t columns) const {
+    score_matrix<Sim>(packed, rows, candidates(n0), columns, a.dim, a.threads, scores, ld);
+    const int64_t padded = padded_count<F>(columns);
+    parallel_for(rows, 16, a.threads, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        F* row = scores + i * ld;
+        if (a.bias)
+          for (int64_t n = 0; n < columns; ++n) row[n] += a.bias[n0 + n];
+        for (int64_t n = columns; n < padded; ++n) row[n] = -std::numeric_limits<F>::infinity();
+      }
+    });
+  }
+
+  // Answers of query i among candidates [n0, n0 + columns): a range of the ascending ids.
+  void answers_in(int64_t i, int64_t n0, int64_t columns, int64_t& begin, int64_t& end) const {
+    const int64_t b = first + i;
+    begin = a.answers.starts[b];
+    const int64_t stop = a.answers.ends[b];
+    while (begin < stop && a.answers.ids[begin] < n0) ++begin;
+    for (end = begin; end < stop && a.answers.ids[end] < n0 + columns; ++end) {
+    }
+  }
+  F label(int64_t i) const {
+    const int64_t b = first + i, answers = a.answers.ends[b] - a.answers.starts[b];
+    return a.objective == Objective::kSoftmax ? (1 - a.smoothing) / F(answers) : 1 - a.smoothing;
+  }
+  bool counts(int64_t i) const {
+    const int64_t b = first + i;
+    return a.weights[b] != 0 && (a.objective == Objective::kBce || a.answers.ends[b] > a.answers.starts[b]);
+  }
+
+  // Adds a tile's part to the losses; softmax keeps a running (largest, total) per query.
+  void accumulate(int64_t n0, int64_t columns) const {
+    const int64_t padded = padded_count<F>(columns);
+    constexpr int kLanes = Lanes<F>::kCount;
+    const F floor = a.smoothing / F(a.count);
+    parallel_for(rows, 8, a.threads, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (!counts(i)) continue;
+        const F* row = scores + i * ld;
+        int64_t k, stop;
+        answers_in(i, n0, columns, k, stop);
+        F right = 0;
+        for (; k < stop; ++k) right += row[a.answers.ids[k] - n0];
+        sum[i] += label(i) * right;
+        if (floor != 0) {
+          F all = 0;
+          for (int64_t n = 0; n < columns; ++n) all += row[n];
+          sum[i] += floor * all;
+        }
+        typename Lanes<F>::V part{};
+        if (a.objective == Objective::kSoftmax) {
+          auto top = splat(largest[i]);
+          for (int64_t n = 0; n < padded; n += kLanes) top = larger(load(row + n), top);
+          const F now = largest_lane(top);
+          for (int64_t n = 0; n < padded; n += kLanes) part += exponential(load(row + n) - now);
+          total[i] = total[i] * std::exp(largest[i] - now) + sum_lanes(part);
+          largest[i] = now;
+        } else {
+          typename Lanes<F>::V slope;
+          for (int64_t n = 0; n < padded; n += kLanes) part += softplus(load(row + n), slope);
+          total[i] += sum_lanes(part);
+        }
+      }
+    });
+  }
+
+  void finish() const {
+    for (int64_t i = 0; i < rows; ++i) {
+      const F weight = a.weights[first + i];
+      F loss = 0;
+      if (counts(i)) loss = a.objective == Objective::kSoftmax ? largest[i] - sum[i] + std::log(total[i]) : (total[i] - sum[i]) / F(a.count);
+      out.losses[first + i] = loss * weight;
+    }
+  }
+
+  // Scores become dL/dscore in place, then both gradients are two more tile products.
+  void gradients(int64_t n0, int64_t columns) const {
+    const int64_t padded = padded_count<F>(columns);
+    constexpr int kLanes = Lanes<F>::kCount;
+    const F floor = a.smoothing / F(a.count);
+    parallel_for(rows, 8, a.threads, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        F* row = scores + i * ld;
+        if (!counts(i)) {
+          for (int64_t n = 0; n < columns; ++n) row[n] = 0;
+          continue;
+        }
+        const bool softmax = a.objective == Objective::kSoftmax;
+        const F weight = a.weights[first + i] / (softmax ? F(1) : F(a.count)), own = label(i) * weight;
+        int64_t k, stop;
+        answers_in(i, n0, columns, k, stop);
+        const F shift = softmax ? largest[i] : F(0), scale = softmax ? weight / total[i] : weight, away = floor * weight;
+        for (int64_t n = 0; n < padded; n += kLanes) {
+          const auto s = load(row + n);
+          typename Lanes<F>::V g;
+          if (softmax) g = exponential(s - shift) * scale - away;
+          else softplus(s, g), g = g * scale - away;
+          if constexpr (Sim::kTag == Similarity::kL2) {
+            // the answers' coefficients need their scores, which this overwrites: divide by s only here
+            g = s < 0 ? g / s : typename Lanes<F>::V{};
+            for (int64_t j = k; j < stop && a.answers.ids[j] - n0 < n + kLanes; ++j)
+              if (a.answers.ids[j] - n0 >= n) {
+                const F score = s[a.answers.ids[j] - n0 - n];
+                if (score < 0) g[a.answers.ids[j] - n0 - n] -= own / score;
+              }
+          }
+          store(row + n, g);
+        }
+        if constexpr (Sim::kTag != Similarity::kL2)
+          for (; k < stop; ++k) row[a.answers.ids[k] - n0] -= own;
+      }
+    });
+    if (out.d_query)
+      slope_matrix<Sim>(scores, ld, 1, queries(), rows, candidates(n0), columns, a.dim, a.threads,
+                        out.d_query + first * a.dim);
+    if (out.d_table)
+      slope_matrix<Sim>(scores, 1, ld, candidates(n0), columns, queries(), rows, a.dim, a.threads,
+                        out.d_table + n0 * a.dim);
+    if (out.d_bias)
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t n = 0; n < columns; ++n) out.d_bias[n0 + n] += scores[i * ld + n];
+  }
+};
+
+template <class Sim, class F>
+static void candidate_loss(const CandidateArguments<F>& a, const CandidateResults<F>& out) {
+  const bool wants_gradient = out.d_query || out.d_table || out.d_bias;
+  const int64_t most = a.batch < 384 ? packed_rows<F>(a.batch) : packed_rows<F>(384 - Tile<F>::kRows + 1);
+  int64_t width = a.workspace / most / Tile<F>::kColumns * Tile<F>::kColumns;
+  if (width < 1024) width = 1024;
+  if (width > a.count) width = a.count;
+  const int64_t ld = padded_count<F>(width);
+  F* packed = scratch<F>(kPacked, packed_rows<F>(most) * a.dim);
+  F* scores = scratch<F>(kCandidates, most * ld);
+  F* running = scratch<F>(kGradient, 3 * most);
+  for (int64_t first = 0; first < a.batch; first += most) {
+    const int64_t rows = a.batch - first < most ? a.batch - first : most;
+    CandidateChunk<Sim, F> chunk{a, out, first, rows, width, ld, packed, scores, running, running + most, running + 2 * most};
+    for (int64_t i = 0; i < rows; ++i)
+      chunk.largest[i] = -std::numeric_limits<F>::max(), chunk.total[i] = 0, chunk.sum[i] = 0;
+    pack_rows<F>(chunk.queries(), rows, a.dim, a.threads, packed);
+    for (int64_t n0 = 0; n0 < a.count; n0 += width) {
+      const int64_t columns = a.count - n0 < width ? a.count - n0 : width;
+      chunk.score(n0, columns);
+      chunk.accumulate(n0, columns);
+    }
+    chunk.finish();
+    if (!wants_gradient) continue;
+    for (int64_t n0 = 0; n0 < a.count; n0 += width) {
+      const int64_t columns = a.count - n0 < width ? a.count - n0 : width;
+      if (width < a.count) chunk.score(n0, columns);
+      chunk.gradients(n0, columns);
+    }
+  }
+}
+
+}  // namespace KGFAST_LEVEL
+}  // namespace kgfast

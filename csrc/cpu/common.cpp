@@ -1,0 +1,134 @@
+// What needs no vector instructions: workspaces, sampling, and the sort of row ids.
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "kgfast/api.h"
+#include "kgfast/philox.h"
+#include "parallel.h"
+
+namespace kgfast {
+
+namespace {
+struct Workspace {
+  void* memory[kSlots] = {};
+  int64_t bytes[kSlots] = {};
+  void release() {
+    for (int slot = 0; slot < kSlots; ++slot) std::free(memory[slot]), memory[slot] = nullptr, bytes[slot] = 0;
+  }
+  ~Workspace() { release(); }
+};
+thread_local Workspace workspace;
+}  // namespace
+
+void* scratch_bytes(Slot slot, int64_t bytes) {
+  if (bytes > workspace.bytes[slot] || !workspace.memory[slot]) {
+    std::free(workspace.memory[slot]);
+    workspace.memory[slot] = nullptr, workspace.bytes[slot] = 0;
+    const int64_t alignment = bytes >= (2 << 20) ? (2 << 20) : 64;
+    const int64_t rounded = (bytes / alignment + 1) * alignment;
+    void* memory = std::aligned_alloc(size_t(alignment), size_t(rounded));
+    if (!memory) throw std::bad_alloc();
+#if defined(__linux__)
+    if (alignment > 64) madvise(memory, size_t(rounded), MADV_HUGEPAGE);
+#endif
+    workspace.memory[slot] = memory, workspace.bytes[slot] = rounded;
+  }
+  return workspace.memory[slot];
+}
+void release_scratch() { workspace.release(); }
+int64_t scratch_total() {
+  int64_t total = 0;
+  for (int64_t bytes : workspace.bytes) total += bytes;
+  return total;
+}
+
+namespace generic {
+
+static int64_t draw(const SampleArguments& a, int64_t list, int64_t column) {
+  const uint32_t side = a.side == Side::kHead ? 1u << 31 : 0u;
+  const uint32_t step_low = uint32_t(a.step), step_high = uint32_t(a.step >> 32);
+  const int64_t start = a.known.starts ? a.known.starts[list] : 0;
+  const int64_t* known = a.known.ids ? a.known.ids + start : nullptr;
+  const int64_t count = a.known.starts ? a.known.ends[list] - start : 0;
+  if (count >= a.entities) return -1;  // every entity is known
+  if (a.thresholds) {
+    for (uint32_t attempt = 0; attempt < 64; ++attempt) {
+      const Words x = philox(a.seed, uint32_t(column / 2) + side + (attempt << 24), uint32_t(list), step_low, step_high);
+      const int64_t bucket = below(x.w[2 * (column % 2)], a.entities);
+      const int64_t id = int64_t(x.w[2 * (column % 2) + 1]) < a.thresholds[bucket] ? bucket : a.aliases[bucket];
+      if (!contains(known, count, id)) return id;
+    }
+    // attempt 64 of a uniform draw: 64 << 24 leaves the side's bit alone
+    const Words x = philox(a.seed, uint32_t(column / 4) + side + (64u << 24), uint32_t(list), step_low, step_high);
+    return nth_unknown(below(x.w[column % 4], a.entities - count), known, count);
+  }
+  const Words x = philox(a.seed, uint32_t(column / 4) + side, uint32_t(list), step_low, step_high);
+  return nth_unknown(below(x.w[column % 4], a.entities - count), known, count);
+}
+
+}  // namespace generic
+
+void sample(const SampleArguments& a, int64_t* ids) {
+  generic::parallel_for(a.lists, 64, a.threads, [&](int64_t begin, int64_t end, int) {
+    for (int64_t list = begin; list < end; ++list) {
+      int64_t* out = ids + list * a.count;
+      if (a.known.starts || a.thresholds) {
+        for (int64_t column = 0; column < a.count; ++column) out[column] = generic::draw(a, list, column);
+        continue;
+      }
+      const uint32_t side = a.side == Side::kHead ? 1u << 31 : 0u;
+      for (int64_t column = 0; column < a.count; column += 4) {
+        const generic::Words x = generic::philox(a.seed, uint32_t(column / 4) + side, uint32_t(list), uint32_t(a.step), uint32_t(a.step >> 32));
+        for (int64_t i = 0; i < 4 && column + i < a.count; ++i) out[column + i] = generic::below(x.w[i], a.entities);
+      }
+    }
+  });
+}
+
+// Least-significant-digit radix sort; stable, so equal ids stay in the order of their positions.
+const uint64_t* sort_ids(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, int threads) {
+  int64_t total = 0;
+  for (int s = 0; s < sources; ++s) total += counts[s];
+  uint64_t* from = scratch<uint64_t>(kSortA, total);
+  uint64_t* to = scratch<uint64_t>(kSortB, total);
+  int64_t position = 0;
+  for (int s = 0; s < sources; ++s)
+    for (int64_t i = 0; i < counts[s]; ++i, ++position) from[position] = uint64_t(ids[s][i]) << 32 | uint64_t(position);
+  int bits = 1;
+  while (bits < 31 && (int64_t(1) << bits) < bound) ++bits;
+  const int passes = (bits + 7) / 8, digit = (bits + passes - 1) / passes;
+  const int64_t buckets = int64_t(1) << digit, mask = buckets - 1;
+  const int parts = total < 16384 ? 1 : threads;
+  int64_t* counters = scratch<int64_t>(kHistogram, buckets * parts);
+  for (int pass = 0; pass < passes; ++pass) {
+    const int shift = 32 + pass * digit;
+    std::memset(counters, 0, size_t(buckets * parts) * sizeof(int64_t));
+    const int64_t share = (total + parts - 1) / parts;
+    generic::parallel_for(parts, 1, parts, [&](int64_t part, int64_t, int) {
+      int64_t* own = counters + part * buckets;
+      for (int64_t i = part * share; i < total && i < (part + 1) * share; ++i) ++own[(from[i] >> shift) & uint64_t(mask)];
+    });
+    int64_t sum = 0;
+    for (int64_t bucket = 0; bucket < buckets; ++bucket)
+      for (int part = 0; part < parts; ++part) {
+        const int64_t count = counters[part * buckets + bucket];
+        counters[part * buckets + bucket] = sum, sum += count;
+      }
+    generic::parallel_for(parts, 1, parts, [&](int64_t part, int64_t, int) {
+      int64_t* own = counters + part * buckets;
+      for (int64_t i = part * share; i < total && i < (part + 1) * share; ++i) to[own[(from[i] >> shift) & uint64_t(mask)]++] = from[i];
+    });
+    std::swap(from, to);
+  }
+  return from;
+}
+
+}  // namespace kgfast

@@ -1,0 +1,151 @@
+// Two primitives on which all work with independent rows stands: the scores of one vector x against rows y_k,
+// and the weighted sum of slopes, sum_k c_k d s(x, y_k) / dx. Rows are read from the table where they lie.
+// Each score is one chain of lanes in the order of d, whatever its place among the rows: permuting changes no bit.
+#pragma once
+
+namespace kgfast {
+namespace KGFAST_LEVEL {
+
+template <class Sim, class F>
+KG_HD auto coordinate(const F* x, int64_t d, int64_t half) {
+  if constexpr (Sim::kTag == Similarity::kModulus) return Pair<typename Lanes<F>::V>{load(x + d), load(x + d + half)};
+  else return load(x + d);
+}
+template <class Sim, class F>
+KG_HD auto coordinate_part(const F* x, int64_t d, int64_t half, int64_t n) {
+  if constexpr (Sim::kTag == Similarity::kModulus)
+    return Pair<typename Lanes<F>::V>{load_part(x + d, n), load_part(x + d + half, n)};
+  else return load_part(x + d, n);
+}
+
+template <class Sim, int R, class F>
+KG_HD void score_rows(const F* x, const F* const* rows, int64_t dim, F* out) {
+  constexpr int kLanes = Lanes<F>::kCount;
+  const int64_t length = Sim::kTag == Similarity::kModulus ? dim / 2 : dim, half = dim / 2;
+  typename Lanes<F>::V sum[R] = {};
+  int64_t d = 0;
+  for (; d + kLanes <= length; d += kLanes) {
+    const auto u = coordinate<Sim>(x, d, half);
+#pragma GCC unroll 8
+    for (int k = 0; k < R; ++k) sum[k] = Sim::accumulate(sum[k], u, coordinate<Sim>(rows[k], d, half));
+  }
+  if (d < length) {
+    const auto u = coordinate_part<Sim>(x, d, half, length - d);
+    for (int k = 0; k < R; ++k)
+      sum[k] = Sim::accumulate(sum[k], u, coordinate_part<Sim>(rows[k], d, half, length - d));
+  }
+  for (int k = 0; k < R; ++k) out[k] = Sim::finish(sum_lanes(sum[k]));
+}
+
+template <class Sim, class F>
+static void score_pairs(const F* x, const F* const* rows, int64_t count, int64_t dim, F* out) {
+  int64_t k = 0;
+  for (; k + 8 <= count; k += 8) {
+    for (int64_t next = k + 8; next < k + 16 && next < count; ++next)
+      for (int64_t line = 0; line < 4; ++line) __builtin_prefetch(rows[next] + line * (64 / sizeof(F)));
+    score_rows<Sim, 8>(x, rows + k, dim, out + k);
+  }
+  for (; k < count; ++k) score_rows<Sim, 1>(x, rows + k, dim, out + k);
+}
+
+template <class Sim, int V, class F>
+KG_HD void slopes_block(const F* x, const F* const* rows, const F* coefficients, int64_t count, int64_t half, int64_t d,
+                        F* out) {
+  constexpr int kLanes = Lanes<F>::kCount;
+  using Lane = typename Lanes<F>::V;
+  if constexpr (Sim::kTag == Similarity::kModulus) {
+    Pair<Lane> sum[V] = {}, u[V];
+    for (int v = 0; v < V; ++v) u[v] = coordinate<Sim>(x, d + v * kLanes, half);
+    for (int64_t k = 0; k < count; ++k) {
+      const Lane c = splat(coefficients[k]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const Pair<Lane> s = Sim::slope(u[v], coordinate<Sim>(rows[k], d + v * kLanes, half));
+        sum[v].a += c * s.a, sum[v].b += c * s.b;
+      }
+    }
+    for (int v = 0; v < V; ++v) {
+      store(out + d + v * kLanes, load(out + d + v * kLanes) + sum[v].a);
+      store(out + d + half + v * kLanes, load(out + d + half + v * kLanes) + sum[v].b);
+    }
+  } else {
+    Lane sum[V] = {}, u[V];
+    for (int v = 0; v < V; ++v) u[v] = load(x + d + v * kLanes);
+    for (int64_t k = 0; k < count; ++k) {
+      const Lane c = splat(coefficients[k]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[v] += c * Sim::slope(u[v], load(rows[k] + d + v * kLanes));
+    }
+    for (int v = 0; v < V; ++v) store(out + d + v * kLanes, load(out + d + v * kLanes) + sum[v]);
+  }
+}
+
+template <class Sim, class F>
+static void slopes_tail(const F* x, const F* const* rows, const F* coefficients, int64_t count, int64_t half, int64_t d,
+                        int64_t n, F* out) {
+  typename Lanes<F>::V a{}, b{};
+  const auto u = coordinate_part<Sim>(x, d, half, n);
+  for (int64_t k = 0; k < count; ++k) {
+    const auto s = Sim::slope(u, coordinate_part<Sim>(rows[k], d, half, n));
+    if constexpr (Sim::kTag == Similarity::kModulus) a += coefficients[k] * s.a, b += coefficients[k] * s.b;
+    else a += coefficients[k] * s;
+  }
+  store_part(out + d, load_part(out + d, n) + a, n);
+  if constexpr (Sim::kTag == Similarity::kModulus) store_part(out + d + half, load_part(out + d + half, n) + b, n);
+}
+
+// out += sum_k coefficients[k] * slope(x, rows[k])
+template <class Sim, class F>
+static void add_slopes(const F* x, const F* const* rows, const F* coefficients, int64_t count, int64_t dim, F* out) {
+  constexpr int kLanes = Lanes<F>::kCount;
+  const int64_t length = Sim::kTag == Similarity::kModulus ? dim / 2 : dim, half = dim / 2;
+  constexpr int kBlock = Sim::kTag == Similarity::kModulus ? 4 : 8;
+  int64_t d = 0;
+  for (; d + kBlock * kLanes <= length; d += kBlock * kLanes)
+    slopes_block<Sim, kBlock>(x, rows, coefficients, count, half, d, out);
+  for (; d + 2 * kLanes <= length; d += 2 * kLanes) slopes_block<Sim, 2>(x, rows, coefficients, count, half, d, out);
+  for (; d + kLanes <= length; d += kLanes) slopes_block<Sim, 1>(x, rows, coefficients, count, half, d, out);
+  if (d < length) slopes_tail<Sim>(x, rows, coefficients, count, half, d, length - d, out);
+}
+
+// The coefficient of a slope: dL/ds, through the root for L2 (s = -|x - y|, so ds/dx = (x - y) / s).
+template <class Sim, class F>
+KG_HD F slope_coefficient(F g, F score) {
+  if constexpr (Sim::kTag == Similarity::kL2) return score < 0 ? g / score : F(0);
+  return g;
+}
+
+// scores[b, k] = s(query b, table[ids[b, k]])
+template <class Sim, class F>
+static void pair_scores(const F* query, const F* table, const int64_t* ids, int64_t batch, int64_t width, int64_t dim,
+                        int threads, F* scores) {
+  const F** pointers = scratch<const F*>(kPointers, width * threads);
+  parallel_for(batch, width > 64 ? 4 : 64, threads, [&](int64_t begin, int64_t end, int worker) {
+    const F** rows = pointers + width * worker;
+    for (int64_t b = begin; b < end; ++b) {
+      for (int64_t k = 0; k < width; ++k) rows[k] = table + ids[b * width + k] * dim;
+      score_pairs<Sim>(query + b * dim, rows, width, dim, scores + b * width);
+    }
+  });
+}
+
+// coefficients = chained g; d_query[b] = sum_k coefficients[b, k] slope(query b, row)
+template <class Sim, class F>
+static void pair_query_gradient(const F* query, const F* table, const int64_t* ids, const F* scores, const F* g,
+                                int64_t batch, int64_t width, int64_t dim, int threads, F* coefficients, F* d_query) {
+  const F** pointers = scratch<const F*>(kPointers, width * threads);
+  parallel_for(batch, width > 64 ? 4 : 64, threads, [&](int64_t begin, int64_t end, int worker) {
+    const F** rows = pointers + width * worker;
+    for (int64_t b = begin; b < end; ++b) {
+      for (int64_t k = 0; k < width; ++k) {
+        rows[k] = table + ids[b * width + k] * dim;
+        coefficients[b * width + k] = slope_coefficient<Sim>(g[b * width + k], scores[b * width + k]);
+      }
+      for (int64_t d = 0; d < dim; ++d) d_query[b * dim + d] = 0;
+      add_slopes<Sim>(query + b * dim, rows, coefficients + b * width, width, dim, d_query + b * dim);
+    }
+  });
+}
+
+}  // namespace KGFAST_LEVEL
+}  // namespace kgfast

@@ -1,0 +1,35 @@
+// A parallel loop over equal pieces. The pieces never depend on the number of threads, so neither do results.
+#pragma once
+
+#include <cstdint>
+
+namespace kgfast {
+namespace KGFAST_LEVEL {
+
+template <class Body>
+static inline void parallel_for(int64_t count, int64_t grain, int threads, Body body) {
+  const int64_t pieces = (count + grain - 1) / grain;
+  if (pieces <= 1 || threads <= 1) {
+    for (int64_t p = 0; p < pieces; ++p) {
+      const int64_t begin = p * grain, end = begin + grain < count ? begin + grain : count;
+      body(begin, end, 0);
+    }
+    return;
+  }
+#pragma omp parallel num_threads(threads)
+  {
+#if defined(_OPENMP)
+    const int worker = omp_get_thread_num();
+#else
+    const int worker = 0;
+#endif
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t p = 0; p < pieces; ++p) {
+      const int64_t begin = p * grain, end = begin + grain < count ? begin + grain : count;
+      body(begin, end, worker);
+    }
+  }
+}
+
+}  // namespace KGFAST_LEVEL
+}  // namespace kgfast

@@ -1,0 +1,100 @@
+// Queries of a batch and their adjoint: O(B D) work, done once a step.
+#pragma once
+
+namespace kgfast {
+namespace KGFAST_LEVEL {
+
+template <class Op, class F>
+KG_HD Pair<F> relation_at(const F* r, int64_t d, int64_t half) {
+  if constexpr (std::is_same_v<Op, RotatE>) return {std::cos(r[d]), std::sin(r[d])};
+  if constexpr (Op::kRelationParts == 2) return {r[d], r[d + half]};
+  return {r[d], F(0)};
+}
+
+template <class Op, class F>
+static void query_row(Side side, const F* x, const F* r, int64_t dim, F* q) {
+  if constexpr (std::is_same_v<Op, Rescal>) {
+    if (side == Side::kHead) {
+      for (int64_t i = 0; i < dim; ++i) {
+        F sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < dim; ++j) sum += r[i * dim + j] * x[j];
+        q[i] = sum;
+      }
+    } else {
+      for (int64_t j = 0; j < dim; ++j) q[j] = 0;
+      for (int64_t i = 0; i < dim; ++i)
+#pragma omp simd
+        for (int64_t j = 0; j < dim; ++j) q[j] += x[i] * r[i * dim + j];
+    }
+  } else if constexpr (Op::kParts == 1) {
+#pragma omp simd
+    for (int64_t d = 0; d < dim; ++d) q[d] = side == Side::kTail ? Op::tail(x[d], r[d]) : Op::head(x[d], r[d]);
+  } else {
+    const int64_t half = dim / 2;
+#pragma omp simd
+    for (int64_t d = 0; d < half; ++d) {
+      const Pair<F> e{x[d], x[d + half]}, w = relation_at<Op>(r, d, half);
+      const Pair<F> y = side == Side::kTail ? Op::tail(e, w) : Op::head(e, w);
+      q[d] = y.a, q[d + half] = y.b;
+    }
+  }
+}
+
+template <class Op, class F>
+static void query_row_adjoint(Side side, const F* g, const F* x, const F* r, int64_t dim, F* dx, F* dr) {
+  if constexpr (std::is_same_v<Op, Rescal>) {
+    // tail: q = R^T x, so dx = R g and dR = x g^T; head: q = R x, so dx = R^T g and dR = g x^T
+    query_row<Rescal>(side == Side::kTail ? Side::kHead : Side::kTail, g, r, dim, dx);
+    const F *left = side == Side::kTail ? x : g, *right = side == Side::kTail ? g : x;
+    for (int64_t i = 0; i < dim; ++i)
+#pragma omp simd
+      for (int64_t j = 0; j < dim; ++j) dr[i * dim + j] = left[i] * right[j];
+  } else if constexpr (Op::kParts == 1) {
+#pragma omp simd
+    for (int64_t d = 0; d < dim; ++d) {
+      if (side == Side::kTail) Op::tail_adjoint(g[d], x[d], r[d], dx[d], dr[d]);
+      else Op::head_adjoint(g[d], x[d], r[d], dx[d], dr[d]);
+    }
+  } else {
+    const int64_t half = dim / 2;
+#pragma omp simd
+    for (int64_t d = 0; d < half; ++d) {
+      const Pair<F> e{x[d], x[d + half]}, w = relation_at<Op>(r, d, half), y{g[d], g[d + half]};
+      Pair<F> de, dw;
+      if (side == Side::kTail) Op::tail_adjoint(y, e, w, de, dw);
+      else Op::head_adjoint(y, e, w, de, dw);
+      dx[d] = de.a, dx[d + half] = de.b, dr[d] = dw.a;
+      if constexpr (Op::kRelationParts == 2) dr[d + half] = dw.b;
+    }
+  }
+}
+
+// The known entity of a query is the head when tails are ranked, and the tail when heads are.
+KG_HD int64_t anchor_of(const int64_t* triple, Side side) { return side == Side::kTail ? triple[0] : triple[2]; }
+
+template <class Op, class F>
+static void queries(const QueryArguments<F>& a, F* out) {
+  parallel_for(a.batch, 32, a.threads, [&](int64_t begin, int64_t end, int) {
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t* triple = a.triples + 3 * b;
+      query_row<Op>(a.side, a.entities + anchor_of(triple, a.side) * a.dim,
+                    a.relations + triple[1] * a.relation_width, a.dim, out + b * a.dim);
+    }
+  });
+}
+
+template <class Op, class F>
+static void queries_adjoint(const QueryArguments<F>& a, const F* d_query, F* d_anchor, F* d_relation) {
+  parallel_for(a.batch, 32, a.threads, [&](int64_t begin, int64_t end, int) {
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t* triple = a.triples + 3 * b;
+      query_row_adjoint<Op>(a.side, d_query + b * a.dim, a.entities + anchor_of(triple, a.side) * a.dim,
+                            a.relations + triple[1] * a.relation_width, a.dim, d_anchor + b * a.dim,
+                            d_relation + b * a.relation_width);
+    }
+  });
+}
+
+}  // namespace KGFAST_LEVEL
+}  // namespace kgfast

@@ -1,0 +1,146 @@
+// Vectors of lanes in the width of the level being compiled, with the few functions that scores and losses need.
+// Plain GCC/Clang vector extensions: one body serves SSE2, AVX2, AVX-512 and NEON.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "kgfast/core.h"
+
+namespace kgfast {
+namespace KGFAST_LEVEL {
+
+template <class F> struct Lanes;
+template <> struct Lanes<float> {
+  typedef float V __attribute__((vector_size(KGFAST_VECTOR_BYTES)));
+  typedef int32_t I __attribute__((vector_size(KGFAST_VECTOR_BYTES)));
+  static constexpr int kCount = KGFAST_VECTOR_BYTES / 4;
+};
+template <> struct Lanes<double> {
+  typedef double V __attribute__((vector_size(KGFAST_VECTOR_BYTES)));
+  typedef int64_t I __attribute__((vector_size(KGFAST_VECTOR_BYTES)));
+  static constexpr int kCount = KGFAST_VECTOR_BYTES / 8;
+};
+using VF = Lanes<float>::V;
+using VD = Lanes<double>::V;
+
+template <class F> KG_HD typename Lanes<F>::V load(const F* p) {
+  typename Lanes<F>::V v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class F> KG_HD void store(F* p, typename Lanes<F>::V v) { __builtin_memcpy(p, &v, sizeof v); }
+template <class F> KG_HD typename Lanes<F>::V splat(F x) { return typename Lanes<F>::V{} + x; }
+
+// The first n lanes from memory, zero in the others.
+template <class F> KG_HD typename Lanes<F>::V load_part(const F* p, int64_t n) {
+  typename Lanes<F>::V v{};
+  for (int i = 0; i < Lanes<F>::kCount; ++i)
+    if (i < n) v[i] = p[i];
+  return v;
+}
+template <class F> KG_HD void store_part(F* p, typename Lanes<F>::V v, int64_t n) {
+  for (int i = 0; i < Lanes<F>::kCount; ++i)
+    if (i < n) p[i] = v[i];
+}
+#if KGFAST_VECTOR_BYTES == 64
+template <> KG_HD VF load_part<float>(const float* p, int64_t n) {
+  return (VF)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+}
+template <> KG_HD void store_part<float>(float* p, VF v, int64_t n) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+}
+#endif
+
+KG_HD VF absolute(VF x) { return (VF)((Lanes<float>::I)x & 0x7fffffff); }
+KG_HD VD absolute(VD x) { return (VD)((Lanes<double>::I)x & 0x7fffffffffffffffLL); }
+#if KGFAST_VECTOR_BYTES == 64
+KG_HD VF root(VF x) { return (VF)_mm512_sqrt_ps((__m512)x); }
+KG_HD VD root(VD x) { return (VD)_mm512_sqrt_pd((__m512d)x); }
+KG_HD float sum_lanes(VF v) { return _mm512_reduce_add_ps((__m512)v); }
+#elif KGFAST_VECTOR_BYTES == 32
+KG_HD VF root(VF x) { return (VF)_mm256_sqrt_ps((__m256)x); }
+KG_HD VD root(VD x) { return (VD)_mm256_sqrt_pd((__m256d)x); }
+KG_HD float sum_lanes(VF v) {
+  const __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  const __m128 two = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+#else
+template <class V> KG_HD V root_lanes(V x) {
+  V y;
+  for (unsigned i = 0; i < sizeof(V) / sizeof(x[0]); ++i) y[i] = std::sqrt(x[i]);
+  return y;
+}
+KG_HD VF root(VF x) { return root_lanes(x); }
+KG_HD VD root(VD x) { return root_lanes(x); }
+KG_HD float sum_lanes(VF v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+#endif
+KG_HD double sum_lanes(VD v) {
+  double sum = 0;
+  for (int i = 0; i < Lanes<double>::kCount; ++i) sum += v[i];
+  return sum;
+}
+KG_HD VF sign(VF x) { return x > 0 ? splat(1.f) : (x < 0 ? splat(-1.f) : VF{}); }
+KG_HD VD sign(VD x) { return x > 0 ? splat(1.) : (x < 0 ? splat(-1.) : VD{}); }
+KG_HD VF inverse_root(VF x) { return x > 0 ? 1.f / root(x) : VF{}; }
+KG_HD VD inverse_root(VD x) { return x > 0 ? 1. / root(x) : VD{}; }
+KG_HD VF larger(VF x, VF y) { return x > y ? x : y; }
+KG_HD VD larger(VD x, VD y) { return x > y ? x : y; }
+KG_HD float largest_lane(VF v) {
+  float m = v[0];
+  for (int i = 1; i < Lanes<float>::kCount; ++i) m = v[i] > m ? v[i] : m;
+  return m;
+}
+KG_HD double largest_lane(VD v) {
+  double m = v[0];
+  for (int i = 1; i < Lanes<double>::kCount; ++i) m = v[i] > m ? v[i] : m;
+  return m;
+}
+
+// e^x for x <= 88, error below 2 units in the last place; below -87.3 the result is 0.
+KG_HD VF exponential(VF x) {
+  const VF clamped = x < -87.3f ? splat(-87.3f) : x;  // lets NaN through
+  const VF shifted = clamped * 1.44269504f + 12582912.f;  // adding 1.5 * 2^23 rounds to an integer
+  const VF n = shifted - 12582912.f;
+  VF r = clamped - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  VF p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const VF y = p * r * r + r + 1.f;
+  const VF power = (VF)((__builtin_convertvector(n, Lanes<float>::I) + 127) << 23);
+  return x < -87.3f ? VF{} : y * power;
+}
+KG_HD VD exponential(VD x) {
+  VD y;
+  for (int i = 0; i < Lanes<double>::kCount; ++i) y[i] = std::exp(x[i]);
+  return y;
+}
+// log(1 + u) for u in [0, 1], as 2 atanh(u / (2 + u)).
+KG_HD VF log_one_plus(VF u) {
+  const VF z = u / (u + 2.f), s = z * z;
+  VF p = splat(1.f / 15);
+  p = p * s + 1.f / 13;
+  p = p * s + 1.f / 11;
+  p = p * s + 1.f / 9;
+  p = p * s + 1.f / 7;
+  p = p * s + 1.f / 5;
+  p = p * s + 1.f / 3;
+  return (z + z * s * p) * 2.f;
+}
+KG_HD VD log_one_plus(VD u) {
+  VD y;
+  for (int i = 0; i < Lanes<double>::kCount; ++i) y[i] = std::log1p(u[i]);
+  return y;
+}
+
+}  // namespace KGFAST_LEVEL
+}  // namespace kgfast

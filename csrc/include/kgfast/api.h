@@ -1,0 +1,151 @@
+// Plain-pointer entry points of the CPU kernels: argument structs, and one table of functions per instruction set.
+// Tables are row blocks: rows [count, dim], ids into them, gradients or updates of the touched rows out of them.
+#pragma once
+
+#include <cstdint>
+
+#include "core.h"
+
+namespace kgfast {
+
+template <class F> struct QueryArguments {
+  Side side;
+  const F *entities, *relations;
+  const int64_t* triples;  // [batch, 3]
+  int64_t batch, dim, relation_width;
+  int threads;
+};
+
+// Ascending known ids of query b: ids[starts[b] .. ends[b]); all null where there are none.
+struct Known {
+  const int64_t *starts, *ends, *ids;
+};
+
+template <class F> struct SampledArguments {
+  Similarity similarity;
+  Objective objective;
+  F margin, temperature;
+  const F *query, *table;
+  const int64_t *targets, *negatives;  // [batch], [groups, count]
+  Known known;
+  const F* weights;  // [batch], already divided by their sum
+  int64_t batch, groups, count, dim;
+  int threads;
+};
+template <class F> struct SampledResults {
+  F* losses;              // [batch], weighted
+  F* d_query;             // [batch, dim], null where no gradient is wanted
+  int64_t* ids;           // independent negatives: [batch, 1 + count], the target first
+  F* coefficients;        // independent: [batch, 1 + count]; shared: [batch], the target's
+  F* d_negatives;         // shared: [groups, count, dim]
+};
+
+template <class F> struct CandidateArguments {
+  Similarity similarity;
+  Objective objective;
+  F smoothing;
+  const F *query, *table, *bias;  // bias [count] or null
+  Known answers;
+  const F* weights;  // [batch], already divided by their sum
+  int64_t batch, count, dim, workspace;  // workspace: the most scores kept at a time
+  int threads;
+};
+template <class F> struct CandidateResults {
+  F *losses, *d_query, *d_table, *d_bias;  // gradients are added to; null where not wanted
+};
+
+template <class F> struct ScanArguments {
+  Similarity similarity;
+  const F *query, *table;
+  Known known;
+  int64_t batch, count, dim;
+  int threads;
+};
+
+// What to do with the gradient of a touched row.
+template <class F> struct Sink {
+  Update update;
+  F* rows;  // the table (in place), or the output of kDense [count, dim] / kSparse [unique, dim]
+  F *state1, *state2;
+  F lr, eps, beta1, beta2;
+  int64_t step;
+};
+
+// Gradients of rows from pairs (query, id, coefficient) and from ready rows (ids, gradients).
+template <class F> struct RowSources {
+  Similarity similarity;
+  const F *query, *table;
+  const int64_t* pair_ids;      // [queries, width]
+  const F* pair_coefficients;   // [queries, width]
+  int64_t queries, width, dim, table_rows;
+  const int64_t* extra_ids[4];  // [extra_count]
+  const F* extra_rows[4];       // [extra_count, dim]
+  int64_t extra_count[4];
+  int threads;
+};
+
+template <class F> struct Kernels {
+  void (*queries)(int score, const QueryArguments<F>&, F* out);
+  void (*queries_adjoint)(int score, const QueryArguments<F>&, const F* d_query, F* d_anchor, F* d_relation);
+  void (*pair_scores)(Similarity, const F* query, const F* table, const int64_t* ids, int64_t batch, int64_t width,
+                      int64_t dim, int threads, F* scores);
+  void (*pair_query_gradient)(Similarity, const F* query, const F* table, const int64_t* ids, const F* scores, const F* g,
+                              int64_t batch, int64_t width, int64_t dim, int threads, F* coefficients, F* d_query);
+  void (*all_scores)(Similarity, const F* query, const F* table, int64_t batch, int64_t count, int64_t dim, int threads,
+                     F* scores);
+  void (*all_scores_gradient)(Similarity, const F* query, const F* table, const F* scores, const F* g, int64_t batch,
+                              int64_t count, int64_t dim, int threads, F* d_query, F* d_table);
+  void (*sampled_loss)(const SampledArguments<F>&, const SampledResults<F>&);
+  void (*candidate_loss)(const CandidateArguments<F>&, const CandidateResults<F>&);
+  void (*rank)(const ScanArguments<F>&, const int64_t* targets, int64_t* greater, int64_t* equal, F* target_scores);
+  void (*topk)(const ScanArguments<F>&, int64_t k, F* scores, int64_t* ids);
+  void (*reduce_rows)(const RowSources<F>&, const uint64_t* order, int64_t order_count, const int64_t* unique_starts,
+                      int64_t unique_count, const Sink<F>&);
+  void (*update_all_rows)(int64_t rows, int64_t dim, const F* gradients, const Sink<F>&, int threads);
+  void (*regularizer)(Regularizer, int parts, F weight, const F* table, const int64_t* ids, int64_t count, int64_t dim,
+                      int threads, F* gradients);
+};
+
+struct Level {
+  const char* name;
+  bool (*supported)();
+  const Kernels<float>* float32;
+};
+
+extern const Level kBaselineLevel, kAvx2Level, kAvx512Level;
+extern const Kernels<double>* const kDoubleKernels;  // float64 is for checking: one level is enough
+
+// The level in use: the best one that the machine has, or the one named by KGFAST_CPU or set_level().
+const Level& level();
+void set_level(const char* name);  // throws std::invalid_argument
+int level_count();
+const Level& level_at(int index);
+
+template <class F> const Kernels<F>& kernels();
+template <> inline const Kernels<float>& kernels<float>() { return *level().float32; }
+template <> inline const Kernels<double>& kernels<double>() { return *kDoubleKernels; }
+
+// Ids for (seed, step, list, column); lists = batch for independent negatives. With `known`, draws are redrawn exactly.
+struct SampleArguments {
+  uint64_t seed, step;
+  Side side;
+  int64_t lists, count, entities;
+  const int64_t *thresholds, *aliases;  // alias table [entities] or null
+  Known known;
+  int threads;
+};
+void sample(const SampleArguments&, int64_t* ids);
+
+// Stable order of all source ids: entries (id << 32 | position), ascending. Returns the sorted entries (workspace).
+const uint64_t* sort_ids(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, int threads);
+
+// Grow-only workspaces of the calling thread, one per purpose, 64-byte aligned; released by release_scratch().
+enum Slot { kPointers, kPanel, kEdge, kWeights, kPacked, kScores, kCandidates, kGradient, kTargets, kSortA, kSortB, kHistogram, kSlots };
+void* scratch_bytes(Slot slot, int64_t bytes);
+void release_scratch();
+int64_t scratch_total();
+template <class T> T* scratch(Slot slot, int64_t count) {
+  return static_cast<T*>(scratch_bytes(slot, count * int64_t(sizeof(T))));
+}
+
+}  // namespace kgfast

@@ -1,0 +1,157 @@
+// The mathematics of every score, for host and device: a query operator with its adjoint, and a similarity.
+// F is a scalar or a vector of lanes. A row of an even-dim model is two halves, given here as a Pair.
+#pragma once
+
+#include <cmath>
+
+#include "core.h"
+
+namespace kgfast {
+namespace KGFAST_LEVEL {
+
+template <class F>
+struct Pair {
+  F a, b;
+};
+
+// Scalar forms; csrc/cpu/simd.h has the same names for vectors of lanes.
+KG_HD float absolute(float x) { return std::fabs(x); }
+KG_HD double absolute(double x) { return std::fabs(x); }
+KG_HD float root(float x) { return std::sqrt(x); }
+KG_HD double root(double x) { return std::sqrt(x); }
+KG_HD float sign(float x) { return float((x > 0) - (x < 0)); }
+KG_HD double sign(double x) { return double((x > 0) - (x < 0)); }
+KG_HD float inverse_root(float x) { return x > 0 ? 1 / std::sqrt(x) : 0; }
+KG_HD double inverse_root(double x) { return x > 0 ? 1 / std::sqrt(x) : 0; }
+
+// ---- query operators -------------------------------------------------------------------------------------
+// tail(h, r) and head(t, r) make the query; *_adjoint maps g = dL/dq to (d entity, d relation).
+// kParts: halves of an entity row. kRelationParts: the same for relation rows, in units of dim / kParts.
+
+struct TransE {  // q = h + r | t - r                                             (Bordes et al. 2013)
+  static constexpr int kParts = 1, kRelationParts = 1;
+  template <class F> static KG_HD F tail(F h, F r) { return h + r; }
+  template <class F> static KG_HD F head(F t, F r) { return t - r; }
+  template <class F> static KG_HD void tail_adjoint(F g, F, F, F& dh, F& dr) { dh = g, dr = g; }
+  template <class F> static KG_HD void head_adjoint(F g, F, F, F& dt, F& dr) { dt = g, dr = -g; }
+};
+
+struct DistMult {  // q = h * r | t * r                                           (Yang et al. 2015)
+  static constexpr int kParts = 1, kRelationParts = 1;
+  template <class F> static KG_HD F tail(F h, F r) { return h * r; }
+  template <class F> static KG_HD F head(F t, F r) { return t * r; }
+  template <class F> static KG_HD void tail_adjoint(F g, F h, F r, F& dh, F& dr) { dh = g * r, dr = g * h; }
+  template <class F> static KG_HD void head_adjoint(F g, F t, F r, F& dt, F& dr) { dt = g * r, dr = g * t; }
+};
+
+struct ComplEx {  // q = h r | t conj(r), complex product                         (Trouillon et al. 2016)
+  static constexpr int kParts = 2, kRelationParts = 2;
+  template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) {
+    return {h.a * r.a - h.b * r.b, h.a * r.b + h.b * r.a};
+  }
+  template <class F> static KG_HD Pair<F> head(Pair<F> t, Pair<F> r) {
+    return {t.a * r.a + t.b * r.b, t.b * r.a - t.a * r.b};
+  }
+  template <class F>
+  static KG_HD void tail_adjoint(Pair<F> g, Pair<F> h, Pair<F> r, Pair<F>& dh, Pair<F>& dr) {
+    dh = head(g, r), dr = head(g, h);
+  }
+  template <class F>
+  static KG_HD void head_adjoint(Pair<F> g, Pair<F> t, Pair<F> r, Pair<F>& dt, Pair<F>& dr) {
+    dt = tail(g, r), dr = head(t, g);
+  }
+};
+
+struct RotatE {  // q = h e^{i phase} | t e^{-i phase}; r holds (cos, sin), dr.a the phase's gradient  (Sun et al. 2019)
+  static constexpr int kParts = 2, kRelationParts = 1;
+  template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) { return ComplEx::tail(h, r); }
+  template <class F> static KG_HD Pair<F> head(Pair<F> t, Pair<F> r) { return ComplEx::head(t, r); }
+  template <class F>
+  static KG_HD void tail_adjoint(Pair<F> g, Pair<F> h, Pair<F> r, Pair<F>& dh, Pair<F>& dr) {
+    const Pair<F> q = tail(h, r);
+    dh = ComplEx::head(g, r), dr.a = g.b * q.a - g.a * q.b, dr.b = dr.a;
+  }
+  template <class F>
+  static KG_HD void head_adjoint(Pair<F> g, Pair<F> t, Pair<F> r, Pair<F>& dt, Pair<F>& dr) {
+    const Pair<F> q = head(t, r);
+    dt = ComplEx::tail(g, r), dr.a = g.a * q.b - g.b * q.a, dr.b = dr.a;
+  }
+};
+
+struct SimplE {  // q = (r' h_b, r h_a) / 2 | (r t_b, r' t_a) / 2, with r = (r, r')  (Kazemi and Poole 2018)
+  static constexpr int kParts = 2, kRelationParts = 2;
+  template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) {
+    return {r.b * h.b * F(0.5f), r.a * h.a * F(0.5f)};
+  }
+  template <class F> static KG_HD Pair<F> head(Pair<F> t, Pair<F> r) {
+    return {r.a * t.b * F(0.5f), r.b * t.a * F(0.5f)};
+  }
+  template <class F>
+  static KG_HD void tail_adjoint(Pair<F> g, Pair<F> h, Pair<F> r, Pair<F>& dh, Pair<F>& dr) {
+    dh = {g.b * r.a * F(0.5f), g.a * r.b * F(0.5f)}, dr = {g.b * h.a * F(0.5f), g.a * h.b * F(0.5f)};
+  }
+  template <class F>
+  static KG_HD void head_adjoint(Pair<F> g, Pair<F> t, Pair<F> r, Pair<F>& dt, Pair<F>& dr) {
+    dt = {g.b * r.b * F(0.5f), g.a * r.a * F(0.5f)}, dr = {g.a * t.b * F(0.5f), g.b * t.a * F(0.5f)};
+  }
+};
+
+struct CP {  // q = (0, r h_a) | (r t_b, 0)                                        (Hitchcock 1927)
+  static constexpr int kParts = 2, kRelationParts = 1;
+  template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) { return {F{}, r.a * h.a}; }
+  template <class F> static KG_HD Pair<F> head(Pair<F> t, Pair<F> r) { return {r.a * t.b, F{}}; }
+  template <class F>
+  static KG_HD void tail_adjoint(Pair<F> g, Pair<F> h, Pair<F> r, Pair<F>& dh, Pair<F>& dr) {
+    dh = {g.b * r.a, F{}}, dr.a = g.b * h.a, dr.b = F{};
+  }
+  template <class F>
+  static KG_HD void head_adjoint(Pair<F> g, Pair<F> t, Pair<F> r, Pair<F>& dt, Pair<F>& dr) {
+    dt = {F{}, g.a * r.a}, dr.a = g.a * t.b, dr.b = F{};
+  }
+};
+
+struct Rescal {  // q = R^T h | R t, R a dim x dim matrix: not elementwise, so kernels treat it by name (Nickel et al. 2011)
+  static constexpr int kParts = 0, kRelationParts = 0;
+};
+
+// ---- similarities ----------------------------------------------------------------------------------------
+// accumulate() adds one coordinate, finish() turns the sum into the score, slope() is d score / d x at (x, y).
+// All are symmetric in (x, y), so one slope serves the query's and the row's gradient. Where a slope does not
+// exist (x = y) it is 0. For L2 the chain through the root is in the coefficient: kernels pass g / score.
+
+struct Dot {
+  static constexpr Similarity kTag = Similarity::kDot;
+  template <class V> static KG_HD V accumulate(V sum, V x, V y) { return sum + x * y; }
+  template <class V> static KG_HD V finish(V sum) { return sum; }
+  template <class V> static KG_HD V slope(V, V y) { return y; }
+};
+
+struct L1 {
+  static constexpr Similarity kTag = Similarity::kL1;
+  template <class V> static KG_HD V accumulate(V sum, V x, V y) { return sum + absolute(x - y); }
+  template <class V> static KG_HD V finish(V sum) { return -sum; }
+  template <class V> static KG_HD V slope(V x, V y) { return sign(y - x); }
+};
+
+struct L2 {
+  static constexpr Similarity kTag = Similarity::kL2;
+  template <class V> static KG_HD V accumulate(V sum, V x, V y) { return sum + (x - y) * (x - y); }
+  template <class V> static KG_HD V finish(V sum) { return -root(sum); }
+  template <class V> static KG_HD V slope(V x, V y) { return x - y; }
+};
+
+struct Modulus {  // coordinates are complex numbers
+  static constexpr Similarity kTag = Similarity::kModulus;
+  template <class V> static KG_HD V accumulate(V sum, Pair<V> x, Pair<V> y) {
+    const V a = x.a - y.a, b = x.b - y.b;
+    return sum + root(a * a + b * b);
+  }
+  template <class V> static KG_HD V finish(V sum) { return -sum; }
+  template <class V> static KG_HD Pair<V> slope(Pair<V> x, Pair<V> y) {
+    const V a = y.a - x.a, b = y.b - x.b, scale = inverse_root(a * a + b * b);
+    return {a * scale, b * scale};
+  }
+};
+
+}  // namespace KGFAST_LEVEL
+}  // namespace kgfast

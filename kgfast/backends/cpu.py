@@ -1,0 +1,242 @@
+"""The compiled CPU kernels: tensors in, addresses handed to kgfast._C, new tensors out.
+
+Ids are checked here, where compiled graphs pass too: no kernel touches memory before. Outputs are made by
+`allocate(name, shape, dtype)`; training hands in a workspace so that a step allocates nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kgfast.errors import KgfastError
+
+# The module shares torch's OpenMP runtime, so torch must come first.
+from kgfast import _C  # isort: skip
+
+DTYPES = {torch.float32: 0, torch.float64: 1}
+SCORES = {name: (code, operator, similarity) for code, (name, operator, similarity) in enumerate(_C.scores())}
+SIMILARITIES = ("dot", "l1", "l2", "modulus")
+OBJECTIVES = ("logistic", "softmax", "bce", "margin")
+SIDES = {"tail": 0, "head": 1}
+UPDATES = {"dense": 0, "sparse": 1, "sgd": 2, "adagrad": 3, "row_adagrad": 4, "adam": 5}
+REGULARIZERS = {None: 0, "n3": 1, "l2": 2}
+WORKSPACE_BYTES = 32 << 20  # the most scores that a loss over all candidates keeps
+
+
+def fresh(name: str, shape, dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+class Workspace:
+    """Buffers kept between steps, by name; a view of the right shape is handed out each time."""
+
+    def __init__(self):
+        self.buffers: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, shape, dtype) -> Tensor:
+        count = 1
+        for size in shape:
+            count *= size
+        buffer = self.buffers.get(name)
+        if buffer is None or buffer.numel() < count or buffer.dtype != dtype:
+            buffer = self.buffers[name] = torch.empty(count, dtype=dtype)
+        return buffer[:count].view(shape)
+
+
+def check_ids(name: str, ids: Tensor, count: int, lowest: int = 0) -> None:
+    """Raises unless all ids are in [lowest, count); names the argument, the value and its place."""
+    if ids.numel() == 0:
+        return
+    low, high = torch.aminmax(ids)
+    if int(low) < lowest or int(high) >= count:
+        wrong = ((ids < lowest) | (ids >= count)).nonzero()[0].tolist()
+        place = ", ".join(map(str, wrong))
+        allowed = f"[0, {count})" + (" or -1 for a masked one" if lowest < 0 else "")
+        raise KgfastError(f"{name}[{place}] is {int(ids[tuple(wrong)])}; ids must be in {allowed}")
+
+
+def check_triples(triples: Tensor, entities: int, relations: int) -> None:
+    for column, count, what in ((0, entities, "heads"), (1, relations, "relations"), (2, entities, "tails")):
+        check_ids(f"triples (column of {what})", triples[:, column], count)
+
+
+def check_csr(name: str, starts: Tensor, ends: Tensor, ids: Tensor, count: int) -> None:
+    if starts.numel() == 0:
+        return
+    if int(starts.min()) < 0 or int(ends.max()) > ids.numel() or bool((ends < starts).any()):
+        raise KgfastError(f"{name}: ranges of ids must lie in [0, {ids.numel()}]")
+    check_ids(f"{name}.ids", ids, count)
+
+
+def threads() -> int:
+    return torch.get_num_threads()
+
+
+def pointer(tensor: Tensor) -> int:
+    return tensor.data_ptr() if tensor.numel() else 0
+
+
+def queries(entities, relations, triples, score: int, side: int, allocate=fresh):
+    check_triples(triples, len(entities), len(relations))
+    dim = entities.shape[1]
+    out = allocate("query", (len(triples), dim), entities.dtype)
+    _C.queries(DTYPES[entities.dtype], score, side, pointer(entities), pointer(relations), pointer(triples),
+               len(triples), dim, relations.shape[1], threads(), pointer(out))  # fmt: skip
+    return out
+
+
+def queries_adjoint(d_query, entities, relations, triples, score: int, side: int, allocate=fresh):
+    dim, width = entities.shape[1], relations.shape[1]
+    d_anchor = allocate("d_anchor", (len(triples), dim), entities.dtype)
+    d_relation = allocate("d_relation", (len(triples), width), entities.dtype)
+    _C.queries_adjoint(DTYPES[entities.dtype], score, side, pointer(entities), pointer(relations),
+                       pointer(triples), len(triples), dim, width, threads(), pointer(d_query),
+                       pointer(d_anchor), pointer(d_relation))  # fmt: skip
+    return d_anchor, d_relation
+
+
+def pair_scores(query, table, ids, similarity: int):
+    check_ids("candidates", ids, len(table))
+    scores = fresh("scores", ids.shape, query.dtype)
+    _C.pair_scores(DTYPES[query.dtype], similarity, pointer(query), pointer(table), pointer(ids), ids.shape[0],
+                   ids.shape[1], table.shape[1], threads(), pointer(scores))  # fmt: skip
+    return scores
+
+
+def pair_query_gradient(g, scores, query, table, ids, similarity: int):
+    coefficients = fresh("coefficients", ids.shape, query.dtype)
+    d_query = fresh("d_query", query.shape, query.dtype)
+    _C.pair_query_gradient(DTYPES[query.dtype], similarity, pointer(query), pointer(table), pointer(ids),
+                           pointer(scores), pointer(g), ids.shape[0], ids.shape[1], table.shape[1], threads(),
+                           pointer(coefficients), pointer(d_query))  # fmt: skip
+    return coefficients, d_query
+
+
+def all_scores(query, table, similarity: int):
+    scores = fresh("scores", (len(query), len(table)), query.dtype)
+    _C.all_scores(DTYPES[query.dtype], similarity, pointer(query), pointer(table), len(query), len(table),
+                  table.shape[1], threads(), pointer(scores))  # fmt: skip
+    return scores
+
+
+def all_scores_gradient(g, scores, query, table, similarity: int):
+    d_query, d_table = torch.zeros_like(query), torch.zeros_like(table)
+    _C.all_scores_gradient(DTYPES[query.dtype], similarity, pointer(query), pointer(table), pointer(scores),
+                           pointer(g), len(query), len(table), table.shape[1], threads(), pointer(d_query),
+                           pointer(d_table))  # fmt: skip
+    return d_query, d_table
+
+
+def sampled_loss(query, table, targets, negatives, starts, ends, known, weights, similarity: int, objective: int,
+                 margin: float, temperature: float, gradient: bool, allocate=fresh, check=True):  # fmt: skip
+    """losses [B] (weighted), d_query, and where the rows' gradients come from: pairs (ids, coefficients) [B, K] and
+    d_negatives [G, N, D] (shared lists only). Without gradient only losses are filled."""
+    batch, dim = query.shape
+    groups, count = negatives.shape
+    if check:
+        check_ids("negatives", negatives, len(table), lowest=-1)
+        check_csr("known", starts, ends, known, len(table))
+    width = 1 + count if groups == batch else 1
+    losses = allocate("losses", (batch,), query.dtype)
+    ids = allocate("ids", (batch, width), torch.int64)
+    coefficients = allocate("coefficients", (batch, width), query.dtype)
+    d_query = allocate("d_query", (batch if gradient else 0, dim), query.dtype)
+    lists = (groups, count) if gradient and groups != batch else (0, 0)
+    d_negatives = allocate("d_negatives", (*lists, dim), query.dtype)
+    if groups != batch:
+        ids.copy_(targets[:, None])
+    _C.sampled_loss(DTYPES[query.dtype], similarity, objective, margin, temperature, pointer(query), pointer(table),
+                    pointer(targets), pointer(negatives), pointer(starts), pointer(ends), pointer(known),
+                    pointer(weights), batch, groups, count, dim, threads(), pointer(losses),
+                    pointer(d_query) if gradient else 0, pointer(ids), pointer(coefficients),
+                    pointer(d_negatives))  # fmt: skip
+    return losses, d_query, ids, coefficients, d_negatives
+
+
+def candidate_loss(query, table, bias, starts, ends, answers, weights, similarity: int, objective: int,
+                   smoothing: float, gradient: bool, allocate=fresh, check=True):  # fmt: skip
+    """losses [B] (weighted) and, with gradient, d_query, d_table [C, D] and d_bias [C]."""
+    if check:
+        check_csr("targets", starts, ends, answers, len(table))
+    rows = len(query) if gradient else 0
+    losses = allocate("losses", (len(query),), query.dtype)
+    d_query = allocate("d_query", (rows, query.shape[1]), query.dtype).zero_()
+    d_table = allocate("d_table", (len(table) if gradient else 0, table.shape[1]), query.dtype).zero_()
+    d_bias = allocate("d_bias", (len(bias) if gradient else 0,), query.dtype).zero_()
+    _C.candidate_loss(DTYPES[query.dtype], similarity, objective, smoothing, pointer(query), pointer(table),
+                      pointer(bias), pointer(starts), pointer(ends), pointer(answers), pointer(weights), len(query),
+                      len(table), table.shape[1], WORKSPACE_BYTES, threads(), pointer(losses), pointer(d_query),
+                      pointer(d_table), pointer(d_bias))  # fmt: skip
+    return losses, d_query, d_table, d_bias
+
+
+def sink(update: str, rows: Tensor, state1=None, state2=None, lr=0.0, eps=0.0, beta1=0.0, beta2=0.0, step=0):
+    states = [0 if state is None else pointer(state) for state in (state1, state2)]
+    return (UPDATES[update], pointer(rows), *states, lr, eps, beta1, beta2, step)
+
+
+def reduce_rows(query, table, ids, coefficients, extras, similarity: int, into, unique_ids=None) -> int:
+    """The pass over touched rows; `extras` are (ids [M], rows [M, D]); `into` is a sink. Returns how many rows."""
+    sources = [(pointer(rows_ids), pointer(rows), len(rows_ids)) for rows_ids, rows in extras]
+    queries_count, width = ids.shape
+    return _C.reduce_rows(DTYPES[table.dtype], similarity, pointer(query), pointer(table), pointer(ids),
+                          pointer(coefficients), queries_count, width, table.shape[1], len(table), sources, threads(),
+                          into, 0 if unique_ids is None else pointer(unique_ids))  # fmt: skip
+
+
+def table_gradient(query, table, ids, coefficients, extra_ids, extra_rows, similarity: int):
+    d_table = torch.zeros_like(table)
+    extras = [(extra_ids, extra_rows)]
+    reduce_rows(query, table, ids, coefficients, extras, similarity, sink("dense", d_table))
+    return d_table
+
+
+def table_gradient_rows(query, table, ids, coefficients, extra_ids, extra_rows, similarity: int):
+    most = ids.numel() + len(extra_ids)
+    unique_ids = torch.empty(most, dtype=torch.int64)
+    # one sort to count, one to fill: the rows are what costs memory
+    distinct = torch.unique(torch.cat([ids.flatten(), extra_ids])).numel() if most else 0
+    rows = table.new_zeros((distinct, table.shape[1]))
+    extras = [(extra_ids, extra_rows)]
+    reduce_rows(query, table, ids, coefficients, extras, similarity, sink("sparse", rows), unique_ids)
+    return unique_ids[:distinct].clone(), rows
+
+
+def update_all_rows(gradients, into) -> None:
+    _C.update_all_rows(DTYPES[gradients.dtype], *gradients.shape, pointer(gradients), into, threads())
+
+
+def add_regularizer(kind, parts: int, weight: float, table, ids, gradients) -> None:
+    _C.regularizer(DTYPES[table.dtype], REGULARIZERS[kind], parts, weight, pointer(table), pointer(ids), len(ids),
+                   table.shape[1], threads(), pointer(gradients))  # fmt: skip
+
+
+def rank(query, table, targets, starts, ends, known, similarity: int):
+    check_ids("targets", targets, len(table))
+    check_csr("known", starts, ends, known, len(table))
+    greater, equal = torch.empty_like(targets), torch.empty_like(targets)
+    scores = fresh("scores", (len(query),), query.dtype)
+    _C.rank(DTYPES[query.dtype], similarity, pointer(query), pointer(table), pointer(targets), pointer(starts),
+            pointer(ends), pointer(known), len(query), len(table), table.shape[1], threads(), pointer(greater),
+            pointer(equal), pointer(scores))  # fmt: skip
+    return greater, equal, scores
+
+
+def topk(query, table, starts, ends, excluded, k: int, similarity: int):
+    check_csr("exclude", starts, ends, excluded, len(table))
+    scores = fresh("scores", (len(query), k), query.dtype)
+    ids = torch.empty((len(query), k), dtype=torch.int64)
+    _C.topk(DTYPES[query.dtype], similarity, pointer(query), pointer(table), pointer(starts), pointer(ends),
+            pointer(excluded), len(query), len(table), table.shape[1], k, threads(), pointer(scores),
+            pointer(ids))  # fmt: skip
+    return scores, ids
+
+
+def sample_negatives(lists: int, count: int, entities: int, side: int, seed: int, step: int, thresholds, aliases,
+                     starts, ends, known, allocate=fresh):  # fmt: skip
+    check_csr("known", starts, ends, known, entities)
+    ids = allocate("negatives", (lists, count), torch.int64)
+    _C.sample(seed % 2**64, step % 2**64, side, lists, count, entities, pointer(thresholds), pointer(aliases),
+              pointer(starts), pointer(ends), pointer(known), threads(), pointer(ids))  # fmt: skip
+    return ids

@@ -1,0 +1,83 @@
+"""Checks of shapes, dtypes and names, before any kernel runs. Ranges of ids are checked where the ids are read."""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import Tensor
+
+from kgfast.errors import KgfastError
+from kgfast.reference import SCORES, Score
+
+
+def choose(name: str, value, allowed) -> None:
+    """Raises unless `value` is one of `allowed`; names the nearest."""
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise KgfastError(f"{name}={value!r} is unknown: it is one of {', '.join(map(str, allowed))}{hint}")
+
+
+def table(name: str, value: Tensor) -> Tensor:
+    """A float32 or float64 matrix, made contiguous."""
+    if not isinstance(value, Tensor):
+        raise KgfastError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
+    if value.dim() != 2:
+        raise KgfastError(f"{name} must have shape [rows, dim], not {list(value.shape)}")
+    if torch.is_autocast_enabled(value.device.type) and value.dtype in (torch.bfloat16, torch.float16):
+        value = value.float()
+    if value.dtype not in (torch.float32, torch.float64):
+        raise KgfastError(f"{name} has dtype {value.dtype}; float32 and float64 are supported")
+    if value.shape[0] >= 2**31:
+        raise KgfastError(f"{name} has {value.shape[0]} rows; a row block holds fewer than 2^31")
+    return value.contiguous()
+
+
+def ids(name: str, value: Tensor, dimensions: int, like: Tensor) -> Tensor:
+    """An int64 tensor of ids on the device of `like`, made contiguous."""
+    if not isinstance(value, Tensor):
+        raise KgfastError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
+    if value.dtype != torch.int64:
+        raise KgfastError(f"{name} has dtype {value.dtype}; ids are int64")
+    if value.dim() != dimensions:
+        raise KgfastError(f"{name} must have {dimensions} dimension(s), not shape {list(value.shape)}")
+    if value.device != like.device:
+        raise KgfastError(f"{name} is on {value.device}, the tables are on {like.device}")
+    return value.contiguous()
+
+
+def triples(value: Tensor, like: Tensor) -> Tensor:
+    value = ids("triples", value, 2, like)
+    if value.shape[1] != 3:
+        raise KgfastError(f"triples must have shape [B, 3] (head, relation, tail), not {list(value.shape)}")
+    return value
+
+
+def tables(entities: Tensor, relations: Tensor, score: str) -> tuple[Tensor, Tensor, Score]:
+    """Entities [E, D] and relations [R, W] of a score, W as the score demands."""
+    choose("score", score, SCORES)
+    spec = SCORES[score]
+    entities, relations = table("entities", entities), table("relations", relations)
+    if entities.dtype != relations.dtype:
+        raise KgfastError(f"relations have dtype {relations.dtype}, entities {entities.dtype}: they must agree")
+    if entities.device != relations.device:
+        raise KgfastError(f"relations are on {relations.device}, entities on {entities.device}: they must agree")
+    dim = entities.shape[1]
+    if dim < 1 or (spec.even_dim and dim % 2):
+        need = "an even number of" if spec.even_dim else "at least 1"
+        raise KgfastError(f"entities have {dim} columns; score {score!r} needs {need} columns")
+    width = spec.relation_width(dim)
+    if relations.shape[1] != width:
+        raise KgfastError(
+            f"relations have {relations.shape[1]} columns; score {score!r} with entities of {dim} needs {width}"
+        )
+    return entities, relations, spec
+
+
+def finite(name: str, value: float, lowest: float | None = None) -> float:
+    value = float(value)
+    if value != value or value in (float("inf"), float("-inf")) or (lowest is not None and value < lowest):
+        bound = "" if lowest is None else f" of at least {lowest:g}"
+        raise KgfastError(f"{name}={value!r} must be a finite number{bound}")
+    return value

@@ -1,0 +1,41 @@
+"""Hands the build over to CMake; every compiler flag is in CMakeLists.txt. Neither torch nor a GPU is needed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+class CMakeExtension(Extension):
+    def __init__(self, name):
+        super().__init__(name, sources=[])
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext):
+        import pybind11
+
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        build = ROOT / "build" / f"{sys.implementation.cache_tag}"
+        configure = [
+            "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+            f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DKGFAST_OUTPUT={target}", f"-DKGFAST_VERSION={self.distribution.get_version()}",
+        ]  # fmt: skip
+        subprocess.run(configure, check=True)
+        subprocess.run(["cmake", "--build", str(build)], check=True)
+
+
+packages = find_packages(include=["kgfast", "kgfast.*"])
+device = ["kgfast.kernels"] + [f"kgfast.kernels.{name}" for name in find_packages("kernels")]
+setup(
+    packages=packages + device,
+    package_dir={"kgfast": "kgfast", "kgfast.kernels": "kernels"},
+    package_data={"kgfast": ["datasets/*/*.txt", "datasets/*/*.tsv", "evaluate/*.html"]},
+    ext_modules=[CMakeExtension("kgfast._C")],
+    cmdclass={"build_ext": CMakeBuild},
+)
