@@ -155,13 +155,40 @@ def test_empty_batch():
     assert scores.shape == ids.shape == (0, 3)
 
 
-@pytest.mark.parametrize("impl", ["cpu", "reference"])
-@pytest.mark.parametrize("place", ["known entity", "relation", "target", "another candidate"])
-def test_nan_has_no_rank(impl, place):
+def broken_case(place):
+    """One NaN: in a row of triple 2, or in row 30, that no triple has."""
     case = testing.make_case("distmult", 8, 7, 1)
     head, relation, tail = case.triples[2].tolist()
-    broken = case.relations if place == "relation" else case.entities
-    row = {"known entity": head, "relation": relation, "target": tail, "another candidate": 30}[place]
-    broken[row, 3] = torch.nan
-    with pytest.raises(ValueError, match=r"(?s)triple.*NaN|NaN.*triple"):
-        kgfast.rank(case.entities, case.relations, case.triples, score="distmult", side="tail", impl=impl)
+    table = case.relations if place == "relation" else case.entities
+    table[{"known entity": head, "relation": relation, "target": tail, "another candidate": 30}[place], 3] = (
+        torch.nan
+    )
+    assert place != "another candidate" or not (case.triples == 30).any()
+    return case.entities, case.relations, case.triples
+
+
+@pytest.mark.parametrize("impl", ["cpu", "reference"])
+@pytest.mark.parametrize("place", ["known entity", "relation", "target"])
+def test_nan_has_no_rank(impl, place):
+    *tables, triples = broken_case(place)
+    with pytest.raises(ValueError, match=r"(?s)triples\[2\].*NaN"):
+        kgfast.rank(*tables, triples, score="distmult", side="tail", impl=impl)
+
+
+@pytest.mark.parametrize("impl", ["cpu", "reference"])
+@pytest.mark.parametrize("ties", TIES)
+def test_a_nan_of_another_candidate_counts_as_better(impl, ties):
+    entities, relations, triples = broken_case("another candidate")
+    options = dict(score="distmult", side="tail", ties=ties, impl=impl)
+    ours = kgfast.rank(entities, relations, triples, **options)
+    entities[30] = 0  # scores 0: better or worse than the target, level with none
+    scores = reference.score_candidates(entities, relations, triples, score="distmult")
+    worse = scores.gather(1, triples[:, 2:]).squeeze(1) > 0
+    assert torch.equal(ours, kgfast.rank(entities, relations, triples, **options) + worse)
+
+
+@pytest.mark.parametrize("impl", ["cpu", "reference"])
+@pytest.mark.parametrize("k", [1, 5, 37])
+def test_nan_has_no_place_in_topk(impl, k):
+    with pytest.raises(ValueError, match=r"(?s)triples\[.*NaN"):
+        kgfast.topk(*broken_case("another candidate"), k, score="distmult", side="tail", impl=impl)

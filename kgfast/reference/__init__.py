@@ -1,7 +1,7 @@
 """The eager specification: every public op in plain PyTorch, any float dtype, gradients by autograd.
 
-It is what `impl="reference"` runs and what tests hold the compiled backends to. CPU tensors; ids are not
-checked here.
+It is what `impl="reference"` runs and what tests hold the compiled backends to. Any device;
+ids are checked, shapes and dtypes are not.
 """
 
 from .losses import linear_cross_entropy, negative_sampling_loss, one_vs_all_loss

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid, relu, softplus
+from torch.nn.functional import cross_entropy, logsigmoid, relu
 
 from .sampling import known_mask, sample_negatives
-from .scores import COLUMN, pick, score_candidates, score_triples
+from .scores import COLUMN, check_ids, pick, score_candidates, score_triples
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -39,8 +39,8 @@ def softmax(positive: Tensor, negative: Tensor, keep: Tensor, share: Tensor, mar
 
 def bce(positive: Tensor, negative: Tensor, keep: Tensor, share: Tensor, margin: float) -> Tensor:
     """(-log sigma(s+) - sum_n log sigma(-s_n)) / (1 + number of n), over the n that are not masked."""
-    rivals = torch.where(keep, softplus(negative), 0.0)
-    return (softplus(-positive) + rivals.sum(1)) / (1 + keep.sum(1))
+    rivals = torch.where(keep, -logsigmoid(-negative), 0.0)  # softplus drops terms below e^-20
+    return (rivals.sum(1) - logsigmoid(positive)) / (1 + keep.sum(1))
 
 
 def margin_ranking(positive: Tensor, negative: Tensor, keep: Tensor, share: Tensor, margin: float) -> Tensor:
@@ -113,7 +113,8 @@ def negative_sampling_loss(
             )
             / 2
         )
-    lists = torch.arange(len(triples)) * len(negatives) // max(len(triples), 1)
+    check_ids("negatives", negatives, len(entities), lowest=-1)
+    lists = torch.arange(len(triples), device=triples.device) * len(negatives) // max(len(triples), 1)
     ids = negatives[lists]  # [B, N]
     masked = (ids < 0) | (ids == triples[:, COLUMN[side], None])
     ids = ids.clamp(min=0)
@@ -172,7 +173,7 @@ def one_vs_all_loss(
         )
     loss = pick(ALL_OBJECTIVES, objective, "objective")
     logits = score_candidates(entities, relations, triples, score=score, side=side)
-    answers = torch.zeros(logits.shape, dtype=torch.bool)
+    answers = torch.zeros_like(logits, dtype=torch.bool)
     if known is not None:
         answers |= known_mask(known, triples, side, logits.shape[1])
     answers.scatter_(1, triples[:, COLUMN[side], None], True)
@@ -194,6 +195,7 @@ def linear_cross_entropy(
     hidden [.., D], weight [C, D], targets int64 [..], bias [C]. mean: over the targets that are not
     `ignore_index`, 0 where there are none; sum; none: [..]. Memory O(B C).
     """
+    check_ids("targets", targets[targets != ignore_index], len(weight))
     logits = torch.nn.functional.linear(hidden, weight, bias).flatten(0, -2)
     losses = cross_entropy(
         logits,

@@ -6,23 +6,27 @@ import torch
 from torch import Tensor
 
 from .losses import ALL_OBJECTIVES, weighted_mean
-from .scores import SIMILARITIES, pick
+from .scores import SIMILARITIES, check_ids, pick
 
 
 def csr_mask(lists: tuple[Tensor, Tensor], num_columns: int) -> Tensor:
     """mask[b, c] = c in ids[offsets[b] : offsets[b + 1]], lists = (offsets, ids): bool [B, num_columns]."""
     offsets, ids = lists
-    rows = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
-    mask = torch.zeros(len(offsets) - 1, num_columns, dtype=torch.bool)
+    rows = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=ids.device), offsets.diff())
+    mask = torch.zeros(len(offsets) - 1, num_columns, dtype=torch.bool, device=ids.device)
     mask[rows, ids] = True
     return mask
 
 
 def target_mask(targets, ignore_index: int, num_columns: int) -> Tensor:
     """The right answers of each query: bool [B, num_columns]; a row with `ignore_index` has none."""
+    given = targets[targets != ignore_index] if isinstance(targets, Tensor) else targets[1]
+    check_ids("targets", given, num_columns)
     if not isinstance(targets, Tensor):
         return csr_mask(targets, num_columns)
-    return (targets.unsqueeze(1) == torch.arange(num_columns)) & (targets != ignore_index).unsqueeze(1)
+    return (targets.unsqueeze(1) == torch.arange(num_columns, device=targets.device)) & (
+        targets != ignore_index
+    ).unsqueeze(1)
 
 
 def term_loss(term) -> Tensor:
@@ -37,9 +41,9 @@ def term_loss(term) -> Tensor:
     loss = pick(ALL_OBJECTIVES, term.objective, "objective")
     num_rows = len(term.table)
     answers = target_mask(term.targets, term.ignore_index, num_rows)
-    compete = torch.ones(num_rows, dtype=torch.bool)
+    compete = torch.ones(num_rows, dtype=torch.bool, device=answers.device)
     if term.candidates is not None:
-        compete = torch.zeros(num_rows, dtype=torch.bool).index_fill(0, term.candidates, True)
+        compete = torch.zeros_like(compete).index_fill(0, term.candidates, True)
     compete = compete.expand_as(answers)
     if term.known is not None:
         compete = compete & ~csr_mask(term.known, num_rows)
@@ -62,6 +66,6 @@ def multitask_loss(terms, weights=None) -> tuple[Tensor, Tensor]:
     gradients flow. Memory O(B C D).
     """
     per_task = torch.stack([term_loss(term) for term in terms])
-    own = torch.tensor([float(term.weight) for term in terms], dtype=per_task.dtype)
-    outer = 1.0 if weights is None else torch.as_tensor(weights, dtype=per_task.dtype)
+    own = torch.tensor([float(term.weight) for term in terms], dtype=per_task.dtype, device=per_task.device)
+    outer = 1.0 if weights is None else torch.as_tensor(weights, dtype=per_task.dtype, device=per_task.device)
     return (outer * own * per_task).sum(), per_task

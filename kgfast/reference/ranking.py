@@ -14,16 +14,12 @@ from .scores import COLUMN, pick, score_candidates
 TIE_SHARES = {"optimistic": 0.0, "realistic": 0.5, "pessimistic": 1.0}
 
 
-def finite_scores(entities: Tensor, relations: Tensor, triples: Tensor, score: str, side: str) -> Tensor:
-    """score_candidates without gradient; NaN has no rank: a KgfastError names the first triple with one."""
-    scores = score_candidates(entities.detach(), relations.detach(), triples, score=score, side=side)
-    broken = scores.isnan().nonzero()
+def refuse_nan(scores: Tensor, triples: Tensor, side: str) -> None:
+    """NaN has no rank: a KgfastError names the first triple with a score that is NaN. scores [B, K]."""
+    broken = scores.isnan().any(1).nonzero()
     if len(broken):
-        row, answer = broken[0].tolist()
-        raise KgfastError(
-            f"triples[{row}] = {triples[row].tolist()}: candidate {answer} scores NaN on side={side!r}"
-        )
-    return scores
+        row = int(broken[0])
+        raise KgfastError(f"the score of triples[{row}] = {triples[row].tolist()} is NaN (side={side!r})")
 
 
 def rank(
@@ -39,16 +35,18 @@ def rank(
     """rank_b = 1 + #{c: s_c > s_target} + share * #{c != target: s_c = s_target}: float64 [B].
 
     share is 0 (optimistic), 1 (pessimistic) or 1/2 (realistic: the mean of both). Known answers of the query
-    other than the target have no part. Scores are compared in the dtype of the tables. Memory O(B C D).
+    other than the target have no part. Scores are compared in the dtype of the tables. A target whose score
+    is NaN raises; another candidate's NaN counts as greater: broken rows never improve a rank.
     """
     share = pick(TIE_SHARES, ties, "ties")
-    scores = finite_scores(entities, relations, triples, score, side)
+    scores = score_candidates(entities.detach(), relations.detach(), triples, score=score, side=side)
     target = triples[:, COLUMN[side], None]
     others = torch.ones_like(scores, dtype=torch.bool).scatter_(1, target, False)
     if known is not None:
         others &= ~known_mask(known, triples, side, scores.shape[1])
     own = scores.gather(1, target)
-    greater, equal = ((scores > own) & others).sum(1), ((scores == own) & others).sum(1)
+    refuse_nan(own, triples, side)
+    greater, equal = (~(scores <= own) & others).sum(1), ((scores == own) & others).sum(1)
     return 1.0 + greater.double() + share * equal.double()
 
 
@@ -65,9 +63,10 @@ def topk(
     """(scores [B, k], ids int64 [B, k]): the k best answers of each query, best first, ties by lower id.
 
     The answer's own column of `triples` is not read. exclude: a KnownTriples, all of whose answers to the
-    query are left out. Where fewer than k remain: score -inf, id -1. Memory O(B C D).
+    query are left out. Where fewer than k remain: score -inf, id -1. A NaN raises. Memory O(B C D).
     """
-    scores = finite_scores(entities, relations, triples, score, side)
+    scores = score_candidates(entities.detach(), relations.detach(), triples, score=score, side=side)
+    refuse_nan(scores, triples, side)
     left = torch.ones_like(scores, dtype=torch.bool)
     if exclude is not None:
         left = ~known_mask(exclude, triples, side, scores.shape[1])

@@ -33,21 +33,29 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 
 
 def random_words(
-    num_rows: int, num_columns: int, *, side: str, seed: int, step: int, attempt: int = 0, words: int = 1
+    num_rows: int,
+    num_columns: int,
+    *,
+    side: str,
+    seed: int,
+    step: int,
+    attempt: int = 0,
+    words: int = 1,
+    device=None,
 ) -> Tensor:
     """Draw (row, column) takes `words` (1 or 2) consecutive words, of counter (words*column // 4, row, step).
 
     Returns int64 [num_rows, num_columns, words] in [0, 2^32).
     """
-    rows, columns = torch.arange(num_rows), torch.arange(num_columns)
+    rows, columns = torch.arange(num_rows, device=device), torch.arange(num_columns, device=device)
     first = words * columns
     counter0 = first // 4 + (attempt << ATTEMPT_SHIFT) + (HEAD_SIDE if side == "head" else 0)
-    step_words = torch.tensor([step & MASK32, (step >> 32) & MASK32])
+    step_words = torch.tensor([step & MASK32, (step >> 32) & MASK32], device=device)
     blocks = philox(
         (counter0[None, :], rows[:, None], step_words[0], step_words[1]),
         (seed & MASK32, (seed >> 32) & MASK32),
     )  # [R, N, 4]
-    positions = first[:, None] % 4 + torch.arange(words)  # [N, words]
+    positions = first[:, None] % 4 + torch.arange(words, device=device)  # [N, words]
     return blocks.gather(2, positions.expand(num_rows, num_columns, words))
 
 
@@ -65,10 +73,14 @@ def alias_table(weights: Tensor) -> tuple[Tensor, Tensor]:
     next row above. weights: real [C], finite, >= 0, sum > 0. Memory O(C).
     """
     weights = weights.detach().to("cpu", torch.float64)
-    if weights.dim() != 1 or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
-        raise KgfastError("weights: must be a vector of finite numbers >= 0")
+    wrong = (~torch.isfinite(weights) | (weights < 0)).nonzero()
+    if len(wrong):
+        place = wrong[0].tolist()
+        raise KgfastError(
+            f"weights{place} is {float(weights[tuple(place)])}; weights must be finite numbers >= 0"
+        )
     if not float(weights.sum()) > 0:
-        raise KgfastError("weights: their sum must be > 0")
+        raise KgfastError(f"weights: the sum of {len(weights)} weights is 0; one at least must be > 0")
     mass = weights * (weights.numel() / weights.sum())
     below, above = (mass < 1).nonzero().squeeze(1), (mass >= 1).nonzero().squeeze(1)
     if len(above) == 0:  # only rounding can put every row below the mean: all are equal
@@ -92,7 +104,7 @@ def known_mask(known, triples: Tensor, side: str, num_entities: int) -> Tensor:
     """mask[b, c] = c is a known answer of query b: bool [B, num_entities]."""
     starts, ends = known.lookup(triples, side)
     ids = known.ids(side)
-    mask = torch.zeros(len(triples), num_entities, dtype=torch.bool)
+    mask = torch.zeros(len(triples), num_entities, dtype=torch.bool, device=triples.device)
     for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         mask[row, ids[start:end]] = True
     return mask
@@ -136,10 +148,10 @@ def sample_negatives(
         ]
         return torch.stack(sides)
     num_lists = -(-len(triples) // shared) if shared else len(triples)
-    table = None if weights is None else alias_table(weights)
+    table = None if weights is None else [part.to(triples.device) for part in alias_table(weights)]
 
     def words(count: int, attempt: int) -> Tensor:
-        options = dict(side=side, seed=seed, step=step, attempt=attempt, words=count)
+        options = dict(side=side, seed=seed, step=step, attempt=attempt, words=count, device=triples.device)
         return random_words(num_lists, num_negatives, **options)
 
     def draw(attempt: int) -> Tensor:

@@ -202,10 +202,22 @@ def find_score(name: str) -> Score:
     return pick(SCORES, name, "score")
 
 
+def check_ids(name: str, ids: Tensor, count: int, lowest: int = 0) -> None:
+    """Raises a KgfastError with the first id that is not in [lowest, count): -1 would read the last row."""
+    wrong = ((ids < lowest) | (ids >= count)).nonzero()
+    if len(wrong):
+        place = wrong[0].tolist()
+        raise KgfastError(f"{name}{place} is {int(ids[tuple(place)])}; ids must be in [{lowest}, {count})")
+
+
 def make_queries(entities: Tensor, relations: Tensor, triples: Tensor, score: str, side: str) -> Tensor:
     """q = tail_query(h, r) | head_query(t, r) | relation_query(h, t): [B, row width of that side's table]."""
     pick(COLUMN, side, "side")
     found = find_score(score)
+    for column, (part, table) in enumerate(
+        (("heads", entities), ("relations", relations), ("tails", entities))
+    ):
+        check_ids(f"triples (column of {part})", triples[:, column], len(table))
     head, relation, tail = triples.unbind(1)
     if side == "tail":
         return found.tail_query(entities[head], relations[relation])
@@ -242,6 +254,8 @@ def score_candidates(
     Returns [B, C] or [B, K]. side="relation" scores the rows of `relations`. Memory O(B C D).
     """
     table = relations if side == "relation" else entities
+    if candidates is not None:
+        check_ids("candidates", candidates, len(table))
     queries = make_queries(entities, relations, triples, score, side).unsqueeze(1)  # [B, 1, D]
     rows = table if candidates is None else table[candidates]  # [C, D], [K, D] or [B, K, D]
     return SIMILARITIES[find_score(score).similarity](queries, rows)
