@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 import torch  # noqa: F401  (its OpenMP runtime must be loaded before kgfast._C)
 
+from kgfast import fused, nn, optim
 from kgfast._C import cpu_level, cpu_levels, set_cpu_level
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError, ConfigError, DataError, KgfastError
@@ -32,9 +33,12 @@ __all__ = [
     "NegativeSampler",
     "cpu_level",
     "cpu_levels",
+    "fused",
     "linear_cross_entropy",
     "negative_sampling_loss",
+    "nn",
     "one_vs_all_loss",
+    "optim",
     "rank",
     "sample_negatives",
     "score_candidates",

@@ -1,0 +1,37 @@
+# Everything works from a clean clone with Python >= 3.10 and a C++ compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+
+.PHONY: build demo test lint bench sanitize clean
+
+build: $(VENV)/built
+
+# The stamp is newer than everything compiled or installed.
+$(VENV)/built: setup.py pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu*')
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel cmake ninja pybind11
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[test,lint]'
+	touch $@
+
+demo: build
+	$(BIN)/kgfast train --recipe demo --data world --out $(RUN)
+	$(BIN)/kgfast predict $(RUN) --head France --relation borders
+
+test: build
+	$(BIN)/python -m pytest
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: build
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+# The compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: build
+	tests/sanitize.sh $(BIN)/python
+
+clean:
+	rm -rf build runs $(VENV)

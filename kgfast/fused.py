@@ -1,0 +1,314 @@
+"""Training steps without autograd: loss, gradients and row optimizer as few kernels, in buffers kept between steps.
+
+A step makes the queries of a batch, runs the fused loss, and hands all row gradients to one pass that updates each
+touched row in place. It depends on (tables, optimizer state, triples, seed, index) alone: that is what exact resume
+relies on. A part of a step is one side: the triples as this model asks for them, and the side of the query operator.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kgfast import checks
+from kgfast.backends import cpu
+from kgfast.errors import KgfastError
+from kgfast.nn import KGEModel
+from kgfast.optim import RowOptimizer
+from kgfast.reference import SCORES, alias_table
+
+SIDES = ("alternate", "both", "tail", "head")
+SHARINGS = ("none", "chunk", "batch")
+FILTERS = ("none", "mask", "redraw")
+COMPLEX_ROWS = ("complex", "rotate")  # scores whose entity rows are complex numbers: N3 is over their moduli
+
+
+class Step:
+    """What both kinds of step share: sides, queries, dropout, regularization and the update of the tables."""
+
+    def __init__(
+        self, model: KGEModel, optimizer: RowOptimizer, *, side: str, seed: int, regularizer: str | None,
+        regularizer_weight: float, query_dropout: float,
+    ):  # fmt: skip
+        checks.choose("side", side, SIDES)
+        checks.choose("regularizer", regularizer, cpu.REGULARIZERS)
+        if not 0 <= query_dropout < 1:
+            raise KgfastError(f"query_dropout={query_dropout} must be in [0, 1)")
+        self.model, self.optimizer, self.side, self.seed = model, optimizer, side, seed
+        self.regularizer, self.dropout = regularizer, query_dropout
+        self.regularizer_weight = checks.finite("regularizer_weight", regularizer_weight, 0.0)
+        self.code, _, self.similarity = cpu.SCORES[model.score]
+        self.entities, self.relations = model.entities.detach(), model.relations.detach()
+        if self.entities.device.type != "cpu":
+            raise KgfastError(f"the model is on {self.entities.device}; training steps need it on the CPU")
+        self.entity_parts = 2 if model.score in COMPLEX_ROWS else 1
+        self.relation_parts = 2 if model.score == "complex" else 1
+        self.workspace = cpu.Workspace()
+        self.none = torch.empty(0, dtype=torch.int64)
+        optimizer.ensure_state()
+
+    def parts(self, triples: Tensor, index: int) -> list[tuple[Tensor, str]]:
+        """(triples, operator side) of each side that this step trains."""
+        wanted = {"alternate": (("tail", "head")[index % 2],), "both": ("tail", "head")}.get(self.side, (self.side,))
+        return [self.model.turned(triples, side) for side in wanted]
+
+    def slices(self, part: int, parts: int):
+        """An allocator whose buffers lie one part after the other, so that all parts are one array afterwards."""
+        return lambda name, shape, dtype: self.workspace(name, (parts, *shape), dtype)[part]
+
+    def joined(self, name: str, shape, dtype) -> Tensor:
+        return self.workspace(name, shape, dtype)
+
+    def shares(self, weights: Tensor | None, batch: int, parts: int) -> Tensor:
+        """Each triple's part in the mean over triples and sides."""
+        if weights is None:
+            return torch.full((batch,), 1.0 / (batch * parts), dtype=self.entities.dtype)
+        if weights.shape != (batch,):
+            raise KgfastError(f"weights have shape {list(weights.shape)}; one for each of {batch} triples is needed")
+        total = float(weights.sum())
+        return weights.to(self.entities.dtype) / ((total if total else 1.0) * parts)
+
+    def dropout_mask(self, shape, index: int) -> Tensor | None:
+        if not self.dropout:
+            return None
+        generator = torch.Generator().manual_seed((self.seed * 0x9E3779B1 + index) % 2**63)
+        keep = torch.empty(shape, dtype=self.entities.dtype).bernoulli_(1 - self.dropout, generator=generator)
+        return keep.div_(1 - self.dropout)
+
+    def make_queries(self, triples: Tensor, side: str, allocate) -> Tensor:
+        return cpu.queries(self.entities, self.relations, triples, self.code, cpu.SIDES[side], allocate)
+
+    def adjoint(self, d_query, triples: Tensor, side: str, allocate):
+        return cpu.queries_adjoint(
+            d_query, self.entities, self.relations, triples, self.code, cpu.SIDES[side], allocate
+        )
+
+    def regularize(self, anchors, targets, relations, d_anchor, d_relation):
+        """Adds the regularizer's gradient of the batch's rows; returns (ids, rows) of the targets' own part."""
+        if self.regularizer is None or self.regularizer_weight == 0:
+            return []
+        weight = self.regularizer_weight / len(anchors)
+        d_target = self.workspace("d_target", d_anchor.shape, d_anchor.dtype).zero_()
+        kind, parts = self.regularizer, self.entity_parts
+        cpu.add_regularizer(kind, parts, weight, self.entities, anchors, d_anchor)
+        cpu.add_regularizer(kind, parts, weight, self.entities, targets, d_target)
+        if self.model.score != "rotate":  # phases have no size
+            cpu.add_regularizer(kind, self.relation_parts, weight, self.relations, relations, d_relation)
+        return [(targets, d_target)]
+
+    def update_rows(self, table, param, query, ids, coefficients, extras, similarity: int) -> None:
+        cpu.reduce_rows(query, table, ids, coefficients, extras, similarity, self.optimizer.sink(param))
+
+    def update_relations(self, extras) -> None:
+        none = self.relations.new_empty((0, 0))
+        self.update_rows(self.relations, self.model.relations, none, none.long(), none, extras, 0)
+
+
+def column(parts, which: str) -> Tensor:
+    """Anchors, targets or relations of all parts, one after the other."""
+    places = {"relation": (1, 1), "anchor": (0, 2), "target": (2, 0)}[which]
+    return torch.cat([triples[:, places[0 if side == "tail" else 1]] for triples, side in parts])
+
+
+class KnownAnswers:
+    """Known answers of each part's queries, as ranges into one array of ids for both sides."""
+
+    def __init__(self, known, model: KGEModel):
+        self.known = known.reciprocal() if model.reciprocal else known
+        self.ids = torch.cat([self.known.ids("tail"), self.known.ids("head")])
+
+    def ranges(self, parts) -> tuple[Tensor, Tensor]:
+        starts, ends = [], []
+        for triples, side in parts:
+            start, end = self.known.lookup(triples, side)
+            shift = len(self.known.ids("tail")) if side == "head" else 0
+            starts.append(start + shift)
+            ends.append(end + shift)
+        return torch.cat(starts), torch.cat(ends)
+
+
+class NegativeSamplingStep(Step):
+    """One step of negative sampling (see `kgfast.negative_sampling_loss` for objectives), with the ids drawn here.
+
+    sharing: every triple has its own `negatives`; or `chunk` triples share a list; or the batch does. filter: known answers
+    are masked, or redrawn (own lists only), or left. negative_power p > 0 draws entities in proportion to count^p.
+    """
+
+    def __init__(
+        self, model: KGEModel, optimizer: RowOptimizer, *, negatives: int, sharing: str = "none", chunk: int = 256,
+        objective: str = "logistic", margin: float = 0.0, adversarial_temperature: float = 0.0,
+        side: str = "alternate", seed: int = 0, negative_power: float = 0.0, entity_counts: Tensor | None = None,
+        known=None, filter: str = "none", regularizer: str | None = None, regularizer_weight: float = 0.0,
+        query_dropout: float = 0.0,
+    ):  # fmt: skip
+        super().__init__(model, optimizer, side=side, seed=seed, regularizer=regularizer,
+                         regularizer_weight=regularizer_weight, query_dropout=query_dropout)  # fmt: skip
+        checks.choose("sharing", sharing, SHARINGS)
+        checks.choose("objective", objective, cpu.OBJECTIVES)
+        checks.choose("filter", filter, FILTERS)
+        if negatives < 1:
+            raise KgfastError(f"negatives={negatives} must be at least 1")
+        if filter != "none" and known is None:
+            raise KgfastError(f"filter={filter!r} needs known triples")
+        if filter == "redraw" and sharing != "none":
+            raise KgfastError(f"filter='redraw' needs sharing='none'; with sharing={sharing!r} use filter='mask'")
+        if chunk < 1:
+            raise KgfastError(f"chunk={chunk} must be at least 1")
+        self.negatives, self.sharing, self.chunk, self.filter = negatives, sharing, chunk, filter
+        self.objective = cpu.OBJECTIVES.index(objective)
+        self.margin = checks.finite("margin", margin)
+        self.temperature = checks.finite("adversarial_temperature", adversarial_temperature, 0.0)
+        self.known = None if filter == "none" else KnownAnswers(known, model)
+        self.thresholds = self.aliases = self.none
+        if negative_power:
+            if entity_counts is None or len(entity_counts) != model.num_entities:
+                raise KgfastError("negative_power needs entity_counts, one for each entity")
+            self.thresholds, self.aliases = alias_table(entity_counts.double() ** negative_power)
+
+    def lists(self, batch: int) -> int:
+        return {"none": batch, "chunk": math.ceil(batch / self.chunk), "batch": 1}[self.sharing]
+
+    def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
+        """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
+        parts, batch = self.parts(triples, index), len(triples)
+        if batch == 0:
+            return torch.zeros(())
+        shares = self.shares(weights, batch, len(parts))
+        losses = [self.part(p, parts, shares, index) for p in range(len(parts))]
+        self.update(parts, batch)
+        return sum(losses)
+
+    def part(self, p: int, parts, shares, index: int) -> Tensor:
+        """Loss of one side; leaves its query, pairs and gradients in the workspace."""
+        (triples, side), allocate = parts[p], self.slices(p, len(parts))
+        query = self.make_queries(triples, side, allocate)
+        mask = self.dropout_mask(query.shape, 2 * index + p)
+        if mask is not None:
+            query *= mask
+        known = (self.none, self.none, self.none)
+        if self.known:
+            known = (*self.known.ranges([parts[p]]), self.known.ids)
+        redraw = known if self.filter == "redraw" else (self.none, self.none, self.none)
+        # a reciprocal model asks for tails only: its second part draws as the head side does
+        draw_side = "head" if side == "head" or p == 1 else "tail"
+        ids = cpu.sample_negatives(
+            self.lists(len(triples)), self.negatives, len(self.entities), cpu.SIDES[draw_side], self.seed, index,
+            self.thresholds, self.aliases, *redraw, allocate=allocate,
+        )  # fmt: skip
+        targets = column([parts[p]], "target").contiguous()
+        masked = known if self.filter == "mask" else (self.none, self.none, self.none)
+        losses, d_query, *_ = cpu.sampled_loss(
+            query, self.entities, targets, ids, *masked, shares, self.similarity, self.objective, self.margin,
+            self.temperature, True, allocate=allocate, check=False,
+        )  # fmt: skip
+        if mask is not None:
+            d_query *= mask
+        self.adjoint(d_query, triples, side, allocate)
+        return losses.sum()
+
+    def update(self, parts, batch: int) -> None:
+        rows, dim, dtype = len(parts) * batch, self.entities.shape[1], self.entities.dtype
+        lists = self.lists(batch)
+        width = 1 + self.negatives if lists == batch else 1
+        query = self.joined("query", (rows, dim), dtype)
+        ids = self.joined("ids", (rows, width), torch.int64)
+        coefficients = self.joined("coefficients", (rows, width), dtype)
+        d_anchor = self.joined("d_anchor", (rows, dim), dtype)
+        d_relation = self.joined("d_relation", (rows, self.relations.shape[1]), dtype)
+        anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
+        extras = [(anchors, d_anchor), *self.regularize(anchors, targets, relations, d_anchor, d_relation)]
+        if lists != batch:
+            count = len(parts) * lists * self.negatives
+            negatives = self.joined("negatives", (count,), torch.int64)
+            extras.append((negatives, self.joined("d_negatives", (count, dim), dtype)))
+        self.update_rows(self.entities, self.model.entities, query, ids, coefficients, extras, self.similarity)
+        self.update_relations([(relations, d_relation)])
+
+
+class OneVsAllStep(Step):
+    """One step of a loss over all entities (see `kgfast.one_vs_all_loss`), optionally with the relation-prediction head.
+
+    answers: KnownTriples of which all are right (KvsAll); None: the target alone. relation_weight: adds that times the
+    cross-entropy of the relation given head and tail (Chen et al. 2021).
+    """
+
+    def __init__(
+        self, model: KGEModel, optimizer: RowOptimizer, *, objective: str = "softmax", label_smoothing: float = 0.0,
+        answers=None, side: str = "both", seed: int = 0, regularizer: str | None = None,
+        regularizer_weight: float = 0.0, query_dropout: float = 0.0, relation_weight: float = 0.0,
+    ):  # fmt: skip
+        super().__init__(model, optimizer, side=side, seed=seed, regularizer=regularizer,
+                         regularizer_weight=regularizer_weight, query_dropout=query_dropout)  # fmt: skip
+        checks.choose("objective", objective, ("softmax", "bce"))
+        self.objective = cpu.OBJECTIVES.index(objective)
+        if not 0 <= label_smoothing < 1:
+            raise KgfastError(f"label_smoothing={label_smoothing} must be in [0, 1)")
+        self.smoothing = label_smoothing
+        self.answers = None if answers is None else KnownAnswers(answers, model)
+        self.relation_weight = checks.finite("relation_weight", relation_weight, 0.0)
+        self.relation_query = SCORES[model.score].relation_query
+        if self.relation_weight and self.relation_query is None:
+            raise KgfastError(f"relation_weight: score {model.score!r} has no query for relations")
+
+    def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
+        """Trains on triples [B, 3]; returns their loss before the step (without the relation head), a scalar."""
+        parts, batch = self.parts(triples, index), len(triples)
+        if batch == 0:
+            return torch.zeros(())
+        dim, dtype = self.entities.shape[1], self.entities.dtype
+        rows = len(parts) * batch
+        for p, (part, side) in enumerate(parts):
+            self.make_queries(part, side, self.slices(p, len(parts)))
+        query = self.joined("query", (rows, dim), dtype)
+        mask = self.dropout_mask(query.shape, index)
+        if mask is not None:
+            query *= mask
+        anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
+        if self.answers:
+            ranges = (*self.answers.ranges(parts), self.answers.ids)
+        else:
+            places = torch.arange(rows)
+            ranges = (places, places + 1, targets)
+        losses, d_query, d_table, _ = cpu.candidate_loss(
+            query, self.entities, self.entities.new_empty(0), *ranges,
+            self.shares(weights, batch, len(parts)).repeat(len(parts)), self.similarity, self.objective,
+            self.smoothing, True, allocate=self.workspace, check=False,
+        )  # fmt: skip
+        if mask is not None:
+            d_query *= mask
+        for p, (part, side) in enumerate(parts):
+            self.adjoint(d_query[p * batch : (p + 1) * batch], part, side, self.slices(p, len(parts)))
+        d_anchor = self.joined("d_anchor", (rows, dim), dtype)
+        d_relation = self.joined("d_relation", (rows, self.relations.shape[1]), dtype)
+        extras = [(anchors, d_anchor), *self.regularize(anchors, targets, relations, d_anchor, d_relation)]
+        relation_extras = [(relations, d_relation)]
+        if self.relation_weight:
+            entity_rows, relation_rows = self.relation_head(parts)
+            extras += entity_rows
+            relation_extras += relation_rows
+        none = query.new_empty((0, 0))
+        cpu.reduce_rows(none, self.entities, none.long(), none, extras, 0, cpu.sink("dense", d_table))
+        cpu.update_all_rows(d_table, self.optimizer.sink(self.model.entities))
+        self.update_relations(relation_extras)
+        return losses.sum()
+
+    def relation_head(self, parts):
+        """Gradients of relation_weight * cross-entropy(relation | head, tail): entity rows, and all relation rows."""
+        triples = torch.cat([part for part, _ in parts])
+        heads, tails = triples[:, 0].contiguous(), triples[:, 2].contiguous()
+        with torch.enable_grad():
+            head_rows, tail_rows = (self.entities[ids].requires_grad_() for ids in (heads, tails))
+            query = self.relation_query(head_rows, tail_rows)
+        places = torch.arange(len(triples))
+        share = query.new_full((len(triples),), self.relation_weight / len(triples))
+        _, d_query, d_table, _ = cpu.candidate_loss(
+            query.detach().contiguous(), self.relations, query.new_empty(0), places, places + 1,
+            triples[:, 1].contiguous(), share, self.similarity, cpu.OBJECTIVES.index("softmax"), 0.0, True, check=False,
+        )  # fmt: skip
+        d_heads, d_tails = torch.autograd.grad(query, (head_rows, tail_rows), d_query)
+        return (
+            [(heads, d_heads.contiguous()), (tails, d_tails.contiguous())],
+            [(torch.arange(len(self.relations)), d_table)],
+        )

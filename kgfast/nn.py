@@ -1,0 +1,149 @@
+"""Models: two tables and the name of a score."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from kgfast import checks, functional
+from kgfast.errors import KgfastError
+from kgfast.reference import SCORES
+
+
+class KGEModel(nn.Module):
+    """Entities [E, dim] and relations [R, width] of a score; with `reciprocal` a second row a relation, r + R, which ranks
+    heads as tails of the inverse relation (Lacroix et al. 2018).
+
+    init_scale: standard deviation of the entries; None: uniform Xavier. Phases of rotate are uniform on [-pi, pi].
+    The same seed gives the same tables.
+    """
+
+    def __init__(
+        self,
+        num_entities: int,
+        num_relations: int,
+        dim: int,
+        *,
+        score: str,
+        reciprocal: bool = False,
+        init_scale: float | None = None,
+        seed: int = 0,
+        dtype=torch.float32,
+    ):
+        super().__init__()
+        checks.choose("score", score, SCORES)
+        spec = SCORES[score]
+        for name, value in (("num_entities", num_entities), ("num_relations", num_relations), ("dim", dim)):
+            if value < 1:
+                raise KgfastError(f"{name}={value} must be at least 1")
+        if spec.even_dim and dim % 2:
+            raise KgfastError(f"dim={dim} must be even for score {score!r}")
+        self.score, self.dim, self.reciprocal = score, dim, reciprocal
+        self.num_entities, self.num_relations = num_entities, num_relations
+        generator = torch.Generator().manual_seed(seed)
+        rows = num_relations * (2 if reciprocal else 1)
+        self.entities = nn.Parameter(self.initial(num_entities, dim, init_scale, generator, dtype))
+        width = spec.relation_width(dim)
+        if score == "rotate":
+            phases = (torch.rand(rows, width, generator=generator) * 2 - 1) * math.pi
+            self.relations = nn.Parameter(phases.to(dtype))
+        else:
+            self.relations = nn.Parameter(self.initial(rows, width, init_scale, generator, dtype))
+
+    @staticmethod
+    def initial(rows: int, width: int, scale: float | None, generator, dtype) -> Tensor:
+        if scale is None:
+            bound = math.sqrt(6.0 / (rows + width))
+            return ((torch.rand(rows, width, generator=generator) * 2 - 1) * bound).to(dtype)
+        return (torch.randn(rows, width, generator=generator) * scale).to(dtype)
+
+    def turned(self, triples: Tensor, side: str) -> tuple[Tensor, str]:
+        """The triples and side that rank `side` in this model: heads become tails of the reciprocal relation."""
+        if not self.reciprocal or side == "tail":
+            return triples, side
+        head, relation, tail = triples.unbind(1)
+        return torch.stack([tail, relation + self.num_relations, head], 1), "tail"
+
+    def check(self, triples: Tensor) -> None:
+        """Relations must be those of the graph: the reciprocal rows are the model's own."""
+        if self.reciprocal and triples.numel() and int(triples[:, 1].max()) >= self.num_relations:
+            raise KgfastError(f"triples hold relation {int(triples[:, 1].max())}; the graph has {self.num_relations}")
+
+    def forward(self, triples: Tensor) -> Tensor:
+        return self.score_triples(triples)
+
+    def score_triples(self, triples: Tensor) -> Tensor:
+        """[B] scores, as tail queries."""
+        self.check(triples)
+        return functional.score_triples(self.entities, self.relations, triples, score=self.score)
+
+    def score_candidates(self, triples: Tensor, side: str = "tail") -> Tensor:
+        """[B, E] scores of every entity in place of the tail or head."""
+        self.check(triples)
+        turned, side = self.turned(triples, side)
+        return functional.score_candidates(self.entities, self.relations, turned, score=self.score, side=side)
+
+    def known_for(self, known, side: str):
+        """The known answers as this model asks for them: a reciprocal model asks for heads as tails."""
+        if known is None or not self.reciprocal or side == "tail":
+            return known
+        if self._reciprocal_known is None or self._reciprocal_known[0] is not known:
+            self._reciprocal_known = (known, known.reciprocal())
+        return self._reciprocal_known[1]
+
+    _reciprocal_known = None
+
+    def rank(self, triples: Tensor, side: str, known=None, ties: str = "realistic") -> Tensor:
+        """Filtered ranks, float64 [B]."""
+        self.check(triples)
+        turned, turned_side = self.turned(triples, side)
+        return functional.rank(
+            self.entities, self.relations, turned, score=self.score, side=turned_side,
+            known=self.known_for(known, side), ties=ties,
+        )  # fmt: skip
+
+    def topk(self, triples: Tensor, k: int, side: str, exclude=None) -> tuple[Tensor, Tensor]:
+        """(scores, ids) [B, k] of the best candidates."""
+        self.check(triples)
+        turned, turned_side = self.turned(triples, side)
+        return functional.topk(
+            self.entities, self.relations, turned, k, score=self.score, side=turned_side,
+            exclude=self.known_for(exclude, side),
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return (
+            f"score={self.score!r}, entities={self.num_entities}, relations={self.num_relations}, dim={self.dim}, "
+            f"reciprocal={self.reciprocal}"
+        )
+
+
+class TransE(KGEModel):
+    """-|h + r - t|_p, p = 1 or 2 (Bordes et al. 2013)."""
+
+    def __init__(self, num_entities: int, num_relations: int, dim: int, *, p: int = 1, **options):
+        checks.choose("p", p, (1, 2))
+        super().__init__(num_entities, num_relations, dim, score=f"transe_l{p}", **options)
+
+
+class DistMult(KGEModel):
+    """sum_d h_d r_d t_d (Yang et al. 2015)."""
+
+    def __init__(self, num_entities: int, num_relations: int, dim: int, **options):
+        super().__init__(num_entities, num_relations, dim, score="distmult", **options)
+
+
+class ComplEx(KGEModel):
+    """Re sum_k h_k r_k conj(t_k) over dim / 2 complex numbers (Trouillon et al. 2016)."""
+
+    def __init__(self, num_entities: int, num_relations: int, dim: int, **options):
+        super().__init__(num_entities, num_relations, dim, score="complex", **options)
+
+
+class RotatE(KGEModel):
+    """-sum_k |h_k e^{i theta_k} - t_k| over dim / 2 complex numbers (Sun et al. 2019)."""
+
+    def __init__(self, num_entities: int, num_relations: int, dim: int, **options):
+        super().__init__(num_entities, num_relations, dim, score="rotate", **options)
