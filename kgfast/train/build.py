@@ -35,13 +35,16 @@ def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> K
 
 
 def build_optimizer(config: TrainConfig, model: KGEModel) -> torch.optim.Optimizer:
-    """The row optimizer over both tables."""
+    """The row optimizer over both tables, with its state, which a checkpoint may fill."""
     parameters = [model.entities, model.relations]
     if config.optimizer == "adam":
-        return optim.RowAdam(parameters, lr=config.lr)
-    if config.optimizer == "sgd":
-        return optim.RowSGD(parameters, lr=config.lr)
-    return optim.RowAdagrad(parameters, lr=config.lr, full=config.optimizer == "adagrad")
+        optimizer = optim.RowAdam(parameters, lr=config.lr)
+    elif config.optimizer == "sgd":
+        optimizer = optim.RowSGD(parameters, lr=config.lr)
+    else:
+        optimizer = optim.RowAdagrad(parameters, lr=config.lr, full=config.optimizer == "adagrad")
+    optimizer.ensure_state()
+    return optimizer
 
 
 def build_step(

@@ -100,7 +100,7 @@ class TrainConfig(BaseModel):
     batch_size: int = Field(1024, gt=0, description="triples a step")
     epochs: int | None = Field(None, gt=0, description="passes over the triples")
     minutes: float | None = Field(
-        None, gt=0, description="bound on training time; the final evaluation comes after it"
+        None, gt=0, description="bound on training with its validations; the final evaluation comes after it"
     )
 
     validate_every: int = Field(

@@ -138,6 +138,8 @@ class Training:
         if self.best is not None:
             checkpoint.load_tables(self.model, self.best)
         splits = [split for split in ("test", "valid") if len(getattr(self.graph, split))]
+        asked = " and ".join(splits) or "nothing"
+        self.say(f"stopped by {stopped} after {self.epoch():.1f} epochs; evaluating {asked}")
         details = evaluate(self.model, self.graph, splits[0], details=True) if splits else None
         metrics: dict[str, Any] = {"test": None, "valid": None}
         for split in splits:
