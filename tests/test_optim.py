@@ -1,5 +1,7 @@
 """Row optimizers against their formulas and against torch.optim, for dense and sparse gradients."""
 
+import copy
+
 import pytest
 import torch
 
@@ -149,7 +151,7 @@ def test_state_survives_saving_and_a_scheduler_sets_the_rate(kind):
         optimizer.step()
     other = torch.nn.Parameter(parameter.detach().clone())
     restored = KINDS[kind]([other])
-    restored.load_state_dict(optimizer.state_dict())
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for ids, rows in steps[2:]:
         for each, its in ((parameter, optimizer), (other, restored)):
             each.grad = as_gradient(ids, rows, "coalesced")
