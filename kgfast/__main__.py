@@ -1,0 +1,5 @@
+"""`python -m kgfast` is `kgfast`."""
+
+from kgfast.cli import main
+
+main()

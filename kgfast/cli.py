@@ -1,0 +1,369 @@
+"""The command line: results on standard output, progress and errors on standard error; torch comes late."""
+
+import json
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from kgfast.errors import CheckpointError, ConfigError, KgfastError
+
+app = typer.Typer(
+    name="kgfast",
+    help="Knowledge-graph embeddings on fused kernels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else there.")
+]
+Data = Annotated[
+    str | None, typer.Option(help="Where the run's data lies now.", show_default="as in training")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+
+
+def main(arguments=None):
+    """Run the command line; a KgfastError or OSError ends in one red line and code 2.
+
+    KGFAST_DEBUG=1 shows the traceback instead.
+    """
+    try:
+        app(arguments, prog_name="kgfast")
+    except (KgfastError, OSError) as error:
+        if os.environ.get("KGFAST_DEBUG") == "1":
+            raise
+        errors().print(f"error: {error}", style="bold red", soft_wrap=True)
+        sys.exit(2)
+
+
+def screen():
+    return Console(highlight=False, markup=False)  # names may hold brackets
+
+
+def errors():
+    return Console(stderr=True, highlight=False, markup=False)
+
+
+def setting(help, **more):
+    """An option of `train`; None means not given, so that recipe, file and pairs count."""
+    return typer.Option(show_default=False, help=help, **more)
+
+
+@app.command()
+def train(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Any setting.", show_default=False),
+    ] = None,
+    data: Annotated[
+        str | None, setting("Dataset folder, file of triples, or built-in graph (world).")
+    ] = None,
+    recipe: Annotated[
+        str | None, setting("A whole configuration: complex-n3, distmult, transe, rotate.")
+    ] = None,
+    model: Annotated[
+        str | None, setting("transe_l1, transe_l2, distmult, complex, rotate, simple, cp, rescal.")
+    ] = None,
+    dim: Annotated[int | None, setting("Real numbers in the row of an entity.")] = None,
+    batch_size: Annotated[int | None, setting("Triples a step.")] = None,
+    negatives: Annotated[int | None, setting("Sampled negatives per triple.")] = None,
+    negative_sharing: Annotated[
+        str | None, setting("Who shares negatives.", metavar="none|chunk|batch")
+    ] = None,
+    objective: Annotated[str | None, setting("Loss.", metavar="logistic|softmax|bce|margin")] = None,
+    optimizer: Annotated[str | None, setting("Optimizer.", metavar="row_adagrad|adagrad|adam|sgd")] = None,
+    lr: Annotated[float | None, setting("Learning rate.")] = None,
+    epochs: Annotated[int | None, setting("Passes over the triples.")] = None,
+    minutes: Annotated[float | None, setting("Bound on training time; evaluation comes after it.")] = None,
+    seed: Annotated[int | None, setting("Source of all randomness.")] = None,
+    threads: Annotated[int | None, setting("CPU threads.")] = None,
+    device: Annotated[str | None, setting("cpu, cuda or cuda:N.")] = None,
+    out: Annotated[Path | None, setting("Folder of the run; by default a new one under runs/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    as_json: Json = False,
+):
+    """Train a model and evaluate it; leaves RUN/config.yaml, metrics.json, checkpoint/ and report.html.
+
+    Settings count in this order, later ones win: recipe, YAML file, KEY=VALUE pairs, options.
+    """
+    options = {key: value for key, value in locals().items() if key not in ("settings", "as_json")}
+    options |= {"out": None if out is None else str(out), "resume": resume or None}
+    files = [word for word in settings or () if "=" not in word]
+    if len(files) > 1:
+        raise ConfigError(f"one YAML file at most, got {' and '.join(files)}")
+    from kgfast.train.config import resolve
+
+    pairs = [word for word in settings or () if "=" in word]
+    config = resolve(files[0] if files else None, pairs=pairs, options=options)
+    from kgfast.data import KnowledgeGraph
+    from kgfast.train import loop
+
+    graph = KnowledgeGraph.load(config.data)
+    run = loop.run_folder(config, graph, config.resume)
+    console = errors()
+    console.print(f"{graph.name}: {graph.num_entities:,} entities, {graph.num_relations:,} relations")
+    try:
+        metrics = loop.train(config.replace(out=str(run)), resume=config.resume, console=console, graph=graph)
+    except KeyboardInterrupt as stop:
+        console.print(str(stop) or "interrupted")
+        raise typer.Exit(130) from None
+    if as_json:
+        return print_json({"run": str(run), **metrics})
+    table = metrics_table()
+    for split in ("test", "valid"):
+        if metrics[split]:
+            add_sides(table, split, metrics[split])
+    speed = metrics["train"]
+    console = screen()
+    if table.row_count:
+        console.print(table)
+    memory = speed["peak_memory_bytes"] / 2**20
+    console.print(
+        f"{speed['triples_per_second']:,.0f} triples/s, {speed['seconds']:,.1f} s, {memory:,.0f} MiB"
+    )
+    console.print(f"{run / 'report.html'}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    details: Annotated[
+        bool, typer.Option("--details", help="Also by relation and kind of relation.")
+    ] = False,
+    ties: Annotated[str, typer.Option(help="realistic, optimistic or pessimistic.")] = "realistic",
+    batch_size: Annotated[int, typer.Option(min=1, help="Triples ranked at once.")] = 512,
+    data: Data = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+):
+    """Filtered ranking of a run: all triples of a split, both sides, all entities."""
+    from kgfast.evaluate.metrics import evaluate
+
+    model, graph = open_run(run, data, threads, device)
+    with progress_bar(f"ranking {split}") as advance:
+        found = evaluate(
+            model, graph, split, batch_size=batch_size, ties=ties, details=details, progress=advance
+        )
+    if as_json:
+        return print_json(found)
+    table = metrics_table()
+    add_sides(table, split, found)
+    console = screen()
+    console.print(table)
+    if details:
+        console.print(
+            details_table(
+                "kind", [(name, part["relations"], part) for name, part in found["per_category"].items()]
+            )
+        )
+        rows = [(part["relation"], part["category"], part) for part in found["per_relation"]]
+        console.print(details_table("relation", rows[:25]))
+        if len(rows) > 25:
+            console.print(f"and {len(rows) - 25} more relations: --json prints all")
+        if "unseen" in found["entities"]:
+            console.print(
+                details_table("entities", [(name, "", part) for name, part in found["entities"].items()])
+            )
+
+
+@app.command()
+def predict(
+    run: Run,
+    head: Annotated[str | None, typer.Option(help="Name of the head.", show_default=False)] = None,
+    relation: Annotated[str | None, typer.Option(help="Name of the relation.", show_default=False)] = None,
+    tail: Annotated[str | None, typer.Option(help="Name of the tail.", show_default=False)] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of answers.")] = 10,
+    known: Annotated[str, typer.Option(help="Known answers: exclude, mark or ignore.")] = "exclude",
+    data: Data = None,
+    as_json: Json = False,
+):
+    """The best answers: give two of --head, --relation and --tail."""
+    from kgfast.evaluate.predict import predict
+
+    model, graph = open_run(run, data, names_only=known == "ignore")
+    rows = predict(model, graph, head=head, relation=relation, tail=tail, k=k, known=known)
+    if as_json:
+        return print_json({"head": head, "relation": relation, "tail": tail, "answers": rows})
+    labelled = any(row["label"] != row["name"] for row in rows)
+    words = ["name"] + ["label"] * labelled
+    table = plain_table(["", *words, "score"] + ["known"] * (known == "mark"), left=range(1, 1 + len(words)))
+    for row in rows:
+        marks = ["yes" if row["known"] else ""] if known == "mark" else []
+        table.add_row(str(row["rank"]), *(row[word] for word in words), f"{row['score']:.4f}", *marks)
+    screen().print(table if rows else "no answers remain: all are known (--known mark shows them)")
+
+
+@app.command()
+def ask(run: Run, question: Annotated[str, typer.Argument(help="A question in words.", show_default=False)]):
+    """Answer a question in words, with a run that was trained on questions."""
+    open_run(run, names_only=True)
+    raise KgfastError(
+        f"{run} was not trained with questions, so it can't answer {question!r}; try `kgfast predict`"
+    )
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
+    format: Annotated[str, typer.Option(help="npy, safetensors or word2vec.")] = "npy",
+    as_json: Json = False,
+):
+    """Write embeddings and names for other programs."""
+    from kgfast.evaluate.export import export
+
+    model, names = open_run(run, names_only=True)
+    written = export(model, names, out, format)
+    if as_json:
+        return print_json({"format": format, "files": [str(path) for path in written]})
+    for path in written:
+        print(path)
+    if format == "word2vec" and any(name.split() != [name] for name in names.entity_names):
+        errors().print("white space in names is written as an underscore in .vec files")
+
+
+@app.command()
+def bench(
+    threads: Threads = None,
+    dim: Annotated[int, typer.Option(min=2, help="Real numbers in the row of an entity.")] = 256,
+    as_json: Json = False,
+):
+    """Measure the ops on this machine, after checking them against the reference."""
+    from kgfast.bench import bench
+
+    with progress_bar("measuring") as advance:
+        found = bench(threads=threads, dim=dim, progress=advance)
+    if as_json:
+        return print_json(found)
+    shape = found["shape"]
+    table = plain_table(["op", "score", "triples/s", "ms"], left=(0, 1))
+    for row in found["results"]:
+        table.add_row(
+            row["op"], row["score"], f"{row['triples_per_second']:,.0f}", f"{row['milliseconds']:.2f}"
+        )
+    console = screen()
+    console.print(table)
+    console.print(
+        ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in shape.items())
+        + f"; {found['threads']} threads"
+    )
+
+
+@app.command()
+def info(as_json: Json = False):
+    """Versions, processor, threads and backends."""
+    from kgfast.info import collect
+
+    found = collect()
+    if as_json:
+        return print_json(found)
+    table = plain_table(["", ""], left=(0, 1))
+    table.show_header = False
+    for key, value in found.items():
+        if key != "backends":
+            table.add_row(key, (", ".join(value) or "none") if isinstance(value, list) else str(value))
+    for name, reason in found["backends"].items():
+        table.add_row(f"backend {name}", "available" if reason is None else f"not available: {reason}")
+    screen().print(table)
+
+
+@app.command(name="data")
+def show_data(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="PATH", help="Dataset folder, file, or built-in graph.", show_default=False),
+    ],
+    as_json: Json = False,
+):
+    """What a dataset holds, and what is wrong with it."""
+    from kgfast.data import KnowledgeGraph
+
+    report = KnowledgeGraph.load(source).report
+    if as_json:
+        return print_json(report.as_dict())
+    for line in report.lines():
+        print(line)
+
+
+def open_run(run, data=None, threads=None, device="cpu", names_only=False):
+    """(model, graph) of a run; with `names_only` id maps stand in for the graph, whose data may be gone."""
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run (a folder that `kgfast train` wrote)")
+    import torch
+
+    from kgfast.train.checkpoint import load_run, read_manifest
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: no CUDA device is available, use cpu")
+    model, names, config = load_run(run)
+    if names_only:
+        return model, names
+    from kgfast.data import KnowledgeGraph
+
+    graph = KnowledgeGraph.load(data or config.data)
+    if graph.fingerprint != read_manifest(run)["graph"]["fingerprint"]:
+        raise CheckpointError(
+            f"{run} was trained on other data than {data or config.data} holds now: names or triples differ"
+        )
+    return model.to(device), graph
+
+
+def print_json(value):
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+@contextmanager
+def progress_bar(text):
+    """A bar on standard error, where that is a terminal; yields the function to call with (done, total)."""
+    from rich.progress import Progress
+
+    console = errors()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(text)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def plain_table(headings, left=(0,)):
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    for column, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if column in left else "right", overflow="fold")
+    return table
+
+
+def metrics_table():
+    return plain_table(["", "MRR", "Hits@1", "Hits@3", "Hits@10", "mean rank"])
+
+
+def add_sides(table, name, found):
+    for title, part in ((name, found), ("  tail", found["tail"]), ("  head", found["head"])):
+        values = [f"{part[key]:.4f}" for key in ("mrr", "hits@1", "hits@3", "hits@10")]
+        style = "bold" if part is found else "dim"
+        table.add_row(title, *values, f"{part['mean_rank']:,.1f}", style=style)
+
+
+def details_table(what, rows):
+    table = plain_table([what, "", "triples", "MRR", "Hits@10", "MRR tail", "MRR head"], left=(0, 1))
+    for name, note, part in rows:
+        numbers = (part["mrr"], part["hits@10"], part["tail"]["mrr"], part["head"]["mrr"])
+        table.add_row(name, str(note), f"{part['triples']:,}", *(f"{value:.4f}" for value in numbers))
+    table.title, table.title_justify, table.title_style = "", "left", "none"
+    return table
+
+
+if __name__ == "__main__":
+    main()

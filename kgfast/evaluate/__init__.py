@@ -1,0 +1,8 @@
+"""What a trained model is worth and what it says: metrics, predictions, exports and the report."""
+
+from kgfast.evaluate.export import export
+from kgfast.evaluate.metrics import evaluate
+from kgfast.evaluate.predict import predict
+from kgfast.evaluate.report import write_report
+
+__all__ = ["evaluate", "export", "predict", "write_report"]

@@ -1,0 +1,196 @@
+"""Filtered ranking: every triple of a split, both sides, every entity a candidate. Nothing is sampled."""
+
+import torch
+
+from kgfast.errors import ConfigError, DataError, KgfastError
+
+HITS = (1, 3, 10)
+TIES = ("realistic", "optimistic", "pessimistic")
+CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
+CATEGORY_THRESHOLD = 1.5  # Bordes et al. 2013, section 4.3
+
+
+def evaluate(model, graph, split="test", *, batch_size=512, progress=None, ties="realistic", details=False):
+    """Rank the right answer of every (head, relation, ?) and (?, relation, tail) among all entities.
+
+    The other known answers (train + valid + test) are left out of the ranking. With ties, "realistic"
+    is the mean of the best and the worst rank. Entities that training never saw take part like all others.
+
+        mrr = mean(1 / rank)    hits@k = mean(rank <= k)    mean_rank = mean(rank)
+
+    Returns a dict with mrr, hits@1, hits@3, hits@10, mean_rank and triples: on top the mean over both sides,
+    under "head" and "tail" each side alone ("tail" ranks tails). `details=True` adds those of `rank_details`.
+    `progress(done, total)` is called after each batch, counted in queries (two a triple).
+    Memory: two float64 a triple, and what `model.rank` needs for one batch. ConfigError on unknown arguments,
+    DataError on an empty split or a graph of another size, KgfastError where scores aren't finite numbers.
+    """
+    triples = split_triples(graph, split)
+    if ties not in TIES:
+        raise ConfigError(f"ties={ties!r}: must be one of {', '.join(TIES)}")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+    check_model_fits(model, graph)
+    ranks = all_ranks(model, graph, triples, batch_size=batch_size, progress=progress, ties=ties)
+    result = summarize(torch.cat([ranks["tail"], ranks["head"]]))
+    result["triples"] = len(triples)
+    for side in ("head", "tail"):
+        result[side] = summarize(ranks[side])
+    if details:
+        result |= rank_details(graph, triples, ranks)
+    return result
+
+
+def split_triples(graph, split):
+    """The triples [M, 3] of a named split; an error that says what there is where it's unknown or empty."""
+    if split not in ("train", "valid", "test"):
+        raise ConfigError(f"split={split!r}: must be one of train, valid, test")
+    triples = getattr(graph, split)
+    if len(triples) == 0:
+        filled = [name for name in ("train", "valid", "test") if len(getattr(graph, name))]
+        raise DataError(
+            f"graph {graph.name!r} has no {split} triples to evaluate; it has: {', '.join(filled) or 'none'}"
+        )
+    return triples
+
+
+def check_model_fits(model, graph):
+    """Raise DataError unless the model was made for as many entities and relations as the graph has."""
+    for what in ("num_entities", "num_relations"):
+        have, want = getattr(model, what), getattr(graph, what)
+        if have != want:
+            raise DataError(
+                f"the model has {what} = {have}, graph {graph.name!r} has {want}: they don't belong together"
+            )
+
+
+@torch.no_grad()
+def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="realistic"):
+    """Filtered ranks {"tail": [M], "head": [M]}, float64 on the CPU, in the order of `triples`."""
+    device = model.entities.device
+    # Every comparison with NaN is false, so a diverged model would rank everything first: refuse instead.
+    for name in ("entities", "relations"):
+        bad = int((~torch.isfinite(getattr(model, name))).any(dim=1).sum())
+        if bad:
+            raise KgfastError(
+                f"model.{name} has {bad} rows that aren't finite: training diverged, try a lower lr"
+            )
+    known = graph.known().to(device)
+    total = 2 * len(triples)
+    ranks = {side: torch.empty(len(triples), dtype=torch.float64) for side in ("tail", "head")}
+    training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(triples), batch_size):
+            batch = triples[start : start + batch_size].to(device)
+            scores = model.score_triples(batch)
+            if not bool(torch.isfinite(scores).all()):
+                row = start + int((~torch.isfinite(scores)).nonzero()[0])
+                raise KgfastError(
+                    f"the score of triple {triples[row].tolist()} isn't finite: training diverged"
+                )
+            for side in ranks:
+                ranks[side][start : start + len(batch)] = model.rank(
+                    batch, side, known=known, ties=ties
+                ).cpu()
+            if progress is not None:
+                progress(2 * min(start + batch_size, len(triples)), total)
+    finally:
+        model.train(training)
+    return ranks
+
+
+def summarize(ranks):
+    """mrr, hits@k and mean_rank of float64 ranks [N], N > 0."""
+    result = {"mrr": float(ranks.reciprocal().mean())}
+    for k in HITS:
+        result[f"hits@{k}"] = float((ranks <= k).double().mean())
+    result["mean_rank"] = float(ranks.mean())
+    return result
+
+
+def rank_details(graph, triples, ranks):
+    """What lies behind the means: a dict with
+
+    per_relation  a list over the relations of the split, most frequent first: relation, category, METRICS
+    per_category  "1-1", "1-n", "n-1", "n-n" -> relations, METRICS; "not in train" where there are such
+    histogram     edges [n + 1], tail [n], head [n]: the number of ranks with edge[i] <= rank < edge[i + 1]
+    entities      "seen" (both entities occur in train) and "unseen" (one doesn't) -> METRICS
+
+    METRICS are triples, mrr and hits@10 over both sides, and under "head" and "tail" each side's.
+    """
+    triples = triples.cpu()
+    categories = relation_categories(graph)
+    relations = triples[:, 1]
+    per_relation = []
+    for relation in relations.unique().tolist():
+        entry = {"relation": str(graph.relation_names[relation]), "category": categories[relation]}
+        per_relation.append(entry | group_metrics(ranks, relations == relation))
+    per_relation.sort(key=lambda entry: (-entry["triples"], entry["relation"]))
+
+    per_category = {}
+    for category in (*CATEGORIES, "not in train"):
+        members = [relation for relation, its in enumerate(categories) if its == category]
+        chosen = torch.isin(relations, torch.tensor(members, dtype=torch.int64))
+        if chosen.any():
+            per_category[category] = {"relations": len(relations[chosen].unique())} | group_metrics(
+                ranks, chosen
+            )
+
+    in_train = torch.zeros(graph.num_entities, dtype=torch.bool)
+    in_train[graph.train[:, [0, 2]].flatten().cpu()] = True
+    seen = in_train[triples[:, 0]] & in_train[triples[:, 2]]
+    entities = {
+        name: group_metrics(ranks, rows) for name, rows in (("seen", seen), ("unseen", ~seen)) if rows.any()
+    }
+    return {
+        "per_relation": per_relation,
+        "per_category": per_category,
+        "histogram": histogram(ranks, graph.num_entities),
+        "entities": entities,
+    }
+
+
+def group_metrics(ranks, chosen):
+    """The METRICS of rank_details for the triples chosen by a bool [M] (at least one)."""
+    sides = {side: summarize(values[chosen]) for side, values in ranks.items()}
+    result = {"triples": int(chosen.sum())}
+    for key in ("mrr", "hits@10"):
+        result[key] = (sides["tail"][key] + sides["head"][key]) / 2
+    for side in ("head", "tail"):
+        result[side] = {key: sides[side][key] for key in ("mrr", "hits@10")}
+    return result
+
+
+def relation_categories(graph):
+    """For each relation id "1-1", "1-n", "n-1" or "n-n", or "not in train".
+
+    "1-n": a head has at least 1.5 tails on average over the training triples; "n-1": a tail has 1.5 heads.
+    """
+    head, relation, tail = graph.train.cpu().unbind(1)
+    count = torch.bincount(relation, minlength=graph.num_relations)
+
+    def distinct(entity):
+        pairs = (relation * graph.num_entities + entity).unique()
+        return torch.bincount(pairs // graph.num_entities, minlength=graph.num_relations)
+
+    many_tails = (count >= CATEGORY_THRESHOLD * distinct(head)).tolist()
+    many_heads = (count >= CATEGORY_THRESHOLD * distinct(tail)).tolist()
+    return [
+        ("n" if heads else "1") + "-" + ("n" if tails else "1") if used else "not in train"
+        for used, heads, tails in zip(count.tolist(), many_heads, many_tails, strict=True)
+    ]
+
+
+def histogram(ranks, num_entities):
+    """Counts of ranks in bins that widen by half decades: 1, 2, 3, 4-9, 10-29, 30-99, ... num_entities."""
+    edges = [1, 2, 3, 4]
+    step = 10
+    while edges[-1] <= num_entities:
+        edges.append(step)
+        step = step * 3 if str(step)[0] == "1" else step // 3 * 10
+    bounds = torch.tensor(edges, dtype=torch.float64)
+    result = {"edges": edges}
+    for side, values in ranks.items():
+        bins = torch.bucketize(values, bounds, right=True) - 1
+        result[side] = torch.bincount(bins, minlength=len(edges) - 1).tolist()
+    return result

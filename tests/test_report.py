@@ -1,0 +1,181 @@
+"""RUN/report.html and its charts."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from kgfast.data import KnowledgeGraph
+from kgfast.errors import KgfastError
+from kgfast.evaluate import evaluate, plots, write_report
+from kgfast.evaluate.embedding_map import entity_groups, principal_axes
+from kgfast.nn import KGEModel
+
+VOID = {"meta", "br", "link", "img"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects text by the tag around it."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.texts, self.tags, self.attributes = [], [], set(), []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes += attributes
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+
+def run_folder(path, model, graph, history=True):
+    """What training leaves, as far as the report reads it."""
+    path.mkdir()
+    found = evaluate(model, graph)
+    train = {"triples_per_second": 12_345.6, "seconds": 83.2, "peak_memory_bytes": 300 * 2**20}
+    tasks = {"qa": {"test": {"hits@1": 0.5, "f1": 0.25}}}
+    metrics = {"test": found, "valid": None, "train": train, "tasks": tasks}
+    (path / "metrics.json").write_text(json.dumps(metrics))
+    (path / "config.yaml").write_text("model: distmult\ndim: 8\n")
+    if history:
+        rows = [
+            {"step": 9 * n, "epoch": n / 2, "loss": 5 / n, "triples_per_second": 1e4 + n} for n in range(1, 9)
+        ]
+        rows.insert(4, {"step": 36, "epoch": 2.0, "valid": {"mrr": 0.25, "hits@10": 0.5}})
+        (path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_report_of_the_world(tmp_path):
+    graph = KnowledgeGraph.load("world")
+    model = KGEModel(graph.num_entities, graph.num_relations, 8, score="distmult")
+    run = run_folder(tmp_path / "run", model, graph)
+    path = write_report(run, model=model, graph=graph)
+    assert path == run / "report.html"
+    assert sorted(file.name for file in run.iterdir()) == [
+        "config.yaml",
+        "history.jsonl",
+        "metrics.json",
+        "report.html",
+    ]
+    page = Page(path.read_text(encoding="utf-8"))
+    headings = [text for tag, text in page.texts if tag == "h2"]
+    assert headings == [
+        "Training",
+        "Ranking",
+        "Relations",
+        "Map of entities",
+        "Other tasks",
+        "Settings",
+        "Data",
+    ]
+    assert [text for tag, text in page.texts if tag == "h3"][:3] == ["Loss", "Valid MRR", "Triples a second"]
+    cells = [text for tag, text in page.texts if tag == "td"]
+    assert set(map(str, graph.relation_names[:])) & set(cells)
+    assert "Europe" in [text for tag, text in page.texts if tag == "span"]  # the map's legend
+    assert "France" in [text for tag, text in page.texts if tag in ("title", "text")]
+    assert any("continent" in text for tag, text in page.texts if tag == "p")
+
+
+def test_report_is_one_file_without_network_or_scripts(tmp_path):
+    graph = KnowledgeGraph.load("world")
+    model = KGEModel(graph.num_entities, graph.num_relations, 8, score="distmult")
+    html = write_report(run_folder(tmp_path / "run", model, graph), model=model, graph=graph).read_text(
+        "utf-8"
+    )
+    page = Page(html)
+    assert page.tags.isdisjoint({"script", "link", "img", "iframe", "object"})
+    assert not [pair for pair in page.attributes if pair[0] in ("src", "href") or "url(" in str(pair[1])]
+    assert "http" not in html
+    assert not [pair for pair in page.attributes if "nan" in re.split("[^a-z]+", str(pair[1]))]
+
+
+def test_names_are_text_not_markup(tmp_path):
+    names = ["<script>alert(1)</script>", "a & b", '"c"', "$title"]
+    graph = KnowledgeGraph.from_arrays(
+        [[0, 0, 1], [1, 0, 2]], None, [[2, 0, 3]], entity_names=names, relation_names=["<i>is</i> $body"]
+    )
+    model = KGEModel(4, 1, 4, score="distmult")
+    run = run_folder(tmp_path / "run", model, graph, history=False)
+    page = Page(write_report(run, model=model, graph=graph).read_text(encoding="utf-8"))
+    assert page.tags.isdisjoint({"script", "b&b"})
+    texts = [text for _, text in page.texts]
+    assert "<i>is</i> $body" in texts
+    assert set(names) <= set(texts)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_smallest_models(tmp_path, dim):
+    graph = KnowledgeGraph.from_arrays([[0, 0, 1]])  # nothing to rank, too small for a map
+    model = KGEModel(2, 1, dim, score="transe_l1")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.json").write_text('{"test": null, "valid": null, "train": {}}')
+    (run / "config.yaml").write_text("dim: 1\n")
+    html = write_report(run, model=model, graph=graph).read_text(encoding="utf-8")
+    assert "Too few entities" in html
+    wide = KnowledgeGraph.from_arrays([[0, 0, 1], [2, 0, 3]], None, [[1, 0, 2]])
+    model = KGEModel(4, 1, dim, score="transe_l1")
+    with torch.no_grad():
+        model.entities.fill_(1.0)  # all in one place
+    Page(write_report(run, model=model, graph=wide).read_text(encoding="utf-8"))
+
+
+def test_a_broken_history_is_named(tmp_path):
+    graph = KnowledgeGraph.from_arrays([[0, 0, 1], [1, 0, 2]], None, [[2, 0, 0]])
+    model = KGEModel(3, 1, 4, score="distmult")
+    run = run_folder(tmp_path / "run", model, graph)
+    (run / "history.jsonl").write_text('{"epoch": 1')
+    with pytest.raises(KgfastError, match="history.jsonl isn't JSON lines"):
+        write_report(run, model=model, graph=graph)
+    assert not (run / "report.html").exists()
+
+
+def test_entity_groups():
+    world = KnowledgeGraph.load("world")
+    relation, group, names = entity_groups(world)
+    assert relation == "continent"
+    assert {"Europe", "Asia", "Africa"} <= set(names)
+    assert names[group[world.entity_id("france")]] == "Europe"
+    assert names[group[world.entity_id("japan")]] == "Asia"
+    assert entity_groups(KnowledgeGraph.from_arrays([[0, 0, 1], [1, 0, 2], [2, 0, 0]])) is None
+
+
+def test_principal_axes():
+    line = torch.arange(9.0)[:, None] * torch.tensor([[3.0, 4.0, 0.0]]) + 7
+    places, share = principal_axes(line)
+    assert share == pytest.approx(1.0)
+    assert (places[1:, 0] - places[:-1, 0]).abs() == pytest.approx(torch.full((8,), 5.0))
+    assert torch.equal(places, principal_axes(line)[0])
+
+
+def test_ticks_are_round_and_inside():
+    assert plots.ticks(0, 1) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    for low, high in ((0, 7), (-3.2, 0.1), (1e-9, 3e-9), (12_345, 99_999)):
+        found = plots.ticks(low, high)
+        assert 2 <= len(found) <= 9
+        assert all(low * (1 - 1e-9) - 1e-12 <= value <= high * (1 + 1e-9) + 1e-12 for value in found)
+    assert plots.ticks(3, 3) == [3]
+
+
+def test_thinning_keeps_both_ends():
+    points = [(n, n) for n in range(4001)]
+    thin = plots.thin(points)
+    assert len(thin) <= 402
+    assert (thin[0], thin[-1]) == (points[0], points[-1])
+    assert plots.thin(points[:5]) == points[:5]
