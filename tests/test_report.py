@@ -10,7 +10,7 @@ import torch
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import KgfastError
 from kgfast.evaluate import evaluate, plots, write_report
-from kgfast.evaluate.embedding_map import entity_groups, principal_axes
+from kgfast.evaluate.embedding_map import entity_groups, is_type_name, principal_axes
 from kgfast.nn import KGEModel
 
 VOID = {"meta", "br", "link", "img"}
@@ -154,6 +154,11 @@ def test_entity_groups():
     assert names[group[world.entity_id("france")]] == "Europe"
     assert names[group[world.entity_id("japan")]] == "Asia"
     assert entity_groups(KnowledgeGraph.from_arrays([[0, 0, 1], [1, 0, 2], [2, 0, 0]])) is None
+
+
+def test_type_names():
+    assert all(map(is_type_name, ["continent", "has_type", "instanceOf", "rdf:type", "http://a.b/ns#type"]))
+    assert not any(map(is_type_name, ["capital", "type_of_union", "prototype", "of", ""]))
 
 
 def test_principal_axes():

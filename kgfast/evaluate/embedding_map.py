@@ -84,7 +84,7 @@ def entity_groups(graph):
         largest = sizes.sort(descending=True, stable=True).indices[:MOST_GROUPS]
         reached = int(sizes[largest].sum())
         name = str(graph.relation_names[relation])
-        typed = not TYPE_WORDS.isdisjoint(re.split("[^a-z]+", name.lower()))
+        typed = is_type_name(name)
         if reached < FEWEST[typed] * graph.num_entities:
             continue
         if best is None or (typed, reached) > best[0]:
@@ -101,6 +101,13 @@ def entity_groups(graph):
         with_neighbours(group, train, len(values)),
         [str(graph.label(value)) for value in values.tolist()],
     )
+
+
+def is_type_name(name):
+    """Whether the last part of a relation's name says type and nothing else: continent, has_type, instanceOf."""
+    last = re.split(r"[/#:.]", name)[-1]
+    words = {word.lower() for word in re.findall("[A-Z]?[a-z]+", last)} - {"has", "is", "of", "a"}
+    return bool(words) and words <= TYPE_WORDS
 
 
 def with_neighbours(group, train, count):
