@@ -9,6 +9,9 @@
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include "kgfast/api.h"
 #include "kgfast/philox.h"
@@ -41,6 +44,11 @@ void* scratch_bytes(Slot slot, int64_t bytes) {
 #endif
     workspace.memory[slot] = memory, workspace.bytes[slot] = rounded;
   }
+#if defined(__SANITIZE_ADDRESS__)  // only what was asked for may be touched, however large the buffer has grown
+  char* end = static_cast<char*>(workspace.memory[slot]) + bytes;
+  __asan_unpoison_memory_region(workspace.memory[slot], size_t(bytes));
+  __asan_poison_memory_region(end, size_t(workspace.bytes[slot] - bytes));
+#endif
   return workspace.memory[slot];
 }
 void release_scratch() { workspace.release(); }

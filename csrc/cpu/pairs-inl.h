@@ -59,10 +59,8 @@ KG_HD void slopes_block(const F* x, const F* const* rows, const F* coefficients,
     for (int64_t k = 0; k < count; ++k) {
       const Lane c = splat(coefficients[k]);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        const Pair<Lane> s = Sim::slope(u[v], coordinate<Sim>(rows[k], d + v * kLanes, half));
-        sum[v].a += c * s.a, sum[v].b += c * s.b;
-      }
+      for (int v = 0; v < V; ++v)
+        sum[v] = Sim::add_slope(sum[v], c, u[v], coordinate<Sim>(rows[k], d + v * kLanes, half));
     }
     for (int v = 0; v < V; ++v) {
       store(out + d + v * kLanes, load(out + d + v * kLanes) + sum[v].a);
@@ -74,7 +72,7 @@ KG_HD void slopes_block(const F* x, const F* const* rows, const F* coefficients,
     for (int64_t k = 0; k < count; ++k) {
       const Lane c = splat(coefficients[k]);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[v] += c * Sim::slope(u[v], load(rows[k] + d + v * kLanes));
+      for (int v = 0; v < V; ++v) sum[v] = Sim::add_slope(sum[v], c, u[v], load(rows[k] + d + v * kLanes));
     }
     for (int v = 0; v < V; ++v) store(out + d + v * kLanes, load(out + d + v * kLanes) + sum[v]);
   }
@@ -83,15 +81,20 @@ KG_HD void slopes_block(const F* x, const F* const* rows, const F* coefficients,
 template <class Sim, class F>
 static void slopes_tail(const F* x, const F* const* rows, const F* coefficients, int64_t count, int64_t half, int64_t d,
                         int64_t n, F* out) {
-  typename Lanes<F>::V a{}, b{};
+  using Lane = typename Lanes<F>::V;
   const auto u = coordinate_part<Sim>(x, d, half, n);
-  for (int64_t k = 0; k < count; ++k) {
-    const auto s = Sim::slope(u, coordinate_part<Sim>(rows[k], d, half, n));
-    if constexpr (Sim::kTag == Similarity::kModulus) a += coefficients[k] * s.a, b += coefficients[k] * s.b;
-    else a += coefficients[k] * s;
+  if constexpr (Sim::kTag == Similarity::kModulus) {
+    Pair<Lane> sum{};
+    for (int64_t k = 0; k < count; ++k)
+      sum = Sim::add_slope(sum, splat(coefficients[k]), u, coordinate_part<Sim>(rows[k], d, half, n));
+    store_part(out + d, load_part(out + d, n) + sum.a, n);
+    store_part(out + d + half, load_part(out + d + half, n) + sum.b, n);
+  } else {
+    Lane sum{};
+    for (int64_t k = 0; k < count; ++k)
+      sum = Sim::add_slope(sum, splat(coefficients[k]), u, coordinate_part<Sim>(rows[k], d, half, n));
+    store_part(out + d, load_part(out + d, n) + sum, n);
   }
-  store_part(out + d, load_part(out + d, n) + a, n);
-  if constexpr (Sim::kTag == Similarity::kModulus) store_part(out + d + half, load_part(out + d + half, n) + b, n);
 }
 
 // out += sum_k coefficients[k] * slope(x, rows[k])

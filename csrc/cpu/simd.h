@@ -85,10 +85,24 @@ KG_HD double sum_lanes(VD v) {
   for (int i = 0; i < Lanes<double>::kCount; ++i) sum += v[i];
   return sum;
 }
-KG_HD VF sign(VF x) { return x > 0 ? splat(1.f) : (x < 0 ? splat(-1.f) : VF{}); }
-KG_HD VD sign(VD x) { return x > 0 ? splat(1.) : (x < 0 ? splat(-1.) : VD{}); }
-KG_HD VF inverse_root(VF x) { return x > 0 ? 1.f / root(x) : VF{}; }
+// sum + c * sign(d)
+KG_HD VD add_signed(VD sum, VD c, VD d) { return d > 0 ? sum + c : (d < 0 ? sum - c : sum); }
 KG_HD VD inverse_root(VD x) { return x > 0 ? 1. / root(x) : VD{}; }
+#if KGFAST_VECTOR_BYTES == 64
+KG_HD VF add_signed(VF sum, VF c, VF d) {  // c with d's sign mixed in, where d is not 0
+  const __m512i turned = _mm512_ternarylogic_epi32((__m512i)c, (__m512i)d, _mm512_set1_epi32(int(0x80000000)), 0x78);
+  const __mmask16 apart = _mm512_cmp_ps_mask((__m512)d, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+  return (VF)_mm512_mask_add_ps((__m512)sum, apart, (__m512)sum, (__m512)turned);
+}
+KG_HD VF inverse_root(VF x) {  // 14 bits, then one step of Newton: 1 unit in the last place; subnormal squares count as 0
+  const __mmask16 apart = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(1.17549435e-38f), _CMP_GE_OQ);
+  const VF y = (VF)_mm512_maskz_rsqrt14_ps(apart, (__m512)x);
+  return y + y * (0.5f - 0.5f * x * y * y);
+}
+#else
+KG_HD VF add_signed(VF sum, VF c, VF d) { return d > 0 ? sum + c : (d < 0 ? sum - c : sum); }
+KG_HD VF inverse_root(VF x) { return x > 0 ? 1.f / root(x) : VF{}; }
+#endif
 KG_HD VF larger(VF x, VF y) { return x > y ? x : y; }
 KG_HD VD larger(VD x, VD y) { return x > y ? x : y; }
 KG_HD float largest_lane(VF v) {

@@ -139,7 +139,7 @@ static inline void slope_block(const F* weights, const F* const* x, RowView<F> y
   const int64_t n0 = kPart && n < kLanes ? n : kLanes, n1 = kComplex ? n0 : (kPart ? (n > kLanes ? n - kLanes : 0) : kLanes);
   auto get = [&](const F* p, int64_t lanes) { return kPart ? load_part(p, lanes) : load(p); };
   V left[kRows] = {}, right[kRows] = {};
-  V x0[kRows], x1[kRows];
+  V x0[kRows] = {}, x1[kRows] = {};
   if constexpr (Sim::kTag != Similarity::kDot)
     for (int m = 0; m < kRows; ++m) x0[m] = get(x[m] + d, n0), x1[m] = n1 > 0 ? get(x[m] + second, n1) : V{};
   for (int64_t k = 0; k < count; ++k) {
@@ -149,12 +149,10 @@ static inline void slope_block(const F* weights, const F* const* x, RowView<F> y
     for (int m = 0; m < kRows; ++m) {
       const V c = splat(weights[k * kRows + m]);
       if constexpr (kComplex) {
-        const Pair<V> s = Sim::slope(Pair<V>{x0[m], x1[m]}, Pair<V>{y0, y1});
-        left[m] += c * s.a, right[m] += c * s.b;
-      } else if constexpr (Sim::kTag == Similarity::kDot) {
-        left[m] += c * y0, right[m] += c * y1;
+        const Pair<V> sum = Sim::add_slope(Pair<V>{left[m], right[m]}, c, Pair<V>{x0[m], x1[m]}, Pair<V>{y0, y1});
+        left[m] = sum.a, right[m] = sum.b;
       } else {
-        left[m] += c * Sim::slope(x0[m], y0), right[m] += c * Sim::slope(x1[m], y1);
+        left[m] = Sim::add_slope(left[m], c, x0[m], y0), right[m] = Sim::add_slope(right[m], c, x1[m], y1);
       }
     }
   }
