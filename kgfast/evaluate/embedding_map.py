@@ -104,7 +104,7 @@ def entity_groups(graph):
 
 
 def is_type_name(name):
-    """`group` with each -1 replaced by the most frequent group of the neighbours, where one has any."""
+    """Whether the last part of a relation's name says type and nothing else: continent, has_type."""
     last = re.split(r"[/#:.]", name)[-1]
     words = {word.lower() for word in re.findall("[A-Z]?[a-z]+", last)} - {"has", "is", "of", "a"}
     return bool(words) and words <= TYPE_WORDS
