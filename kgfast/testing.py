@@ -31,7 +31,7 @@ def assert_no_worse(
 ) -> None:
     """max |ours - truth| <= factor * max |torch - truth| + floor: no worse than eager PyTorch in that dtype.
 
-    truth_float64 is the specification in float64. floor, since PyTorch may be by luck: 16 eps (1 + max
+    truth_float64 is the specification in float64. floor, as torch may be lucky: 16 eps (1 + max
     |truth|) for sums of terms of order 1 that may cancel; 64 eps in float64, where the truth is rounded as
     well. A failure prints the worst index and the three values there. Shapes and dtypes must agree, NaN
     fails.
