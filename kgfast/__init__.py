@@ -1,48 +1,69 @@
 """kgfast: fast training of knowledge-graph embeddings, alone and together with a language model."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from kgfast.errors import CheckpointError, ConfigError, DataError, KgfastError
+
+if TYPE_CHECKING:
+    from kgfast import fused, nn, optim
+    from kgfast._C import cpu_level, cpu_levels, set_cpu_level
+    from kgfast.data import KnowledgeGraph
+    from kgfast.functional import (
+        linear_cross_entropy,
+        negative_sampling_loss,
+        one_vs_all_loss,
+        rank,
+        sample_negatives,
+        score_candidates,
+        score_triples,
+        topk,
+    )
+    from kgfast.known import KnownTriples
+    from kgfast.multitask import Term, multitask_loss
+    from kgfast.reference import SCORES
+    from kgfast.sampling import NegativeSampler
+
 __version__ = "0.1.0"
 
-import torch  # noqa: F401  (its OpenMP runtime must be loaded before kgfast._C)
+# Where each name lives: importing kgfast costs nothing, torch (two seconds) comes with the first name that needs it.
+_HOMES = {
+    "kgfast": ("fused", "nn", "optim"),
+    "kgfast._C": ("cpu_level", "cpu_levels", "set_cpu_level"),
+    "kgfast.data": ("KnowledgeGraph",),
+    "kgfast.functional": (
+        "linear_cross_entropy",
+        "negative_sampling_loss",
+        "one_vs_all_loss",
+        "rank",
+        "sample_negatives",
+        "score_candidates",
+        "score_triples",
+        "topk",
+    ),
+    "kgfast.known": ("KnownTriples",),
+    "kgfast.reference": ("SCORES",),
+    "kgfast.multitask": ("Term", "multitask_loss"),
+    "kgfast.sampling": ("NegativeSampler",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = ["CheckpointError", "ConfigError", "DataError", "KgfastError", *sorted(_HOME)]
 
-from kgfast import fused, nn, optim
-from kgfast._C import cpu_level, cpu_levels, set_cpu_level
-from kgfast.data import KnowledgeGraph
-from kgfast.errors import CheckpointError, ConfigError, DataError, KgfastError
-from kgfast.functional import (
-    linear_cross_entropy,
-    negative_sampling_loss,
-    one_vs_all_loss,
-    rank,
-    sample_negatives,
-    score_candidates,
-    score_triples,
-    topk,
-)
-from kgfast.known import KnownTriples
-from kgfast.reference import SCORES
-from kgfast.sampling import NegativeSampler
 
-__all__ = [
-    "SCORES",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "KgfastError",
-    "KnowledgeGraph",
-    "KnownTriples",
-    "NegativeSampler",
-    "cpu_level",
-    "cpu_levels",
-    "fused",
-    "linear_cross_entropy",
-    "negative_sampling_loss",
-    "nn",
-    "one_vs_all_loss",
-    "optim",
-    "rank",
-    "sample_negatives",
-    "score_candidates",
-    "score_triples",
-    "set_cpu_level",
-    "topk",
-]
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'kgfast' has no attribute {name!r}")
+    import torch  # noqa: F401  (its OpenMP runtime must be loaded before kgfast._C)
+
+    home = _HOME[name]
+    value = (
+        importlib.import_module(f"kgfast.{name}") if home == "kgfast" else getattr(importlib.import_module(home), name)
+    )
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -11,10 +11,11 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from kgfast import ops
+from kgfast.backends import cpu
 
 
 def rows_gradient(query, table, ids, coefficients, extra_ids, extra_rows, similarity: int, sparse: bool):
-    """Gradient of a table from pairs (query, id, coefficient) and ready rows: dense, or sparse over the touched rows."""
+    """Gradient of a table from pairs (query, id, coefficient) and ready rows: dense, or sparse."""
     arguments = (query, table, ids, coefficients, extra_ids, extra_rows, similarity)
     if not sparse:
         return ops.table_gradient(*arguments)
@@ -97,7 +98,21 @@ class SampledLoss(Function):
     """(entities, relations) -> weighted mean loss of the triples of one side against sampled negatives."""
 
     @staticmethod
-    def forward(ctx, entities, relations, triples, negatives, starts, ends, known, weights, score, side, options, sparse):
+    def forward(
+        ctx,
+        entities,
+        relations,
+        triples,
+        negatives,
+        starts,
+        ends,
+        known,
+        weights,
+        score,
+        side,
+        options,
+        sparse,
+    ):
         gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         targets = triples[:, 2 if side == 0 else 0].contiguous()
         query = ops.queries(entities, relations, triples, score, side)
@@ -109,7 +124,7 @@ class SampledLoss(Function):
                 entities, relations, triples, negatives, query, d_query, ids, coefficients, d_negatives
             )
             ctx.options = score, side, options[0], sparse
-        return losses.sum()
+        return cpu.total(losses)
 
     @staticmethod
     @once_differentiable
@@ -122,9 +137,7 @@ class SampledLoss(Function):
         if negatives.shape[0] != triples.shape[0]:  # shared lists; a masked id has gradient 0, row 0 stands in for it
             extra_ids = torch.cat([anchors, negatives.clamp(min=0).flatten()])
             extra_rows = torch.cat([d_anchor, d_negatives.view(-1, entities.shape[1]) * g])
-        d_entities = rows_gradient(
-            query, entities, ids, coefficients * g, extra_ids, extra_rows, similarity, sparse
-        )
+        d_entities = rows_gradient(query, entities, ids, coefficients * g, extra_ids, extra_rows, similarity, sparse)
         return d_entities, relation_gradient(relations, triples, d_relation, sparse), *[None] * 10
 
 
@@ -137,7 +150,7 @@ class CandidateLoss(Function):
         losses, *gradients = ops.candidate_loss(query, table, bias, starts, ends, answers, weights, *options, gradient)
         if gradient:
             ctx.save_for_backward(*gradients)
-        return losses.sum()
+        return cpu.total(losses)
 
     @staticmethod
     @once_differentiable

@@ -66,16 +66,12 @@ def all_loss(case, impl=None):
 
 def ranks(case, impl=None):
     """Ranks of the tails among all entities."""
-    return [
-        kgfast.rank(case.entities, case.relations, case.triples, score=case.score, side="tail", impl=impl)
-    ]
+    return [kgfast.rank(case.entities, case.relations, case.triples, score=case.score, side="tail", impl=impl)]
 
 
 def best(case, impl=None):
     """Scores of the ten best tails."""
-    found = kgfast.topk(
-        case.entities, case.relations, case.triples, 10, score=case.score, side="tail", impl=impl
-    )
+    found = kgfast.topk(case.entities, case.relations, case.triples, 10, score=case.score, side="tail", impl=impl)
     return [found[0]]
 
 

@@ -25,7 +25,7 @@ def table(name: str, value: Tensor) -> Tensor:
         raise KgfastError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
     if value.dim() != 2:
         raise KgfastError(f"{name} must have shape [rows, dim], not {list(value.shape)}")
-    if torch.is_autocast_enabled(value.device.type) and value.dtype in (torch.bfloat16, torch.float16):
+    if value.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(value.device.type):
         value = value.float()
     if value.dtype not in (torch.float32, torch.float64):
         raise KgfastError(f"{name} has dtype {value.dtype}; float32 and float64 are supported")
@@ -75,9 +75,11 @@ def tables(entities: Tensor, relations: Tensor, score: str) -> tuple[Tensor, Ten
     return entities, relations, spec
 
 
-def finite(name: str, value: float, lowest: float | None = None) -> float:
+def finite(name: str, value: float, lowest: float | None = None, highest: float | None = None) -> float:
     value = float(value)
-    if value != value or value in (float("inf"), float("-inf")) or (lowest is not None and value < lowest):
+    outside = (lowest is not None and value < lowest) or (highest is not None and value > highest)
+    if value != value or value in (float("inf"), float("-inf")) or outside:  # math.isfinite breaks a compiled graph
         bound = "" if lowest is None else f" of at least {lowest:g}"
+        bound += "" if highest is None else f" and at most {highest:g}"
         raise KgfastError(f"{name}={value!r} must be a finite number{bound}")
     return value

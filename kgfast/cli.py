@@ -13,6 +13,10 @@ from rich.table import Table
 
 from kgfast.errors import CheckpointError, ConfigError, KgfastError
 
+# Before torch loads OpenMP: by default its threads spin for a millisecond at every barrier, which makes a training run
+# on a busy machine several times slower and a quiet one no faster.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 app = typer.Typer(
     name="kgfast",
     help="Knowledge-graph embeddings on fused kernels.",
@@ -23,12 +27,8 @@ app = typer.Typer(
 )
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else there.")
-]
-Data = Annotated[
-    str | None, typer.Option(help="Where the run's data lies now.", show_default="as in training")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else there.")]
+Data = Annotated[str | None, typer.Option(help="Where the run's data lies now.", show_default="as in training")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 
@@ -66,21 +66,15 @@ def train(
         list[str] | None,
         typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Any setting.", show_default=False),
     ] = None,
-    data: Annotated[
-        str | None, setting("Dataset folder, file of triples, or built-in graph (world).")
-    ] = None,
-    recipe: Annotated[
-        str | None, setting("A whole configuration: complex-n3, distmult, transe, rotate.")
-    ] = None,
+    data: Annotated[str | None, setting("Dataset folder, file of triples, or built-in graph (world).")] = None,
+    recipe: Annotated[str | None, setting("A whole configuration: complex-n3, distmult, transe, rotate.")] = None,
     model: Annotated[
         str | None, setting("transe_l1, transe_l2, distmult, complex, rotate, simple, cp, rescal.")
     ] = None,
     dim: Annotated[int | None, setting("Real numbers in the row of an entity.")] = None,
     batch_size: Annotated[int | None, setting("Triples a step.")] = None,
     negatives: Annotated[int | None, setting("Sampled negatives per triple.")] = None,
-    negative_sharing: Annotated[
-        str | None, setting("Who shares negatives.", metavar="none|chunk|batch")
-    ] = None,
+    negative_sharing: Annotated[str | None, setting("Who shares negatives.", metavar="none|chunk|batch")] = None,
     objective: Annotated[str | None, setting("Loss.", metavar="logistic|softmax|bce|margin")] = None,
     optimizer: Annotated[str | None, setting("Optimizer.", metavar="row_adagrad|adagrad|adam|sgd")] = None,
     lr: Annotated[float | None, setting("Learning rate.")] = None,
@@ -129,9 +123,7 @@ def train(
     if table.row_count:
         console.print(table)
     memory = speed["peak_memory_bytes"] / 2**20
-    console.print(
-        f"{speed['triples_per_second']:,.0f} triples/s, {speed['seconds']:,.1f} s, {memory:,.0f} MiB"
-    )
+    console.print(f"{speed['triples_per_second']:,.0f} triples/s, {speed['seconds']:,.1f} s, {memory:,.0f} MiB")
     console.print(f"{run / 'report.html'}", soft_wrap=True)
 
 
@@ -139,9 +131,7 @@ def train(
 def evaluate(
     run: Run,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
-    details: Annotated[
-        bool, typer.Option("--details", help="Also by relation and kind of relation.")
-    ] = False,
+    details: Annotated[bool, typer.Option("--details", help="Also by relation and kind of relation.")] = False,
     ties: Annotated[str, typer.Option(help="realistic, optimistic or pessimistic.")] = "realistic",
     batch_size: Annotated[int, typer.Option(min=1, help="Triples ranked at once.")] = 512,
     data: Data = None,
@@ -154,9 +144,7 @@ def evaluate(
 
     model, graph = open_run(run, data, threads, device)
     with progress_bar(f"ranking {split}") as advance:
-        found = evaluate(
-            model, graph, split, batch_size=batch_size, ties=ties, details=details, progress=advance
-        )
+        found = evaluate(model, graph, split, batch_size=batch_size, ties=ties, details=details, progress=advance)
     if as_json:
         return print_json(found)
     table = metrics_table()
@@ -165,18 +153,14 @@ def evaluate(
     console.print(table)
     if details:
         console.print(
-            details_table(
-                "kind", [(name, part["relations"], part) for name, part in found["per_category"].items()]
-            )
+            details_table("kind", [(name, part["relations"], part) for name, part in found["per_category"].items()])
         )
         rows = [(part["relation"], part["category"], part) for part in found["per_relation"]]
         console.print(details_table("relation", rows[:25]))
         if len(rows) > 25:
             console.print(f"and {len(rows) - 25} more relations: --json prints all")
         if "unseen" in found["entities"]:
-            console.print(
-                details_table("entities", [(name, "", part) for name, part in found["entities"].items()])
-            )
+            console.print(details_table("entities", [(name, "", part) for name, part in found["entities"].items()]))
 
 
 @app.command()
@@ -210,9 +194,7 @@ def predict(
 def ask(run: Run, question: Annotated[str, typer.Argument(help="A question in words.", show_default=False)]):
     """Answer a question in words, with a run that was trained on questions."""
     open_run(run, names_only=True)
-    raise KgfastError(
-        f"{run} was not trained with questions, so it can't answer {question!r}; try `kgfast predict`"
-    )
+    raise KgfastError(f"{run} was not trained with questions, so it can't answer {question!r}; try `kgfast predict`")
 
 
 @app.command()
@@ -251,9 +233,7 @@ def bench(
     shape = found["shape"]
     table = plain_table(["op", "score", "triples/s", "ms"], left=(0, 1))
     for row in found["results"]:
-        table.add_row(
-            row["op"], row["score"], f"{row['triples_per_second']:,.0f}", f"{row['milliseconds']:.2f}"
-        )
+        table.add_row(row["op"], row["score"], f"{row['triples_per_second']:,.0f}", f"{row['milliseconds']:.2f}")
     console = screen()
     console.print(table)
     console.print(

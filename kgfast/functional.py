@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kgfast import autograd, backends, checks, ops, reference
+from kgfast.backends import cpu
 from kgfast.backends.cpu import OBJECTIVES, SCORES, SIDES
 from kgfast.errors import KgfastError
 from kgfast.sampling import NegativeSampler
@@ -20,9 +21,8 @@ TIES = ("optimistic", "pessimistic", "realistic")
 
 def _known(known, triples: Tensor, side: str, count: int, name: str = "known"):
     """Ranges and ids of the known answers of each query; empty tensors where there are none."""
-    none = triples.new_empty((0,))
     if known is None:
-        return none, none, none
+        return tuple(triples.new_empty((0,)) for _ in range(3))
     if not hasattr(known, "lookup"):
         raise KgfastError(f"{name} must be a kgfast.KnownTriples, not {type(known).__name__}")
     if known.num_entities != count:
@@ -32,7 +32,13 @@ def _known(known, triples: Tensor, side: str, count: int, name: str = "known"):
 
 
 def score_triples(
-    entities: Tensor, relations: Tensor, triples: Tensor, *, score: str = "transe_l1", sparse_grad=False, impl=None
+    entities: Tensor,
+    relations: Tensor,
+    triples: Tensor,
+    *,
+    score: str = "transe_l1",
+    sparse_grad=False,
+    impl=None,
 ) -> Tensor:
     """scores[b] = s(head_b, relation_b, tail_b): [B].
 
@@ -108,7 +114,9 @@ def sample_negatives(
         if value < lowest:
             raise KgfastError(f"{name}={value} must be at least {lowest}")
     if weights is not None and weights.shape != (num_entities,):
-        raise KgfastError(f"weights have shape {list(weights.shape)}; one for each of {num_entities} entities is needed")
+        raise KgfastError(
+            f"weights have shape {list(weights.shape)}; one for each of {num_entities} entities is needed"
+        )
     if num_negatives >= 2**25 or num_entities >= 2**31:
         raise KgfastError(f"num_negatives={num_negatives} must be below 2^25, num_entities={num_entities} below 2^31")
     options = dict(seed=seed, step=step, weights=weights, known=known, shared=shared)
@@ -120,11 +128,23 @@ def sample_negatives(
     starts, ends, known_ids = _known(None if shared else known, triples, side, num_entities)
     if backends.choose(impl, triples.device) == "reference":
         return reference.sample_negatives(triples, num_negatives, num_entities, side=side, **options)
-    none = triples.new_empty((0,))
-    thresholds, aliases = (none, none) if weights is None else reference.alias_table(weights)
+    thresholds, aliases = triples.new_empty((0,)), triples.new_empty((0,))
+    if weights is not None:
+        thresholds, aliases = reference.alias_table(weights)
     lists = -(-len(triples) // shared) if shared else len(triples)
     return ops.sample_negatives(
-        triples, lists, num_negatives, num_entities, SIDES[side], seed, step, thresholds, aliases, starts, ends, known_ids
+        triples,
+        lists,
+        num_negatives,
+        num_entities,
+        SIDES[side],
+        seed,
+        step,
+        thresholds,
+        aliases,
+        starts,
+        ends,
+        known_ids,
     )
 
 
@@ -132,10 +152,8 @@ def _share_weights(weights, batch: int, like: Tensor) -> Tensor:
     """Weights divided by their sum: what each row's loss counts for in the mean."""
     if weights is None:
         return like.new_full((batch,), 1.0 / max(batch, 1))
-    if weights.shape != (batch,):
-        raise KgfastError(f"weights have shape {list(weights.shape)}; one for each of {batch} triples is needed")
     weights = weights.detach().to(like)
-    total = weights.sum()
+    total = cpu.total(weights)
     return weights / torch.where(total == 0, 1.0, total)
 
 
@@ -155,7 +173,7 @@ def negative_sampling_loss(
     sparse_grad=False,
     impl=None,
 ) -> Tensor:
-    """Weighted mean over triples of f(s+, s_1 .. s_N), s_n the scores of the negatives, w = softmax(a s_n) without gradient.
+    """Weighted mean over triples of f(s+, s_1 .. s_N), s_n the negatives' scores, w = softmax(a s_n) without gradient.
 
     f = logistic: (-log sigma(margin + s+) - sum_n w_n log sigma(-margin - s_n)) / 2        (Sun et al. 2019, eq. 5, 6)
         softmax:  -s+ + log(e^{s+} + sum_n e^{s_n})
@@ -164,7 +182,7 @@ def negative_sampling_loss(
     a = `adversarial_temperature`; w_n = 1/N where a = 0. negatives: int64 ids [B, N], or [G, N] with G < B, of which
     row b uses list b G // B, or a `NegativeSampler`. An id that is -1, the target, or a known answer (`known`) has no
     part in any sum. side="both" is the mean of both sides' losses (ids [2, .., N], tails first).
-    Returns a scalar; 0 for an empty batch. Memory O(B D + B N) and the touched rows (dense [E, D] unless `sparse_grad`).
+    Returns a scalar; 0 for an empty batch. Memory O(B D + B N) and the touched rows ([E, D] unless `sparse_grad`).
     """
     entities, relations, _ = checks.tables(entities, relations, score)
     triples = checks.triples(triples, entities)
@@ -186,15 +204,15 @@ def negative_sampling_loss(
         if len(negatives) != 2:
             raise KgfastError(f"negatives for both sides must have shape [2, .., N], not {list(negatives.shape)}")
         losses = [
-            negative_sampling_loss(
-                entities, relations, triples, ids, side=one, sparse_grad=sparse_grad, **options
-            )
+            negative_sampling_loss(entities, relations, triples, ids, side=one, sparse_grad=sparse_grad, **options)
             for one, ids in zip(SIDES, negatives, strict=True)
         ]
         return (losses[0] + losses[1]) / 2
     batch, groups = len(triples), len(negatives)
     if groups > batch or (groups == 0 and batch > 0):
         raise KgfastError(f"negatives have {groups} lists for {batch} triples; 1 to {batch} are possible")
+    if weights is not None and weights.shape != (batch,):
+        raise KgfastError(f"weights have shape {list(weights.shape)}; one for each of {batch} triples is needed")
     starts, ends, known_ids = _known(known, triples, side, len(entities))
     if backends.choose(impl, entities.device) == "reference":
         options.pop("impl")
@@ -212,19 +230,7 @@ def _answers(known, triples: Tensor, side: str, count: int):
     places = torch.arange(len(triples), device=triples.device)
     if known is None:
         return places, places + 1, targets
-    starts, ends, ids = _known(known, triples, side, count)
-    low, high = starts.clone(), ends.clone()  # binary search for the target in its query's answers
-    for _ in range(count.bit_length()):
-        middle = (low + high) // 2
-        smaller = (low < high) & (ids[middle.clamp(max=len(ids) - 1)] < targets)
-        low, high = torch.where(smaller, middle + 1, low), torch.where(smaller, high, torch.minimum(high, middle))
-    found = (low < ends) & (ids[low.clamp(max=len(ids) - 1)] == targets)
-    if bool(found.all()):
-        return starts, ends, ids
-    lists = [ids[s:e] for s, e in zip(starts.tolist(), ends.tolist(), strict=True)]
-    lists = [torch.unique(torch.cat([one, target[None]])) for one, target in zip(lists, targets, strict=True)]
-    stops = torch.tensor([len(one) for one in lists], device=triples.device).cumsum(0)
-    return torch.cat([stops.new_zeros(1), stops])[:-1], stops, torch.cat(lists)
+    return ops.answers(*_known(known, triples, side, count), targets)
 
 
 def one_vs_all_loss(
@@ -241,7 +247,7 @@ def one_vs_all_loss(
 ) -> Tensor:
     """Mean over the batch of f(scores of all entities, right answers).
 
-    f = softmax: -sum_c y_c log softmax(s)_c, y = (1 - e) / (number of answers) at each answer + e / C  (Lacroix et al. 2018)
+    f = softmax: -sum_c y_c log softmax(s)_c, y = (1 - e) / (number of answers) at each + e / C  (Lacroix et al. 2018)
         bce:     mean_c of -y_c log sigma(s_c) - (1 - y_c) log sigma(-s_c), y = (1 - e) at each answer + e / C
     e = `label_smoothing`. The target is the answer (1vsAll); with `known` all known answers of the query are (KvsAll).
     side="both" is the mean of both sides. Memory O(B D) and 32 MB of scores at most, whatever B and C; the gradient of
@@ -251,7 +257,7 @@ def one_vs_all_loss(
     triples = checks.triples(triples, entities)
     checks.choose("side", side, (*SIDES, "both"))
     checks.choose("objective", objective, CANDIDATE_OBJECTIVES)
-    smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0)
+    smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0, highest=1.0)
     options = dict(score=score, objective=objective, label_smoothing=smoothing, known=known)
     if backends.choose(impl, entities.device) == "reference":
         return reference.one_vs_all_loss(entities, relations, triples, side=side, **options)
@@ -294,22 +300,33 @@ def linear_cross_entropy(
         )
     if bias is not None and bias.shape != (len(weight),):
         raise KgfastError(f"bias has shape {list(bias.shape)}; one for each of {len(weight)} rows is needed")
-    smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0)
+    smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0, highest=1.0)
     if backends.choose(impl, weight.device) == "reference":
         return reference.linear_cross_entropy(
-            hidden, weight, targets, bias=bias, ignore_index=ignore_index, label_smoothing=smoothing, reduction=reduction
+            hidden,
+            weight,
+            targets,
+            bias=bias,
+            ignore_index=ignore_index,
+            label_smoothing=smoothing,
+            reduction=reduction,
         ).reshape(shape if reduction == "none" else ())
-    counted = (targets != ignore_index).nonzero()[:, 0]
-    rows, answers = hidden[counted], targets[counted]
     bias = weight.new_empty((0,)) if bias is None else bias.to(weight.dtype).contiguous()
-    places = torch.arange(len(counted), device=targets.device)
-    share = 1.0 / max(len(counted), 1) if reduction == "mean" else 1.0
-    inputs = (rows, weight, bias, places, places + 1, answers, weight.new_full((len(counted),), share))
-    options = (0, OBJECTIVES.index("softmax"), smoothing)
+    ranges, share = single_answers(targets, ignore_index, weight)
+    if reduction != "mean":
+        share = (share != 0).to(share.dtype)
+    inputs = (hidden, weight, bias, *ranges, share, (0, OBJECTIVES.index("softmax"), smoothing))
     if reduction != "none":
-        return autograd.CandidateLoss.apply(*inputs, options)
-    losses = autograd.CandidateLosses.apply(*inputs, options)
-    return hidden.new_zeros((len(targets),)).index_put((counted,), losses).reshape(shape)
+        return autograd.CandidateLoss.apply(*inputs)
+    return autograd.CandidateLosses.apply(*inputs).reshape(shape)
+
+
+def single_answers(targets: Tensor, ignore_index: int, like: Tensor):
+    """((starts, ends, ids), share [B]) of one target a row; a row with `ignore_index` has none, and a share of 0."""
+    counted = targets != ignore_index
+    starts = torch.arange(targets.shape[0], device=targets.device)
+    share = counted.to(like.dtype) / counted.sum().clamp(min=1)
+    return (starts, starts + counted, torch.where(counted, targets, 0)), share
 
 
 def rank(
@@ -326,8 +343,8 @@ def rank(
     """rank[b] = 1 + #{c : s_c > s_target}, c over all entities that are no other known answer: float64 [B].
 
     ties: optimistic as written; pessimistic adds #{c : s_c = s_target}; realistic is the mean of both. The target is
-    compared with its own entry of the same tile, so rounding can't make it differ from itself. Nothing of size [B, C] is
-    kept. A NaN score of a target raises; a NaN candidate counts as better. No gradient.
+    compared with its own entry of the same tile, so rounding can't make it differ from itself. Nothing of size [B, C]
+    is kept. A NaN score of a target raises; a NaN candidate counts as better. No gradient.
     """
     checks.choose("ties", ties, TIES)
     entities, relations, _ = checks.tables(entities.detach(), relations.detach(), score)
@@ -339,12 +356,7 @@ def rank(
     code, _, similarity = SCORES[score]
     query = ops.queries(entities, relations, triples, code, SIDES[side])
     targets = triples[:, 2 if side == "tail" else 0].contiguous()
-    greater, equal, scores = ops.rank(query, entities, targets, starts, ends, known_ids, similarity)
-    if scores.isnan().any():
-        row = int(scores.isnan().nonzero()[0])
-        raise KgfastError(
-            f"the score of triples[{row}] = {triples[row].tolist()} is NaN: a parameter of its entities or relation is"
-        )
+    greater, equal, _ = ops.rank(query, entities, targets, starts, ends, known_ids, similarity)
     share = {"optimistic": 0.0, "pessimistic": 1.0, "realistic": 0.5}[ties]
     return 1.0 + greater.double() + share * equal.double()
 

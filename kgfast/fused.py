@@ -67,7 +67,7 @@ class Step:
             return torch.full((batch,), 1.0 / (batch * parts), dtype=self.entities.dtype)
         if weights.shape != (batch,):
             raise KgfastError(f"weights have shape {list(weights.shape)}; one for each of {batch} triples is needed")
-        total = float(weights.sum())
+        total = float(cpu.total(weights))
         return weights.to(self.entities.dtype) / ((total if total else 1.0) * parts)
 
     def dropout_mask(self, shape, index: int) -> Tensor | None:
@@ -132,8 +132,8 @@ class KnownAnswers:
 class NegativeSamplingStep(Step):
     """One step of negative sampling (see `kgfast.negative_sampling_loss` for objectives), with the ids drawn here.
 
-    sharing: every triple has its own `negatives`; or `chunk` triples share a list; or the batch does. filter: known answers
-    are masked, or redrawn (own lists only), or left. negative_power p > 0 draws entities in proportion to count^p.
+    sharing: every triple has its own `negatives`; or `chunk` triples share a list; or the batch does. filter: known
+    answers are masked, or redrawn (own lists only), or left. negative_power p > 0 draws entities in proportion to count^p.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class NegativeSamplingStep(Step):
         if mask is not None:
             d_query *= mask
         self.adjoint(d_query, triples, side, allocate)
-        return losses.sum()
+        return cpu.total(losses)
 
     def update(self, parts, batch: int) -> None:
         rows, dim, dtype = len(parts) * batch, self.entities.shape[1], self.entities.dtype
@@ -228,10 +228,10 @@ class NegativeSamplingStep(Step):
 
 
 class OneVsAllStep(Step):
-    """One step of a loss over all entities (see `kgfast.one_vs_all_loss`), optionally with the relation-prediction head.
+    """One step of a loss over all entities (see `kgfast.one_vs_all_loss`), if wanted with the relation-prediction head.
 
-    answers: KnownTriples of which all are right (KvsAll); None: the target alone. relation_weight: adds that times the
-    cross-entropy of the relation given head and tail (Chen et al. 2021).
+    answers: KnownTriples of which all are right besides the target (KvsAll); None: the target alone. relation_weight:
+    adds that times the cross-entropy of the relation given head and tail (Chen et al. 2021).
     """
 
     def __init__(
@@ -267,7 +267,7 @@ class OneVsAllStep(Step):
             query *= mask
         anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
         if self.answers:
-            ranges = (*self.answers.ranges(parts), self.answers.ids)
+            ranges = cpu.answers(*self.answers.ranges(parts), self.answers.ids, targets)
         else:
             places = torch.arange(rows)
             ranges = (places, places + 1, targets)
@@ -292,7 +292,7 @@ class OneVsAllStep(Step):
         cpu.reduce_rows(none, self.entities, none.long(), none, extras, 0, cpu.sink("dense", d_table))
         cpu.update_all_rows(d_table, self.optimizer.sink(self.model.entities))
         self.update_relations(relation_extras)
-        return losses.sum()
+        return cpu.total(losses)
 
     def relation_head(self, parts):
         """Gradients of relation_weight * cross-entropy(relation | head, tail): entity rows, and all relation rows."""

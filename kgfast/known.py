@@ -127,9 +127,7 @@ def check_form(triples: torch.Tensor, name: str = "triples") -> None:
         raise DataError(f"{name} must hold integer ids, not {triples.dtype}")
 
 
-def check_triples(
-    triples: torch.Tensor, num_entities: int, num_relations: int, name: str = "triples"
-) -> None:
+def check_triples(triples: torch.Tensor, num_entities: int, num_relations: int, name: str = "triples") -> None:
     """Raise DataError, naming value and row, unless `triples` is an integer [M, 3] with ids in range."""
     check_form(triples, name)
     if num_entities < 1 or num_relations < 1:

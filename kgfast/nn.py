@@ -13,8 +13,8 @@ from kgfast.reference import SCORES
 
 
 class KGEModel(nn.Module):
-    """Entities [E, dim] and relations [R, width] of a score; with `reciprocal` a second row a relation, r + R, which ranks
-    heads as tails of the inverse relation (Lacroix et al. 2018).
+    """Entities [E, dim] and relations [R, width] of a score; with `reciprocal` a second row a relation, r + R, which
+    ranks heads as tails of the inverse relation (Lacroix et al. 2018).
 
     init_scale: standard deviation of the entries; None: uniform Xavier. Phases of rotate are uniform on [-pi, pi].
     The same seed gives the same tables.

@@ -1,4 +1,4 @@
-"""torch.library registration: schemas, CPU implementations, shapes for torch.compile. The only file that says torch.library.
+"""torch.library registration: schemas, CPU implementations, shapes for torch.compile. No other file says torch.library.
 
 Codes (score, side, similarity, objective) are those of `backends/cpu.py`; an absent tensor is an empty one. Gradients
 are not registered here: the autograd.Functions of autograd.py call these ops.
@@ -58,7 +58,19 @@ register(
 
 
 def sampled_loss_fake(
-    query, table, targets, negatives, starts, ends, known, weights, similarity, objective, margin, temperature, gradient
+    query,
+    table,
+    targets,
+    negatives,
+    starts,
+    ends,
+    known,
+    weights,
+    similarity,
+    objective,
+    margin,
+    temperature,
+    gradient,
 ):
     batch, dim = query.shape
     groups, count = negatives.shape
@@ -82,9 +94,7 @@ register(
 )
 
 
-def candidate_loss_fake(
-    query, table, bias, starts, ends, answers, weights, similarity, objective, smoothing, gradient
-):
+def candidate_loss_fake(query, table, bias, starts, ends, answers, weights, similarity, objective, smoothing, gradient):
     rows = [tensor.shape[0] if gradient else 0 for tensor in (query, table, bias)]
     return (
         query.new_empty((query.shape[0],)),
@@ -141,6 +151,24 @@ register(
 )
 
 
+def own_answers(starts, ends, ids, targets):
+    """An op may not return its inputs."""
+    found = cpu.answers(starts, ends, ids, targets)
+    return tuple(one.clone() if one is given else one for one, given in zip(found, (starts, ends, ids), strict=True))
+
+
+def answers_fake(starts, ends, ids, targets):
+    count = torch.library.get_ctx().new_dynamic_size()
+    return torch.empty_like(starts), torch.empty_like(ends), ids.new_empty((count,))
+
+
+register(
+    "answers(Tensor starts, Tensor ends, Tensor ids, Tensor targets) -> (Tensor, Tensor, Tensor)",
+    own_answers,
+    answers_fake,
+)
+
+
 def sample_like(like, lists, count, entities, side, seed, step, thresholds, aliases, starts, ends, known):
     """`like` (any int64 tensor on the device) gives the op its device."""
     return cpu.sample_negatives(lists, count, entities, side, seed, step, thresholds, aliases, starts, ends, known)
@@ -161,6 +189,7 @@ all_scores = torch.ops.kgfast.all_scores.default
 all_scores_gradient = torch.ops.kgfast.all_scores_gradient.default
 sampled_loss = torch.ops.kgfast.sampled_loss.default
 candidate_loss = torch.ops.kgfast.candidate_loss.default
+answers = torch.ops.kgfast.answers.default
 table_gradient = torch.ops.kgfast.table_gradient.default
 table_gradient_rows = torch.ops.kgfast.table_gradient_rows.default
 rank = torch.ops.kgfast.rank.default

@@ -1,4 +1,4 @@
-"""Row optimizers: only touched rows of a table move, and only their state does. torch.optim classes with one kernel each.
+"""Row optimizers: only touched rows of a table move, and only their state. torch.optim classes, one kernel each.
 
 With sparse gradients (`sparse_grad=True`, nn.Embedding(sparse=True)) the touched rows are those of the gradient; with a
 dense gradient every row is. Training applies the same kernels inside the pass that makes the gradients (fused.py).
@@ -43,14 +43,14 @@ class RowOptimizer(Optimizer):
         for group in self.param_groups:
             for param in group["params"]:
                 if not self.state[param]:
-                    self.state[param].update(step=torch.zeros(()), **self.new_state(param, group))
+                    self.state[param].update(step=torch.zeros((), dtype=torch.float64), **self.new_state(param, group))
 
     def sink(self, param: Tensor):
         """Advances the parameter's step and returns what the row pass needs to update it in place."""
         group = next(group for group in self.param_groups if any(param is p for p in group["params"]))
         state = self.state[param]
         if not state:
-            state.update(step=torch.zeros(()), **self.new_state(param, group))
+            state.update(step=torch.zeros((), dtype=torch.float64), **self.new_state(param, group))
         state["step"] += 1
         tensors = [value for name, value in state.items() if name != "step"]
         return cpu.sink(self.kernel(group), param.detach(), *tensors, **self.constants(group), step=int(state["step"]))
@@ -97,7 +97,7 @@ class RowSGD(RowOptimizer):
 
 
 class RowAdagrad(RowOptimizer):
-    """x -= lr g / (sqrt(sum) + eps), with sum += mean(g^2), one number a row; or sum += g^2 with `full` (Duchi et al. 2011).
+    """x -= lr g / (sqrt(sum) + eps), with sum += mean(g^2), one number a row; with `full`, sum += g^2 (Duchi et al. 2011).
 
     `initial` is the first value of sum.
     """

@@ -36,9 +36,7 @@ def assert_no_worse(
     well. A failure prints the worst index and the three values there. Shapes and dtypes must agree, NaN
     fails.
     """
-    assert ours.shape == truth_float64.shape, (
-        f"shape {tuple(ours.shape)}, expected {tuple(truth_float64.shape)}"
-    )
+    assert ours.shape == truth_float64.shape, f"shape {tuple(ours.shape)}, expected {tuple(truth_float64.shape)}"
     assert ours.dtype == same_dtype_torch.dtype, f"dtype {ours.dtype}, expected {same_dtype_torch.dtype}"
     if ours.numel() == 0:
         return
@@ -92,9 +90,7 @@ def make_tables(
     generator = torch.Generator().manual_seed(seed)
     entities = torch.randn(num_entities, dim, generator=generator) * dim**-0.25
     width = SCORES[score].relation_width(dim)
-    relations = torch.randn(num_relations, width, generator=generator) * (
-        1.0 if score == "rotate" else dim**-0.25
-    )
+    relations = torch.randn(num_relations, width, generator=generator) * (1.0 if score == "rotate" else dim**-0.25)
     return entities.to(dtype), relations.to(dtype)
 
 
@@ -113,9 +109,7 @@ def make_triples(
     return triples
 
 
-def make_negatives(
-    batch: int, num_negatives: int, *, num_entities: int = NUM_ENTITIES, seed: int = 0
-) -> Tensor:
+def make_negatives(batch: int, num_negatives: int, *, num_entities: int = NUM_ENTITIES, seed: int = 0) -> Tensor:
     """int64 [batch, num_negatives]: random, with repeats, the last row and, where it fits, a -1."""
     generator = torch.Generator().manual_seed(seed + 1)
     ids = torch.randint(num_entities, (batch, num_negatives), generator=generator)
@@ -179,10 +173,7 @@ def pairwise(**axes) -> list[dict]:
     names = list(axes)
     positions = {name: range(len(values)) for name, values in axes.items()}
     missing = {
-        ((a, i), (b, j))
-        for a, b in itertools.combinations(names, 2)
-        for i in positions[a]
-        for j in positions[b]
+        ((a, i), (b, j)) for a, b in itertools.combinations(names, 2) for i in positions[a] for j in positions[b]
     }
 
     def gained(chosen: dict) -> list:

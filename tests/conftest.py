@@ -1,10 +1,16 @@
 """Fixtures of all tests: NaN in fresh memory, every CPU level of the machine, thread counts put back."""
 
-import pytest
-import torch
+import os
 
-from kgfast import testing
-from kgfast.backends.cpu import _C
+import pytest
+
+# Before torch loads OpenMP: threads that wait give their core up soon, as the tests may share the machine.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import torch  # noqa: E402
+
+from kgfast import testing  # noqa: E402
+from kgfast.backends.cpu import _C  # noqa: E402
 
 
 def pytest_configure(config):

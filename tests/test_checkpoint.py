@@ -119,9 +119,7 @@ def test_a_file_that_the_system_refuses(graph, tmp_path):
     assert ended.returncode == 1
     last = ended.stderr.strip().splitlines()[-1]
     assert "CheckpointError" in last and "could not be written" in last and "there is no earlier one" in last
-    assert not list((out / "checkpoint").glob("*.safetensors")) and not list(
-        (out / "checkpoint").glob(".tmp*")
-    )
+    assert not list((out / "checkpoint").glob("*.safetensors")) and not list((out / "checkpoint").glob(".tmp*"))
 
 
 @pytest.mark.parametrize("kind", ["model", "optimizer", "best"])
@@ -169,9 +167,7 @@ def test_another_graph_is_refused(finished):
 
 
 def test_another_configuration_is_refused(graph, finished):
-    with pytest.raises(
-        CheckpointError, match="dim=16 in the checkpoint, dim=32 now; .*seed=0 in .*, seed=5 now"
-    ):
+    with pytest.raises(CheckpointError, match="dim=16 in the checkpoint, dim=32 now; .*seed=0 in .*, seed=5 now"):
         run(finished.replace(dim=32, seed=5), graph, resume=True)
     run(finished.replace(epochs=5, minutes=9, threads=2), graph, resume=True)
 

@@ -78,9 +78,7 @@ def test_precedence(tmp_path):
 
 
 def test_pairs_are_text_that_is_converted():
-    config = resolve(
-        None, ["data=7", "dim=12", "reciprocal=true", "epochs=null", "minutes=1.5", "--batch-size=3"]
-    )
+    config = resolve(None, ["data=7", "dim=12", "reciprocal=true", "epochs=null", "minutes=1.5", "--batch-size=3"])
     assert (config.data, config.dim, config.reciprocal) == ("7", 12, True)
     assert (config.epochs, config.minutes, config.batch_size) == (None, 1.5, 3)
 
@@ -125,9 +123,7 @@ def test_settings_of_a_recipe_may_lose_their_effect():
 
 
 def test_a_saved_configuration_comes_back(tmp_path):
-    config = TrainConfig(
-        data="world", recipe="transe", objective="softmax", minutes=3, out=str(tmp_path), resume=True
-    )
+    config = TrainConfig(data="world", recipe="transe", objective="softmax", minutes=3, out=str(tmp_path), resume=True)
     config.save(tmp_path / "config.yaml")
     again = resolve(None, [], dict(out=str(tmp_path), resume=True, epochs=7))
     ignored = {*unused(config), "epochs"}

@@ -135,9 +135,7 @@ def test_one_vs_all_loss(level, score, setting):
     ),
 )
 def test_scores(level, score, setting):
-    case = testing.make_case(
-        score, setting["dim"], setting["batch"], setting["negatives"], dtype=setting["dtype"]
-    )
+    case = testing.make_case(score, setting["dim"], setting["batch"], setting["negatives"], dtype=setting["dtype"])
     ids = case.negatives.clamp(min=0)
     candidates = {"all": None, "own": ids, "shared": ids[0]}.get(setting["candidates"])
 
@@ -224,9 +222,7 @@ def test_large_scores_neither_overflow_nor_vanish(level, objective):
         compare(
             "one_vs_all_loss",
             tables,
-            lambda op, *t, **impl: op(
-                *t, case.triples, score="distmult", side="tail", objective=objective, **impl
-            ),
+            lambda op, *t, **impl: op(*t, case.triples, score="distmult", side="tail", objective=objective, **impl),
         )
 
 

@@ -140,9 +140,7 @@ def test_ntriples(tmp_path):
 def test_malformed_ntriples(tmp_path):
     lines = ["<a:s> <a:p> <a:o> .\n"] * 3000
     lines[2345] = "<a:s> <a:p> oops .\n"
-    with pytest.raises(
-        DataError, match=r"x\.nt, line 2346: not an N-Triples statement: '<a:s> <a:p> oops \.'"
-    ):
+    with pytest.raises(DataError, match=r"x\.nt, line 2346: not an N-Triples statement: '<a:s> <a:p> oops \.'"):
         KnowledgeGraph.load(write(tmp_path / "x.nt", "".join(lines)))
 
 
@@ -175,9 +173,7 @@ def test_malformed_csv(tmp_path):
 def test_missing_and_empty(tmp_path):
     with pytest.raises(DataError, match="no such file or folder, nor a built-in graph"):
         KnowledgeGraph.load(tmp_path / "nowhere")
-    with pytest.raises(
-        DataError, match=r"no training triples. Looked for train\.txt.*the folder holds test\.txt"
-    ):
+    with pytest.raises(DataError, match=r"no training triples. Looked for train\.txt.*the folder holds test\.txt"):
         KnowledgeGraph.load(folder(tmp_path / "a", test=LINES))
     folder(tmp_path / "b" / "inner", train=LINES)
     with pytest.raises(DataError, match="did you mean its folder inner"):

@@ -9,9 +9,7 @@ from kgfast import testing
 
 def arguments(score="complex", dim=18, batch=7):
     case = testing.make_case(score, dim, batch, 5)
-    return dict(
-        entities=case.entities, relations=case.relations, triples=case.triples, negatives=case.negatives
-    )
+    return dict(entities=case.entities, relations=case.relations, triples=case.triples, negatives=case.negatives)
 
 
 def with_value(tensor, place, value):
@@ -48,9 +46,7 @@ def test_good_arguments_are_good():
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize(
-    "place, value", [((2, 0), 37), ((2, 0), -1), ((6, 1), 5), ((0, 1), -7), ((1, 0), 2**40)]
-)
+@pytest.mark.parametrize("place, value", [((2, 0), 37), ((2, 0), -1), ((6, 1), 5), ((0, 1), -7), ((1, 0), 2**40)])
 def test_ids_out_of_range(function, impl, place, value):
     triples = with_value(arguments()["triples"], place, value)
     with pytest.raises((ValueError, IndexError), match=rf"(?s)triples.*{value}"):

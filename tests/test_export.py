@@ -63,9 +63,7 @@ def test_word2vec_reads_back_exactly(tmp_path):
     export(model, graph, tmp_path, "word2vec")
     header, *rows = lines(tmp_path / "entities.vec")
     assert header == "3 4"
-    words, values = zip(
-        *((row.rstrip().split(" ")[0], row.rstrip().split(" ")[1:]) for row in rows), strict=True
-    )
+    words, values = zip(*((row.rstrip().split(" ")[0], row.rstrip().split(" ")[1:]) for row in rows), strict=True)
     assert words == ("new_york", "łódź", "a[b]")
     read = numpy.array(values, dtype=numpy.float32)
     assert read.tobytes() == model.entities.detach().numpy().tobytes()

@@ -1,4 +1,4 @@
-"""Training steps against autograd over the eager specification: the same loss, and tables moved by the same gradient."""
+"""Training steps against autograd over the eager specification: the same loss, tables moved by the same gradient."""
 
 import pytest
 import torch
@@ -61,7 +61,14 @@ def test_negative_sampling_step_is_the_autograd_step(score, sharing, reciprocal)
     for (part, side), draw in zip(parts, ("tail", "head"), strict=True):
         ids = reference.sample_negatives(part, 5, ENTITIES, side=draw, seed=11, shared=shared)
         eager = eager + reference.negative_sampling_loss(
-            *tables, part, ids, score=score, side=side, margin=1.0, adversarial_temperature=0.5, weights=weights
+            *tables,
+            part,
+            ids,
+            score=score,
+            side=side,
+            margin=1.0,
+            adversarial_temperature=0.5,
+            weights=weights,
         )
     eager = eager / 2
     (eager + 0.1 * regularization(tables, score, parts, kind)).backward()
@@ -121,9 +128,13 @@ def test_known_answers_are_masked_or_redrawn(filter):
 
 def step_of(kind, model, optimizer):
     if kind == "sampled":
-        return fused.NegativeSamplingStep(model, optimizer, negatives=33, margin=2.0, adversarial_temperature=1.0, seed=1)
+        return fused.NegativeSamplingStep(
+            model, optimizer, negatives=33, margin=2.0, adversarial_temperature=1.0, seed=1
+        )
     if kind == "shared":
-        return fused.NegativeSamplingStep(model, optimizer, negatives=33, sharing="chunk", chunk=50, objective="softmax")
+        return fused.NegativeSamplingStep(
+            model, optimizer, negatives=33, sharing="chunk", chunk=50, objective="softmax"
+        )
     return fused.OneVsAllStep(model, optimizer, regularizer="n3", regularizer_weight=0.01, query_dropout=0.2)
 
 

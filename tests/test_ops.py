@@ -39,9 +39,7 @@ def make_loss(kind, score="complex"):
             tables,
         ),
         "shared": (
-            lambda *t: kgfast.negative_sampling_loss(
-                *t, case.triples, case.negatives[:2], side="head", **options
-            ),
+            lambda *t: kgfast.negative_sampling_loss(*t, case.triples, case.negatives[:2], side="head", **options),
             tables,
         ),
         "both": (
@@ -110,6 +108,10 @@ def recorded():
         for kind in LOSSES:
             for score in ("complex", "transe_l2"):
                 value_and_gradients(*make_loss(kind, score))
+        value_and_gradients(
+            lambda *t: kgfast.score_triples(*t, case.triples, score="complex", sparse_grad=True, impl="cpu").sum(),
+            [case.entities, case.relations],
+        )
         options = dict(score="complex", side="tail", impl="cpu")
         kgfast.rank(*arguments, known=known, **options)
         kgfast.topk(*arguments, 3, exclude=known, **options)
@@ -137,9 +139,7 @@ def test_compile_gives_one_graph_and_the_same_numbers(kind):
     function, leaves = make_loss(kind)
     torch._dynamo.reset()
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    for ours, eager in zip(
-        value_and_gradients(compiled, leaves), value_and_gradients(function, leaves), strict=True
-    ):
+    for ours, eager in zip(value_and_gradients(compiled, leaves), value_and_gradients(function, leaves), strict=True):
         torch.testing.assert_close(ours, eager)
 
 
@@ -173,9 +173,7 @@ def test_compile_of_topk():
     known = testing.make_known(case.triples)
 
     def answers(entities, relations, triples):
-        return kgfast.topk(
-            entities, relations, triples, 3, score="complex", side="tail", exclude=known, impl="cpu"
-        )
+        return kgfast.topk(entities, relations, triples, 3, score="complex", side="tail", exclude=known, impl="cpu")
 
     torch._dynamo.reset()
     arguments = (case.entities, case.relations, case.triples)

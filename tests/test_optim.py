@@ -64,9 +64,7 @@ def specified(kind, steps):
         touched, places = ids.unique(return_inverse=True)
         grads = torch.zeros(len(touched), D, dtype=torch.float64).index_add(0, places, values)
         options = {"step": step} if kind == "adam" else {}
-        held = (
-            tuple(s[touched] for s in state) if kind == "adam" else None if state is None else state[touched]
-        )
+        held = tuple(s[touched] for s in state) if kind == "adam" else None if state is None else state[touched]
         moved, held = reference.ROW_OPTIMIZERS[kind](rows[touched], grads, held, lr=LR, **options)
         rows[touched] = moved
         if kind == "adam":
@@ -192,9 +190,7 @@ def test_loss_then_step_learns():
     losses = []
     for _ in range(20):
         optimizer.zero_grad()
-        loss = kgfast.negative_sampling_loss(
-            *tables, case.triples, case.negatives, score="distmult", side="tail"
-        )
+        loss = kgfast.negative_sampling_loss(*tables, case.triples, case.negatives, score="distmult", side="tail")
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

@@ -36,9 +36,7 @@ def test_rotate_without_rotation_is_the_sum_of_moduli(level, side):
     known = entities[triples[:, 0 if side == "tail" else 2]]
     numbers, candidates = torch.complex(*halves(known)), torch.complex(*halves(entities))
     expected = -(numbers[:, None] - candidates).abs().sum(-1)
-    torch.testing.assert_close(
-        all_scores(entities, torch.zeros_like(relations), triples, "rotate", side), expected
-    )
+    torch.testing.assert_close(all_scores(entities, torch.zeros_like(relations), triples, "rotate", side), expected)
 
 
 @pytest.mark.parametrize("score", ["transe_l1", "transe_l2"])
@@ -86,13 +84,10 @@ def test_head_and_tail_sides_agree_on_the_triple(level, score):
 def test_order_of_negatives_does_not_matter(score, objective):
     case = testing.make_case(score, 17, 7, 64, dtype=torch.float64)
     order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
-    options = dict(
-        score=score, side="tail", objective=objective, margin=1.0, adversarial_temperature=0.5, impl="cpu"
-    )
+    options = dict(score=score, side="tail", objective=objective, margin=1.0, adversarial_temperature=0.5, impl="cpu")
     tables = (case.entities, case.relations, case.triples)
     losses = [
-        kgfast.negative_sampling_loss(*tables, ids, **options)
-        for ids in (case.negatives, case.negatives[:, order])
+        kgfast.negative_sampling_loss(*tables, ids, **options) for ids in (case.negatives, case.negatives[:, order])
     ]
     torch.testing.assert_close(*losses, rtol=1e-13, atol=0)
 

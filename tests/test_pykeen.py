@@ -55,9 +55,7 @@ def in_pykeen(score, entities, relations, factory):
     elif score == "distmult":
         model = DistMult(triples_factory=factory, embedding_dim=dim, random_seed=0)
     else:
-        model = TransE(
-            triples_factory=factory, embedding_dim=dim, scoring_fct_norm=int(score[-1]), random_seed=0
-        )
+        model = TransE(triples_factory=factory, embedding_dim=dim, scoring_fct_norm=int(score[-1]), random_seed=0)
     for representations, table in (
         (model.entity_representations, entities),
         (model.relation_representations, relations),
@@ -96,9 +94,7 @@ def test_pykeen_agrees(data, score, tmp_path):
     graph = KnowledgeGraph.load(data if data == "world" else real_data(data), cache=False)
     model = learned(graph, score)
     export(model, graph, tmp_path)
-    assert (tmp_path / "entities.txt").read_text(encoding="utf-8").split("\n")[:-1] == list(
-        graph.entity_names
-    )
+    assert (tmp_path / "entities.txt").read_text(encoding="utf-8").split("\n")[:-1] == list(graph.entity_names)
     ours = evaluate(model, graph)
     theirs = pykeen_metrics(score, tmp_path, graph)
     for side, found in (("both", ours), ("head", ours["head"]), ("tail", ours["tail"])):

@@ -13,9 +13,7 @@ TIES = ("optimistic", "realistic", "pessimistic")
 
 def tied_case(score, dim, *, num_entities=203, distinct=9, batch=7, dtype=torch.float32):
     """A table of few distinct rows: almost every candidate ties with others, distinct ones differ clearly."""
-    few, relations = testing.make_tables(
-        score, testing.usable_dim(score, dim), num_entities=distinct, dtype=dtype
-    )
+    few, relations = testing.make_tables(score, testing.usable_dim(score, dim), num_entities=distinct, dtype=dtype)
     choice = torch.randint(distinct, (num_entities,), generator=torch.Generator().manual_seed(5))
     triples = testing.make_triples(batch, num_entities=num_entities)
     return few[choice].contiguous(), relations, triples
@@ -52,9 +50,7 @@ def test_rank_with_many_ties(level, score, dim, side):
             ranks = kgfast.rank(
                 entities, relations, triples, score=score, side=side, known=filtered, ties=ties, impl="cpu"
             )
-            answers = [
-                set() if filtered is None else set(known.answers(row, side).tolist()) for row in triples
-            ]
+            answers = [set() if filtered is None else set(known.answers(row, side).tolist()) for row in triples]
             expected = [brute_rank(*row, ties) for row in zip(scores, targets, answers, strict=True)]
             assert ranks.dtype == torch.float64
             assert ranks.tolist() == expected
@@ -92,9 +88,7 @@ def test_known_answers_of_the_three_modes():
     ranks = [kgfast.rank(entities, relations, triples, ties=ties, **options).item() for ties in TIES]
     assert ranks == [2.0, 3.0, 4.0]
     known = KnownTriples.from_triples(torch.tensor([[0, 0, 4], [0, 0, 3], [0, 0, 1]]), 6, 1)
-    ranks = [
-        kgfast.rank(entities, relations, triples, ties=ties, known=known, **options).item() for ties in TIES
-    ]
+    ranks = [kgfast.rank(entities, relations, triples, ties=ties, known=known, **options).item() for ties in TIES]
     assert ranks == [1.0, 1.5, 2.0]
 
 
@@ -103,9 +97,7 @@ def test_rank_does_not_depend_on_threads_or_batch(for_threads):
     known = testing.make_known(case.triples, num_entities=1000)
 
     def run(triples=case.triples):
-        return kgfast.rank(
-            case.entities, case.relations, triples, score="rotate", side="head", known=known, impl="cpu"
-        )
+        return kgfast.rank(case.entities, case.relations, triples, score="rotate", side="head", known=known, impl="cpu")
 
     one, two = for_threads(run)
     assert torch.equal(one, two)
@@ -123,9 +115,7 @@ def test_topk(level, score, k):
         for exclude in (None, known):
             options = dict(score=score, side=side, exclude=exclude)
             scores, ids = kgfast.topk(entities, relations, triples, k, impl="cpu", **options)
-            answers = [
-                set() if exclude is None else set(known.answers(row, side).tolist()) for row in triples
-            ]
+            answers = [set() if exclude is None else set(known.answers(row, side).tolist()) for row in triples]
             expected = [brute_topk(row, k, out) for row, out in zip(every.tolist(), answers, strict=True)]
             assert ids.tolist() == expected
             assert reference.topk(*wide, k, **options)[1].tolist() == expected
@@ -160,9 +150,7 @@ def broken_case(place):
     case = testing.make_case("distmult", 8, 7, 1)
     head, relation, tail = case.triples[2].tolist()
     table = case.relations if place == "relation" else case.entities
-    table[{"known entity": head, "relation": relation, "target": tail, "another candidate": 30}[place], 3] = (
-        torch.nan
-    )
+    table[{"known entity": head, "relation": relation, "target": tail, "another candidate": 30}[place], 3] = torch.nan
     assert place != "another candidate" or not (case.triples == 30).any()
     return case.entities, case.relations, case.triples
 

@@ -26,9 +26,7 @@ def scalar_score(name, h, r, t):
     if name == "distmult":
         return sum(h[i] * r[i] * t[i] for i in range(dim))
     if name == "complex":
-        return sum(
-            a * b * c.conjugate() for a, b, c in zip(numbers(h), numbers(r), numbers(t), strict=True)
-        ).real
+        return sum(a * b * c.conjugate() for a, b, c in zip(numbers(h), numbers(r), numbers(t), strict=True)).real
     if name == "rotate":
         return -sum(abs(a * cmath.exp(1j * p) - c) for a, p, c in zip(numbers(h), r, numbers(t), strict=True))
     if name == "simple":
@@ -56,9 +54,7 @@ def test_score_is_its_formula_by_every_query(score):
         every = reference.score_candidates(*tables, case.triples, score=score, side=side)
         own = every.gather(1, case.triples[:, reference.COLUMN[side], None]).squeeze(1)
         torch.testing.assert_close(own, expected)
-        picked = reference.score_candidates(
-            *tables, case.triples, case.negatives.clamp(0, 4), score=score, side=side
-        )
+        picked = reference.score_candidates(*tables, case.triples, case.negatives.clamp(0, 4), score=score, side=side)
         torch.testing.assert_close(picked, every.gather(1, case.negatives.clamp(0, 4)))
 
 
@@ -171,9 +167,7 @@ def test_shared_lists_serve_consecutive_rows():
     shared = case.negatives[:3]
     spread = shared[[0, 0, 0, 1, 1, 2, 2]]  # b * 3 // 7
     losses = [
-        reference.negative_sampling_loss(
-            case.entities, case.relations, case.triples, ids, score="complex", side="head"
-        )
+        reference.negative_sampling_loss(case.entities, case.relations, case.triples, ids, score="complex", side="head")
         for ids in (shared, spread)
     ]
     assert torch.equal(*losses)

@@ -53,9 +53,7 @@ def run_folder(path, model, graph, history=True):
     (path / "metrics.json").write_text(json.dumps(metrics))
     (path / "config.yaml").write_text("model: distmult\ndim: 8\n")
     if history:
-        rows = [
-            {"step": 9 * n, "epoch": n / 2, "loss": 5 / n, "triples_per_second": 1e4 + n} for n in range(1, 9)
-        ]
+        rows = [{"step": 9 * n, "epoch": n / 2, "loss": 5 / n, "triples_per_second": 1e4 + n} for n in range(1, 9)]
         rows.insert(4, {"step": 36, "epoch": 2.0, "valid": {"mrr": 0.25, "hits@10": 0.5}})
         (path / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -95,9 +93,7 @@ def test_report_of_the_world(tmp_path):
 def test_report_is_one_file_without_network_or_scripts(tmp_path):
     graph = KnowledgeGraph.load("world")
     model = KGEModel(graph.num_entities, graph.num_relations, 8, score="distmult")
-    html = write_report(run_folder(tmp_path / "run", model, graph), model=model, graph=graph).read_text(
-        "utf-8"
-    )
+    html = write_report(run_folder(tmp_path / "run", model, graph), model=model, graph=graph).read_text("utf-8")
     page = Page(html)
     assert page.tags.isdisjoint({"script", "link", "img", "iframe", "object"})
     assert not [pair for pair in page.attributes if pair[0] in ("src", "href") or "url(" in str(pair[1])]

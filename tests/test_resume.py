@@ -73,9 +73,7 @@ def assert_same_run(first, second, graph):
         dict(optimizer="adagrad", negative_sharing="chunk", negative_chunk=16),
         dict(optimizer="adam", negative_filter="redraw", lr=0.01),
         dict(optimizer="sgd", candidates="all", query_dropout=0.2),
-        dict(
-            optimizer="adagrad", candidates="all", reciprocal=True, regularizer="n3", regularizer_weight=0.01
-        ),
+        dict(optimizer="adagrad", candidates="all", reciprocal=True, regularizer="n3", regularizer_weight=0.01),
         dict(
             optimizer="row_adagrad",
             negative_power=0.75,
@@ -106,9 +104,7 @@ def test_a_crash_at_any_step(graph, tmp_path, monkeypatch, settings):
     assert_same_run(whole, cut, graph)
 
 
-@pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
-)
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_polite_signal_leaves_a_checkpoint(graph, tmp_path, monkeypatch, number, raised):
     whole = small_config(tmp_path / "whole")
     run(whole, graph)
@@ -152,9 +148,7 @@ def test_resume_before_the_first_checkpoint_starts_anew(graph, tmp_path):
 
 
 def test_minutes_carry_over(graph, tmp_path, monkeypatch):
-    config = small_config(
-        tmp_path / "run", epochs=None, minutes=0.02, validate_every=0, lr_schedule="constant"
-    )
+    config = small_config(tmp_path / "run", epochs=None, minutes=0.02, validate_every=0, lr_schedule="constant")
 
     def interrupt():
         time.sleep(0.5)

@@ -31,9 +31,7 @@ def assert_frequencies(ids, probabilities):
     assert expected.min() > 5, "too few draws for the test"
     statistic = ((counts[possible] - expected) ** 2 / expected).sum().item()
     freedom = int(possible.sum()) - 1
-    assert abs(statistic - freedom) < 5 * math.sqrt(2 * freedom), (
-        f"chi-square {statistic} with {freedom} degrees"
-    )
+    assert abs(statistic - freedom) < 5 * math.sqrt(2 * freedom), f"chi-square {statistic} with {freedom} degrees"
 
 
 @pytest.mark.parametrize(
@@ -112,9 +110,7 @@ def test_rows_columns_steps_seeds_and_sides_are_unrelated():
     triples = testing.make_triples(101, num_entities=NUM_ENTITIES)
     base = dict(side="tail", seed=4, step=0)
     ids = draw(triples, 101, **base)
-    others = [
-        draw(triples, 101, **{**base, **change}) for change in ({"side": "head"}, {"seed": 5}, {"step": 1})
-    ]
+    others = [draw(triples, 101, **{**base, **change}) for change in ({"side": "head"}, {"seed": 5}, {"step": 1})]
     pairs = [(ids, other) for other in others] + [(ids[:-1], ids[1:]), (ids[:, :-1], ids[:, 1:])]
     for a, b in pairs:
         mean = a.numel() / NUM_ENTITIES
@@ -182,9 +178,7 @@ def test_a_sampler_in_the_loss_is_its_ids(impl, setting):
     case = testing.make_case("complex", 18, 7, 1)
     known = testing.make_known(case.triples) if setting["known"] else None
     weights = skewed_weights(testing.NUM_ENTITIES) if setting["weighted"] else None
-    sampler = kgfast.NegativeSampler(
-        20, seed=5, step=6, weights=weights, known=known, shared=setting["shared"]
-    )
+    sampler = kgfast.NegativeSampler(20, seed=5, step=6, weights=weights, known=known, shared=setting["shared"])
     side = setting["side"]
     options = dict(seed=5, step=6, weights=weights, known=known, shared=setting["shared"])
     ids = draw(case.triples, 20, testing.NUM_ENTITIES, side=side, impl=impl, **options)

@@ -14,9 +14,7 @@ from kgfast.train.batches import Batches, frequency_weights
 
 CHANCE = sum(1 / rank for rank in range(1, ENTITIES + 1)) / ENTITIES  # about 0.07
 
-SAMPLED = dict(
-    candidates="sampled", objective="softmax", negatives=16, side="both", lr=0.1, optimizer="adagrad"
-)
+SAMPLED = dict(candidates="sampled", objective="softmax", negatives=16, side="both", lr=0.1, optimizer="adagrad")
 DISTANCE = dict(
     candidates="sampled", objective="logistic", negatives=16, side="both", lr=0.02, optimizer="adam",
     margin=4.0, adversarial_temperature=1.0,
@@ -71,9 +69,7 @@ def test_leaves_a_whole_run(graph, tmp_path):
     assert not list(folder.rglob("*tmp*"))
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert all(
-        {"step", "epoch", "loss", "triples_per_second", "lr"} <= line.keys()
-        for line in history
-        if "loss" in line
+        {"step", "epoch", "loss", "triples_per_second", "lr"} <= line.keys() for line in history if "loss" in line
     )
     assert [line["epoch"] for line in history if "valid" in line] == [2, 4, 6]
     assert max(line["valid"]["mrr"] for line in history if "valid" in line) == metrics["valid"]["mrr"]
@@ -157,9 +153,7 @@ def test_a_loss_that_is_no_number_stops_with_the_step(graph, tmp_path, monkeypat
     run(config, graph)
     before = (tmp_path / "run" / "checkpoint" / "checkpoint.json").read_bytes()
     monkeypatch.setattr(training_loop, "build_step", build_broken)
-    with pytest.raises(
-        TrainingError, match=rf"loss is {value} at step 17 \(epoch 3\): try a smaller lr"
-    ) as caught:
+    with pytest.raises(TrainingError, match=rf"loss is {value} at step 17 \(epoch 3\): try a smaller lr") as caught:
         run(config.replace(epochs=6), graph, resume=True)
     assert "checkpoint" in str(caught.value)
     assert (tmp_path / "run" / "checkpoint" / "checkpoint.json").read_bytes() == before

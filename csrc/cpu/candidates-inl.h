@@ -142,6 +142,7 @@ struct CandidateChunk {
 
 template <class Sim, class F>
 static void candidate_loss(const CandidateArguments<F>& a, const CandidateResults<F>& out) {
+  if (a.batch == 0) return;
   const bool wants_gradient = out.d_query || out.d_table || out.d_bias;
   const int64_t most = a.batch < 384 ? packed_rows<F>(a.batch) : packed_rows<F>(384 - Tile<F>::kRows + 1);
   int64_t width = a.workspace / most / Tile<F>::kColumns * Tile<F>::kColumns;

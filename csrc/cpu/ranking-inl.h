@@ -8,6 +8,7 @@ namespace KGFAST_LEVEL {
 template <class Sim, class F, class Visit>
 static void scan(const ScanArguments<F>& a, const F* packed, Visit visit) {
   constexpr int kRows = Tile<F>::kRows, kColumns = Tile<F>::kColumns;
+  if (a.batch == 0) return;
   F* panels = scratch<F>(kPanel, kColumns * a.dim * a.threads);
   F* tiles = scratch<F>(kEdge, int64_t(kRows) * kColumns * a.threads);
   const int64_t blocks = (a.batch + kRows - 1) / kRows;
@@ -68,13 +69,13 @@ static void rank(const ScanArguments<F>& a, const int64_t* targets, int64_t* gre
   });
 }
 
-// The k best candidates that are not excluded, best first, ties by lower id: a heap per query whose root is the worst kept.
+// Where a score is NaN, the first result is that candidate, so that the caller sees it. The k best candidates that are not excluded, best first, ties by lower id: a heap per query whose root is the worst kept.
 template <class Sim, class F>
 static void topk(const ScanArguments<F>& a, int64_t k, F* scores, int64_t* ids) {
   const F* packed = pack_queries(a);
-  int64_t* cursors = scratch<int64_t>(kHistogram, 2 * a.batch);
-  int64_t* sizes = cursors + a.batch;
-  for (int64_t b = 0; b < a.batch; ++b) cursors[b] = a.known.starts ? a.known.starts[b] : 0, sizes[b] = 0;
+  int64_t* cursors = scratch<int64_t>(kHistogram, 3 * a.batch);
+  int64_t *sizes = cursors + a.batch, *broken = sizes + a.batch;
+  for (int64_t b = 0; b < a.batch; ++b) cursors[b] = a.known.starts ? a.known.starts[b] : 0, sizes[b] = 0, broken[b] = -1;
   auto worse = [](F s, int64_t i, F t, int64_t j) { return s < t || (s == t && i > j); };
   auto sink_root = [&](F* s, int64_t* id, int64_t size, F score, int64_t candidate) {
     int64_t hole = 0;
@@ -92,6 +93,10 @@ static void topk(const ScanArguments<F>& a, int64_t k, F* scores, int64_t* ids) 
       if (a.known.starts) {
         while (cursor < a.known.ends[b] && a.known.ids[cursor] < n0 + n) ++cursor;
         if (cursor < a.known.ends[b] && a.known.ids[cursor] == n0 + n) continue;
+      }
+      if (tile[n] != tile[n]) {
+        broken[b] = n0 + n;
+        continue;
       }
       if (size == k) {
         if (tile[n] > s[0]) sink_root(s, id, size, tile[n], n0 + n);
@@ -117,6 +122,7 @@ static void topk(const ScanArguments<F>& a, int64_t k, F* scores, int64_t* ids) 
         sink_root(s, id, last, score, candidate);
       }
       for (int64_t i = sizes[b]; i < k; ++i) s[i] = -std::numeric_limits<F>::infinity(), id[i] = -1;
+      if (broken[b] >= 0) s[0] = std::numeric_limits<F>::quiet_NaN(), id[0] = broken[b];
     }
   });
 }

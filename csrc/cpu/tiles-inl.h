@@ -209,6 +209,7 @@ static void slope_matrix(const F* g, int64_t g_row, int64_t g_column, RowView<F>
                          int64_t y_count, int64_t dim, int threads, F* out) {
   constexpr int kRows = Tile<F>::kRows;
   constexpr int64_t kBlock = 384;
+  if (x_count == 0) return;
   F* packs = scratch<F>(kWeights, kBlock * kRows * threads);
   const int64_t panels = (x_count + kRows - 1) / kRows, pieces = 4 * threads;
   parallel_for(panels, (panels + pieces - 1) / pieces, threads, [&](int64_t first, int64_t last, int worker) {

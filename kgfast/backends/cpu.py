@@ -69,6 +69,20 @@ def check_csr(name: str, starts: Tensor, ends: Tensor, ids: Tensor, count: int) 
     check_ids(f"{name}.ids", ids, count)
 
 
+def check_scores(scores: Tensor) -> None:
+    """Raises where a score is NaN, which has no place in an order."""
+    if scores.isnan().any():
+        row = int(scores.isnan().nonzero()[0, 0])
+        raise KgfastError(f"triples[{row}]: a score is NaN, so a parameter of its query or of a candidate is NaN")
+
+
+def total(losses: Tensor) -> Tensor:
+    """The sum of losses [B] in an order that the number of threads can't change; torch's own can, for long B."""
+    if losses.numel() <= 4096:
+        return losses.sum()
+    return torch.nn.functional.pad(losses, (0, -losses.numel() % 4096)).view(-1, 4096).sum(1).sum()
+
+
 def threads() -> int:
     return torch.get_num_threads()
 
@@ -156,9 +170,16 @@ def sampled_loss(query, table, targets, negatives, starts, ends, known, weights,
 
 def candidate_loss(query, table, bias, starts, ends, answers, weights, similarity: int, objective: int,
                    smoothing: float, gradient: bool, allocate=fresh, check=True):  # fmt: skip
-    """losses [B] (weighted) and, with gradient, d_query, d_table [C, D] and d_bias [C]."""
+    """losses [B] (weighted) and, with gradient, d_query, d_table [C, D], d_bias [C]. Rows of weight 0 cost nothing."""
     if check:
         check_csr("targets", starts, ends, answers, len(table))
+        counted = weights.nonzero()[:, 0]
+        if len(counted) < len(query):
+            inputs = (query[counted], table, bias, starts[counted], ends[counted], answers, weights[counted])
+            some, d_some, *rest = candidate_loss(*inputs, similarity, objective, smoothing, gradient, check=False)
+            losses = query.new_zeros(len(query)).index_copy_(0, counted, some)
+            d_query = query.new_zeros(query.shape if gradient else (0, query.shape[1]))
+            return losses, d_query.index_copy_(0, counted, d_some) if gradient else d_query, *rest
     rows = len(query) if gradient else 0
     losses = allocate("losses", (len(query),), query.dtype)
     d_query = allocate("d_query", (rows, query.shape[1]), query.dtype).zero_()
@@ -169,6 +190,26 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
                       len(table), table.shape[1], WORKSPACE_BYTES, threads(), pointer(losses), pointer(d_query),
                       pointer(d_table), pointer(d_bias))  # fmt: skip
     return losses, d_query, d_table, d_bias
+
+
+def answers(starts, ends, ids, targets):
+    """CSR of the known answers of each query and its target: (starts, ends, ids), ids ascending within a query."""
+    low, high = starts.clone(), ends.clone()  # binary search for the target among its query's answers
+    last = max(len(ids) - 1, 0)
+    padded = ids if len(ids) else targets.new_zeros(1)
+    for _ in range(len(ids).bit_length()):
+        middle = (low + high) // 2
+        smaller = (low < high) & (padded[middle.clamp(max=last)] < targets)
+        low, high = (
+            torch.where(smaller, middle + 1, low),
+            torch.where(smaller, high, torch.minimum(high, middle)),
+        )
+    if bool(((low < ends) & (padded[low.clamp(max=last)] == targets)).all()):
+        return starts, ends, ids
+    lists = [ids[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    lists = [torch.unique(torch.cat([one, target[None]])) for one, target in zip(lists, targets, strict=True)]
+    stops = torch.tensor([0, *map(len, lists)]).cumsum(0)
+    return stops[:-1].clone(), stops[1:].clone(), torch.cat(lists)
 
 
 def sink(update: str, rows: Tensor, state1=None, state2=None, lr=0.0, eps=0.0, beta1=0.0, beta2=0.0, step=0):
@@ -220,6 +261,7 @@ def rank(query, table, targets, starts, ends, known, similarity: int):
     _C.rank(DTYPES[query.dtype], similarity, pointer(query), pointer(table), pointer(targets), pointer(starts),
             pointer(ends), pointer(known), len(query), len(table), table.shape[1], threads(), pointer(greater),
             pointer(equal), pointer(scores))  # fmt: skip
+    check_scores(scores)
     return greater, equal, scores
 
 
@@ -230,6 +272,7 @@ def topk(query, table, starts, ends, excluded, k: int, similarity: int):
     _C.topk(DTYPES[query.dtype], similarity, pointer(query), pointer(table), pointer(starts), pointer(ends),
             pointer(excluded), len(query), len(table), table.shape[1], k, threads(), pointer(scores),
             pointer(ids))  # fmt: skip
+    check_scores(scores)
     return scores, ids
 
 

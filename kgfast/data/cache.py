@@ -90,9 +90,7 @@ def fetch(folder: Path, stamped: list) -> dict | None:
 
 def unusable(error: OSError) -> None:
     # one line of code for all causes: Python shows a warning of the same line and text once
-    warnings.warn(
-        f"the cache of graphs in {cache_folder()} can't be used: {error}", RuntimeWarning, stacklevel=1
-    )
+    warnings.warn(f"the cache of graphs in {cache_folder()} can't be used: {error}", RuntimeWarning, stacklevel=1)
 
 
 def inspect(folder: Path, stamped: list) -> tuple[str | None, bool]:
@@ -173,9 +171,7 @@ def read_questions(path: Path) -> dict[str, list]:
     with pa.memory_map(str(path)) as file:
         table = pa.ipc.open_file(file).read_all()
     questions = {split: [] for split in json.loads(table.schema.metadata[b"splits"])}
-    for split, question, topic, answers in zip(
-        *(column.to_pylist() for column in table.columns), strict=True
-    ):
+    for split, question, topic, answers in zip(*(column.to_pylist() for column in table.columns), strict=True):
         questions[split].append((question, topic, answers))
     return questions
 

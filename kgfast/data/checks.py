@@ -67,9 +67,7 @@ class DataReport:
             lines.append(f"{self.literals:,} statements with a literal as object were left out.")
         for pair, count in self.leaked.items():
             if count:
-                lines.append(
-                    f"Leakage: {count:,} triples of {pair.replace(' in ', ' are also in ')}; they were kept."
-                )
+                lines.append(f"Leakage: {count:,} triples of {pair.replace(' in ', ' are also in ')}; they were kept.")
         lines += self._unseen_lines()
         loops = sum(self.self_loops.values())
         if loops:
@@ -78,16 +76,12 @@ class DataReport:
         for role, counts in self.texts.items():
             total = self.relations if role.startswith("relation") else self.entities
             line = f"{counts['file']}: {role.replace('_', ' ')} for {counts['covered']:,} of {total:,}"
-            lines.append(
-                line + _extras(counts, unknown="for names not in the graph", repeated="repeated") + "."
-            )
+            lines.append(line + _extras(counts, unknown="for names not in the graph", repeated="repeated") + ".")
         for split, counts in self.questions.items():
             kept = counts["read"] - counts["unknown_topic"] - counts["no_known_answer"]
             line = f"{counts['file']}: {kept:,} of {counts['read']:,} questions for {split}"
             words = {"unknown_topic": "with an unknown topic", "no_known_answer": "without a known answer"}
-            lines.append(
-                line + _extras(counts, **words, unknown_answers="unknown answers beside known ones") + "."
-            )
+            lines.append(line + _extras(counts, **words, unknown_answers="unknown answers beside known ones") + ".")
         return [*lines, *self.notes, f"Fingerprint {self.fingerprint[:16]}."]
 
     def _unseen_lines(self) -> Iterator[str]:
@@ -100,9 +94,7 @@ class DataReport:
             if unseen["all"]
         ]
         if what:
-            where = " and ".join(
-                f"{count:,} of {split}" for split, count in self.unseen_triples.items() if count
-            )
+            where = " and ".join(f"{count:,} of {split}" for split, count in self.unseen_triples.items() if count)
             where = f" ({where} triples hold one; they were kept)" if where else ""
             yield f"{' and '.join(what)} never occur in train{where}."
 
@@ -170,13 +162,9 @@ def _keys(splits: dict[str, np.ndarray], num_entities: int, num_relations: int) 
     rows = np.concatenate(list(splits.values()))
     front = rows[:, 1] * num_entities + rows[:, 0]
     if num_relations * num_entities * num_entities > LARGEST:
-        front = np.unique(front, return_inverse=True)[
-            1
-        ]  # at most as many values as triples, so the product fits
+        front = np.unique(front, return_inverse=True)[1]  # at most as many values as triples, so the product fits
     key = front * num_entities + rows[:, 2]
-    return dict(
-        zip(splits, np.split(key, np.cumsum([len(rows) for rows in splits.values()])[:-1]), strict=True)
-    )
+    return dict(zip(splits, np.split(key, np.cumsum([len(rows) for rows in splits.values()])[:-1]), strict=True))
 
 
 def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -196,9 +184,7 @@ def _count_in(keys: np.ndarray, others: np.ndarray) -> int:
     return int((others[place] == keys).sum())
 
 
-def _unseen(
-    splits: dict[str, np.ndarray], num_entities: int, num_relations: int
-) -> dict[str, dict[str, int]]:
+def _unseen(splits: dict[str, np.ndarray], num_entities: int, num_relations: int) -> dict[str, dict[str, int]]:
     train = splits["train"]
     seen_entity, seen_relation = np.zeros(num_entities, bool), np.zeros(num_relations, bool)
     seen_entity[train[:, 0]] = seen_entity[train[:, 2]] = True
@@ -248,9 +234,7 @@ def inverse_relations(splits: dict[str, np.ndarray], num_entities: int, relation
     codes, share = codes[strong], share[strong]
     by_size = np.lexsort((codes, -sizes[codes // number]))
     pairs = [
-        InversePair(
-            relations[int(c) // number], relations[int(c) % number], float(s), int(sizes[int(c) // number])
-        )
+        InversePair(relations[int(c) // number], relations[int(c) % number], float(s), int(sizes[int(c) // number]))
         for c, s in zip(codes[by_size], share[by_size], strict=True)
     ]
     leaked = {}

@@ -25,9 +25,7 @@ class Columns:
 
     def append(self, *chunks: pa.Array) -> None:
         for name, chunk in zip(COLUMNS, chunks, strict=True):
-            getattr(self, name).append(
-                chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-            )
+            getattr(self, name).append(chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode())
 
 
 def number(columns: list[list[pa.DictionaryArray]], rename=None) -> tuple[pa.Array, list[np.ndarray], int]:
@@ -38,9 +36,7 @@ def number(columns: list[list[pa.DictionaryArray]], rename=None) -> tuple[pa.Arr
     names.
     """
     chunks = [chunk for column in columns for chunk in column]
-    every = pa.concat_arrays(
-        [chunk.dictionary.cast(pa.large_string()) for chunk in chunks]
-    ).dictionary_encode()
+    every = pa.concat_arrays([chunk.dictionary.cast(pa.large_string()) for chunk in chunks]).dictionary_encode()
     names, kept = rename(every.dictionary) if rename else (every.dictionary, 0)
     order = name_order(names)
     rank = np.empty(len(order), np.int64)

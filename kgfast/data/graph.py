@@ -100,9 +100,7 @@ class KnowledgeGraph:
         default to the ids. Repeated rows of a split are removed and counted. DataError for a wrong shape,
         dtype, id or name.
         """
-        splits = {
-            split: as_triples(rows, split) for split, rows in zip(SPLITS, (train, valid, test), strict=True)
-        }
+        splits = {split: as_triples(rows, split) for split, rows in zip(SPLITS, (train, valid, test), strict=True)}
         if not len(splits["train"]):
             raise DataError("train has no triples")
         ids = torch.cat(list(splits.values()))
@@ -113,9 +111,7 @@ class KnowledgeGraph:
             check_triples(rows, len(entities), len(relations), split)
         arrays = {split: rows.numpy() for split, rows in splits.items()}
         arrays, report = examine(name, arrays, entities, relations)
-        return cls(
-            {split: torch.from_numpy(rows) for split, rows in arrays.items()}, entities, relations, report
-        )
+        return cls({split: torch.from_numpy(rows) for split, rows in arrays.items()}, entities, relations, report)
 
     @classmethod
     def _read(cls, sources: Sources, iris: str) -> KnowledgeGraph:
@@ -124,9 +120,7 @@ class KnowledgeGraph:
         rename = shorten if linked and iris == "short" else None
         ends = [column for of_split in columns.values() for column in (of_split.head, of_split.tail)]
         entities, ends, whole_entities = number(ends, rename)
-        relations, kinds, whole_relations = number(
-            [of_split.relation for of_split in columns.values()], rename
-        )
+        relations, kinds, whole_relations = number([of_split.relation for of_split in columns.values()], rename)
         splits = dict.fromkeys(SPLITS, np.empty((0, 3), np.int64))
         for place, split in enumerate(columns):
             splits[split] = np.stack((ends[2 * place], kinds[place], ends[2 * place + 1]), axis=1)
@@ -180,9 +174,7 @@ class KnowledgeGraph:
 
     def label(self, entity_id: int) -> str:
         """The text of an entity where it has one, else its name."""
-        return (self.entity_text[entity_id] if self.entity_text is not None else None) or self.entity_names[
-            entity_id
-        ]
+        return (self.entity_text[entity_id] if self.entity_text is not None else None) or self.entity_names[entity_id]
 
     def known(self, *splits: str) -> KnownTriples:
         """The triples of the splits named, of all three by default, as known answers (see KnownTriples)."""
@@ -228,9 +220,7 @@ def as_triples(rows, split: str) -> torch.Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{split} is no array of integers: {error}") from None
     check_form(rows, split)
-    return rows.to(
-        torch.int64, copy=True
-    )  # what the caller does to the array later must not change the graph
+    return rows.to(torch.int64, copy=True)  # what the caller does to the array later must not change the graph
 
 
 def as_names(kind: str, names: Sequence[str] | None, count: int | None, needed: int) -> Strings:

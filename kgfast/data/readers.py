@@ -89,11 +89,7 @@ def located(path: Path, data: pa.Buffer, separator: str, names: list[str] | None
     """The slow pass: the error of the first malformed line, or None if each one is well-formed."""
     expected = names or list(COLUMNS)
     lines = text_lines(data)
-    rows = (
-        csv.reader(lines, strict=True)
-        if separator == ","
-        else (line.rstrip("\n").split("\t") for line in lines)
-    )
+    rows = csv.reader(lines, strict=True) if separator == "," else (line.rstrip("\n").split("\t") for line in lines)
     number = 0
     while True:
         try:

@@ -52,9 +52,7 @@ def find_sources(source) -> Sources:
 def built_in_names() -> list[str]:
     if not BUILT_IN.is_dir():
         return []
-    return sorted(
-        folder.name for folder in BUILT_IN.iterdir() if folder.is_dir() and split_files(folder, "train")
-    )
+    return sorted(folder.name for folder in BUILT_IN.iterdir() if folder.is_dir() and split_files(folder, "train"))
 
 
 def folder_sources(folder: Path) -> Sources:
@@ -62,9 +60,7 @@ def folder_sources(folder: Path) -> Sources:
     for split in SPLITS:
         found = split_files(folder, split)
         if len(found) > 1:
-            raise DataError(
-                f"{folder}: {' and '.join(path.name for path in found)} both hold {split}: keep one"
-            )
+            raise DataError(f"{folder}: {' and '.join(path.name for path in found)} both hold {split}: keep one")
         if found:
             triples[split] = found[0]
     if "train" not in triples:
@@ -87,10 +83,7 @@ def folder_sources(folder: Path) -> Sources:
 
 def split_files(folder: Path, split: str) -> list[Path]:
     names = [
-        split + suffix + packed
-        for suffix in FORMATS
-        for packed in ("", ".gz")
-        if suffix + packed != ".parquet.gz"
+        split + suffix + packed for suffix in FORMATS for packed in ("", ".gz") if suffix + packed != ".parquet.gz"
     ]
     return [folder / name for name in names if (folder / name).is_file()]
 

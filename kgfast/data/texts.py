@@ -59,9 +59,7 @@ def read_questions(path: Path, names: Strings) -> tuple[list[Question], dict]:
         where = f"{path}, line {place + 1}: "
         shown = excerpt("\t".join(row))
         if len(row) != 3:
-            raise DataError(
-                f"{where}expected question, topic and answers between tabs, found {len(row)}: {shown}"
-            )
+            raise DataError(f"{where}expected question, topic and answers between tabs, found {len(row)}: {shown}")
         if not all(part.strip() for part in (row[0], row[1], *row[2].split("|"))):
             raise DataError(f"{where}question, topic or an answer is empty: {shown}")
     answers = [list(dict.fromkeys(row[2].split("|"))) for row in rows]

@@ -54,9 +54,7 @@ def save(graph, folder: Path) -> None:
 def check_names(kind: str, names: Strings) -> None:
     found = names.array.filter(pc.match_substring_regex(names.array, r"[\t\r\n]"))
     if len(found):
-        raise DataError(
-            f"the {kind} name {found[0].as_py()!r} has a tab or an end of line: no line can hold it"
-        )
+        raise DataError(f"the {kind} name {found[0].as_py()!r} has a tab or an end of line: no line can hold it")
 
 
 def check_answers(graph) -> None:

@@ -114,9 +114,7 @@ def with_neighbours(group, train, count):
     """`group` with each -1 replaced by the most frequent group of the neighbours, where they have one."""
     ends = torch.cat([train[:, [0, 2]], train[:, [2, 0]]])
     ends = ends[group[ends[:, 1]] >= 0]
-    votes = torch.bincount(ends[:, 0] * count + group[ends[:, 1]], minlength=len(group) * count).view(
-        -1, count
-    )
+    votes = torch.bincount(ends[:, 0] * count + group[ends[:, 1]], minlength=len(group) * count).view(-1, count)
     most, winner = votes.max(1)
     return torch.where((group < 0) & (most > 0), winner, group)
 

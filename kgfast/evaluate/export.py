@@ -98,9 +98,7 @@ def relation_row_names(model, graph):
     reverse = [name + REVERSE for name in names]
     taken = set(names).intersection(reverse)
     if taken:
-        raise DataError(
-            f"relation {min(taken)!r} has the name that the reverse row of another relation would get"
-        )
+        raise DataError(f"relation {min(taken)!r} has the name that the reverse row of another relation would get")
     return names + reverse
 
 

@@ -71,9 +71,7 @@ def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="rea
     for name in ("entities", "relations"):
         bad = int((~torch.isfinite(getattr(model, name))).any(dim=1).sum())
         if bad:
-            raise KgfastError(
-                f"model.{name} has {bad} rows that aren't finite: training diverged, try a lower lr"
-            )
+            raise KgfastError(f"model.{name} has {bad} rows that aren't finite: training diverged, try a lower lr")
     known = graph.known().to(device)
     total = 2 * len(triples)
     ranks = {side: torch.empty(len(triples), dtype=torch.float64) for side in ("tail", "head")}
@@ -85,13 +83,9 @@ def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="rea
             scores = model.score_triples(batch)
             if not bool(torch.isfinite(scores).all()):
                 row = start + int((~torch.isfinite(scores)).nonzero()[0])
-                raise KgfastError(
-                    f"the score of triple {triples[row].tolist()} isn't finite: training diverged"
-                )
+                raise KgfastError(f"the score of triple {triples[row].tolist()} isn't finite: training diverged")
             for side in ranks:
-                ranks[side][start : start + len(batch)] = model.rank(
-                    batch, side, known=known, ties=ties
-                ).cpu()
+                ranks[side][start : start + len(batch)] = model.rank(batch, side, known=known, ties=ties).cpu()
             if progress is not None:
                 progress(2 * min(start + batch_size, len(triples)), total)
     finally:
@@ -132,16 +126,12 @@ def rank_details(graph, triples, ranks):
         members = [relation for relation, its in enumerate(categories) if its == category]
         chosen = torch.isin(relations, torch.tensor(members, dtype=torch.int64))
         if chosen.any():
-            per_category[category] = {"relations": len(relations[chosen].unique())} | group_metrics(
-                ranks, chosen
-            )
+            per_category[category] = {"relations": len(relations[chosen].unique())} | group_metrics(ranks, chosen)
 
     in_train = torch.zeros(graph.num_entities, dtype=torch.bool)
     in_train[graph.train[:, [0, 2]].flatten().cpu()] = True
     seen = in_train[triples[:, 0]] & in_train[triples[:, 2]]
-    entities = {
-        name: group_metrics(ranks, rows) for name, rows in (("seen", seen), ("unseen", ~seen)) if rows.any()
-    }
+    entities = {name: group_metrics(ranks, rows) for name, rows in (("seen", seen), ("unseen", ~seen)) if rows.any()}
     return {
         "per_relation": per_relation,
         "per_category": per_category,

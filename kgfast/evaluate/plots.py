@@ -33,19 +33,13 @@ def ticks(low, high, count=4):
         return [low]
     raw = (high - low) / count
     power = 10 ** math.floor(math.log10(raw))
-    step = power * next(
-        factor for factor, limit in ((1, 1.5), (2, 3.5), (5, 7.5), (10, 11)) if raw < limit * power
-    )
+    step = power * next(factor for factor, limit in ((1, 1.5), (2, 3.5), (5, 7.5), (10, 11)) if raw < limit * power)
     first = math.ceil(low / step - 1e-9)
     return [float(f"{k * step:.12g}") for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def svg(width, height, parts, label):
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
-        + "".join(parts)
-        + "</svg>"
-    )
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">' + "".join(parts) + "</svg>"
 
 
 def text(x, y, value, anchor="middle", kind="tick"):
@@ -81,9 +75,7 @@ def line_chart(xs, ys, *, label, x_label, colour=COLOURS[0], zero=True, mark=Non
     parts += [text(at(value, low)[0], height - BOTTOM + 15, number(value)) for value in ticks(left, right, 5)]
     parts.append(text(width - RIGHT, height - 2, x_label, "end", "axis"))
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in points))
-    parts.append(
-        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>'
-    )
+    parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>')
     radius = 2.4 if len(points) <= 40 else 0
     for x, y in points:
         cx, cy = at(x, y)

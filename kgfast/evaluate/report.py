@@ -112,9 +112,7 @@ def table(headings, rows, words=1):
         kind = ' class="word"' if column < words else ""
         return f"<td{kind}>{escape(value) if isinstance(value, str) else figure(value)}</td>"
 
-    head = "".join(
-        f"<th{' class=word' if i < words else ''}>{escape(name)}</th>" for i, name in enumerate(headings)
-    )
+    head = "".join(f"<th{' class=word' if i < words else ''}>{escape(name)}</th>" for i, name in enumerate(headings))
     body = "".join(
         f"<tr{' class=under' if row and str(row[0]).startswith(' ') else ''}>"
         + "".join(cell(value, column) for column, value in enumerate(row))
@@ -138,11 +136,7 @@ def bar_cell(value):
 def tiles(metrics, details, split):
     train = metrics.get("train", {})
     found = metrics.get(split) or details or {}
-    values = [
-        (figure(found[key]), f"{HEADINGS[key]}, {split}")
-        for key in ("mrr", "hits@1", "hits@10")
-        if key in found
-    ]
+    values = [(figure(found[key]), f"{HEADINGS[key]}, {split}") for key in ("mrr", "hits@1", "hits@10") if key in found]
     if "triples_per_second" in train:
         values.append((plots.number(train["triples_per_second"]), "triples a second"))
     if "seconds" in train:
@@ -150,8 +144,7 @@ def tiles(metrics, details, split):
     if train.get("peak_memory_bytes"):
         values.append((f"{train['peak_memory_bytes'] / 2**20:,.0f} MiB", "peak memory"))
     inside = "".join(
-        f'<div class="card tile"><b>{escape(value)}</b><span>{escape(word)}</span></div>'
-        for value, word in values
+        f'<div class="card tile"><b>{escape(value)}</b><span>{escape(word)}</span></div>' for value, word in values
     )
     return f'<div class="tiles">{inside}</div>'
 
@@ -225,9 +218,7 @@ def ranking(metrics, details, split):
         "Each right answer is ranked among all entities; other known answers are left out of the ranking "
         "(filtered with train, valid and test), ties count as the mean rank."
     )
-    return section(
-        "Ranking", f'<p class="soft small">{text}</p><div class="wide">{left}{right}</div>', unseen(details)
-    )
+    return section("Ranking", f'<p class="soft small">{text}</p><div class="wide">{left}{right}</div>', unseen(details))
 
 
 def unseen(details):
@@ -238,9 +229,7 @@ def unseen(details):
         [words[name], *(found[key] for key in ("triples", "mrr", "hits@10"))]
         for name, found in details["entities"].items()
     ]
-    return '<div style="height:14px"></div>' + card(
-        table(["Triples with", "Triples", "MRR", "Hits@10"], rows)
-    )
+    return '<div style="height:14px"></div>' + card(table(["Triples with", "Triples", "MRR", "Hits@10"], rows))
 
 
 def relations(details):
@@ -258,8 +247,7 @@ def relations(details):
         return [found["triples"], bar_cell(found["mrr"]), found["hits@10"], *sides]
 
     categories = [
-        [words.get(name, name), found["relations"], *numbers(found)]
-        for name, found in details["per_category"].items()
+        [words.get(name, name), found["relations"], *numbers(found)] for name, found in details["per_category"].items()
     ]
     rows = [[found["relation"], found["category"], *numbers(found)] for found in details["per_relation"]]
     named = ["Relation", "Kind", *headings]

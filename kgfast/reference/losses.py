@@ -167,10 +167,7 @@ def one_vs_all_loss(
     pick({**COLUMN, "both": None}, side, "side")
     if side == "both":
         options = dict(score=score, objective=objective, label_smoothing=label_smoothing, known=known)
-        return (
-            sum(one_vs_all_loss(entities, relations, triples, side=s, **options) for s in ("tail", "head"))
-            / 2
-        )
+        return sum(one_vs_all_loss(entities, relations, triples, side=s, **options) for s in ("tail", "head")) / 2
     loss = pick(ALL_OBJECTIVES, objective, "objective")
     logits = score_candidates(entities, relations, triples, score=score, side=side)
     answers = torch.zeros_like(logits, dtype=torch.bool)

@@ -14,17 +14,13 @@ def sgd(rows: Tensor, grads: Tensor, state: None = None, *, lr: float) -> tuple[
     return rows - lr * grads, None
 
 
-def adagrad(
-    rows: Tensor, grads: Tensor, state: Tensor, *, lr: float, eps: float = 1e-10
-) -> tuple[Tensor, Tensor]:
+def adagrad(rows: Tensor, grads: Tensor, state: Tensor, *, lr: float, eps: float = 1e-10) -> tuple[Tensor, Tensor]:
     """s <- s + g^2;  x <- x - lr g / (sqrt(s) + eps).  state s: [U, D], as torch.optim.Adagrad."""
     state = state + grads * grads
     return rows - lr * grads / (state.sqrt() + eps), state
 
 
-def row_adagrad(
-    rows: Tensor, grads: Tensor, state: Tensor, *, lr: float, eps: float = 1e-10
-) -> tuple[Tensor, Tensor]:
+def row_adagrad(rows: Tensor, grads: Tensor, state: Tensor, *, lr: float, eps: float = 1e-10) -> tuple[Tensor, Tensor]:
     """s <- s + mean_d g_d^2;  x <- x - lr g / (sqrt(s) + eps).  state s: [U], one number a row."""
     state = state + (grads * grads).mean(-1)
     return rows - lr * grads / (state.sqrt() + eps).unsqueeze(-1), state

@@ -76,9 +76,7 @@ def alias_table(weights: Tensor) -> tuple[Tensor, Tensor]:
     wrong = (~torch.isfinite(weights) | (weights < 0)).nonzero()
     if len(wrong):
         place = wrong[0].tolist()
-        raise KgfastError(
-            f"weights{place} is {float(weights[tuple(place)])}; weights must be finite numbers >= 0"
-        )
+        raise KgfastError(f"weights{place} is {float(weights[tuple(place)])}; weights must be finite numbers >= 0")
     if not float(weights.sum()) > 0:
         raise KgfastError(f"weights: the sum of {len(weights)} weights is 0; one at least must be > 0")
     mass = weights * (weights.numel() / weights.sum())
@@ -142,10 +140,7 @@ def sample_negatives(
     """
     if side == "both":
         options = dict(seed=seed, step=step, weights=weights, known=known, shared=shared)
-        sides = [
-            sample_negatives(triples, num_negatives, num_entities, side=s, **options)
-            for s in ("tail", "head")
-        ]
+        sides = [sample_negatives(triples, num_negatives, num_entities, side=s, **options) for s in ("tail", "head")]
         return torch.stack(sides)
     num_lists = -(-len(triples) // shared) if shared else len(triples)
     table = None if weights is None else [part.to(triples.device) for part in alias_table(weights)]

@@ -214,9 +214,7 @@ def make_queries(entities: Tensor, relations: Tensor, triples: Tensor, score: st
     """q = tail_query(h, r) | head_query(t, r) | relation_query(h, t): [B, row width of that side's table]."""
     pick(COLUMN, side, "side")
     found = find_score(score)
-    for column, (part, table) in enumerate(
-        (("heads", entities), ("relations", relations), ("tails", entities))
-    ):
+    for column, (part, table) in enumerate((("heads", entities), ("relations", relations), ("tails", entities))):
         check_ids(f"triples (column of {part})", triples[:, column], len(table))
     head, relation, tail = triples.unbind(1)
     if side == "tail":
@@ -228,9 +226,7 @@ def make_queries(entities: Tensor, relations: Tensor, triples: Tensor, score: st
     return found.relation_query(entities[head], entities[tail])
 
 
-def score_triples(
-    entities: Tensor, relations: Tensor, triples: Tensor, *, score: str = "transe_l1"
-) -> Tensor:
+def score_triples(entities: Tensor, relations: Tensor, triples: Tensor, *, score: str = "transe_l1") -> Tensor:
     """score(h, r, t) = similarity(tail_query(h, r), t).
 
     entities [C, D], relations [R, relation_width(D)], triples int64 [B, 3] -> [B]. Memory O(B D).

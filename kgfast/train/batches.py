@@ -55,9 +55,7 @@ def frequency_weights(triples: Tensor, num_entities: int) -> Tensor:
     heads, relations, tails = triples.unbind(1)
     total = torch.full((len(triples),), 6.0, dtype=torch.float64, device=triples.device)
     for known in (heads, tails):
-        _, query, counts = torch.unique(
-            relations * num_entities + known, return_inverse=True, return_counts=True
-        )
+        _, query, counts = torch.unique(relations * num_entities + known, return_inverse=True, return_counts=True)
         total += counts[query]
     weights = total.rsqrt()
     return (weights / weights.mean()).float()

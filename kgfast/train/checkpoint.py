@@ -92,9 +92,7 @@ def save(
         files["optimizer"] = write_tensors(folder / f"optimizer-{number}.safetensors", tensors)
         if best is not None:
             unchanged = previous.get("position", {}).get("best_step") == position.best_step and "best" in old
-            files["best"] = (
-                old["best"] if unchanged else write_tensors(folder / f"best-{number}.safetensors", best)
-            )
+            files["best"] = old["best"] if unchanged else write_tensors(folder / f"best-{number}.safetensors", best)
         manifest = {
             "format": FORMAT, "number": number,
             "graph": graph_entry(graph),
@@ -105,11 +103,7 @@ def save(
         write_durably(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     except (OSError, SafetensorError) as error:
         remove_leftovers(folder, old)
-        kept = (
-            f"the one of step {previous['position']['step']} is intact"
-            if previous
-            else "there is no earlier one"
-        )
+        kept = f"the one of step {previous['position']['step']} is intact" if previous else "there is no earlier one"
         raise CheckpointError(
             f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {kept}"
         ) from error
@@ -202,9 +196,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
             elif isinstance(value, (int, float)):
                 numbers[f"{index}/{name}"] = value
             else:
-                raise CheckpointError(
-                    f"optimizer state {name!r} is a {type(value).__name__}, which can't be stored"
-                )
+                raise CheckpointError(f"optimizer state {name!r} is a {type(value).__name__}, which can't be stored")
     return tensors, numbers
 
 
@@ -257,9 +249,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Write and sync a safetensors file; its entry for the manifest. Memory: at most a copy of all."""
     path.touch()
     mode = path.stat().st_mode
-    save_file(
-        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"}
-    )
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
     path.chmod(mode)  # some versions of safetensors leave files that only their owner can read
     sync(path)
     return describe(path)
@@ -269,9 +259,7 @@ def write_names(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """Write one name a line; DataError where a name would not fit into one."""
     for index, name in enumerate(names):
         if "\n" in name or "\r" in name:
-            raise DataError(
-                f"{path.stem}: name {name!r} of id {index} holds a line break; {path.name} has one a line"
-            )
+            raise DataError(f"{path.stem}: name {name!r} of id {index} holds a line break; {path.name} has one a line")
     write_durably(path, "".join(f"{name}\n" for name in names).encode())
     return describe(path)
 

@@ -33,23 +33,17 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     data: str = Field(description="dataset folder, single file of triples, or the name of a built-in graph")
-    recipe: str | None = Field(
-        None, description="name of a whole configuration, which the other settings override"
-    )
+    recipe: str | None = Field(None, description="name of a whole configuration, which the other settings override")
     out: str | None = Field(None, description="folder of the run; by default a new one under runs/")
     resume: bool = Field(False, description="continue from the checkpoint in `out`")
 
-    model: Literal["transe_l1", "transe_l2", "distmult", "complex", "rotate", "simple", "cp", "rescal"] = (
-        Field("complex", description="score function (transe means transe_l1)")
+    model: Literal["transe_l1", "transe_l2", "distmult", "complex", "rotate", "simple", "cp", "rescal"] = Field(
+        "complex", description="score function (transe means transe_l1)"
     )
     dim: int = Field(256, gt=0, description="real numbers in the row of an entity")
     reciprocal: bool = Field(False, description="rank heads as tails of a second set of relations")
-    init_scale: float | None = Field(
-        None, gt=0, description="scale of the initial tables; by default the model's own"
-    )
-    precision: Literal["float32", "float64", "bfloat16"] = Field(
-        "float32", description="number type of the tables"
-    )
+    init_scale: float | None = Field(None, gt=0, description="scale of the initial tables; by default the model's own")
+    precision: Literal["float32", "float64", "bfloat16"] = Field("float32", description="number type of the tables")
 
     candidates: Literal["sampled", "all"] = Field("sampled", description="answers a triple is held against")
     objective: Literal["logistic", "softmax", "bce", "margin"] = Field("logistic", description="loss")
@@ -61,41 +55,23 @@ class TrainConfig(BaseModel):
         0.0, ge=0, description="weight hard negatives by softmax(temperature * score)"
     )
     negatives: int = Field(256, gt=0, description="sampled negatives per triple (or per list of shared ones)")
-    negative_sharing: Literal["none", "chunk", "batch"] = Field(
-        "none", description="who shares a list of negatives"
-    )
+    negative_sharing: Literal["none", "chunk", "batch"] = Field("none", description="who shares a list of negatives")
     negative_chunk: int = Field(256, gt=0, description="triples which share a list of negatives")
-    negative_filter: Literal["none", "mask", "redraw"] = Field(
-        "none", description="what is done with true negatives"
-    )
-    negative_power: float = Field(
-        0.0, ge=0, description="draw entities by frequency to this power; 0 is uniform"
-    )
+    negative_filter: Literal["none", "mask", "redraw"] = Field("none", description="what is done with true negatives")
+    negative_power: float = Field(0.0, ge=0, description="draw entities by frequency to this power; 0 is uniform")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing over all candidates")
-    all_answers: bool = Field(
-        False, description="every answer known in train is right, not the triple's own alone"
-    )
-    relation_weight: float = Field(
-        0.0, ge=0, description="weight of predicting the relation from head and tail"
-    )
+    all_answers: bool = Field(False, description="every answer known in train is right, not the triple's own alone")
+    relation_weight: float = Field(0.0, ge=0, description="weight of predicting the relation from head and tail")
     subsampling: bool = Field(False, description="weight triples by 1/sqrt(frequency of their two queries)")
     regularizer: Literal["none", "n3", "l2"] = Field("none", description="penalty on the rows of a batch")
     regularizer_weight: float = Field(0.0, ge=0, description="weight of the penalty")
     query_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the query")
 
-    optimizer: Literal["row_adagrad", "adagrad", "adam", "sgd"] = Field(
-        "row_adagrad", description="optimizer of rows"
-    )
+    optimizer: Literal["row_adagrad", "adagrad", "adam", "sgd"] = Field("row_adagrad", description="optimizer of rows")
     lr: float = Field(0.1, gt=0, description="learning rate")
-    lr_schedule: Literal["constant", "linear", "cosine", "step"] = Field(
-        "constant", description="course of the lr"
-    )
-    lr_final: float = Field(
-        0.1, ge=0, le=1, description="part of the lr which is left at the end of a schedule"
-    )
-    lr_step_at: float = Field(
-        0.5, gt=0, lt=1, description="part of training after which `step` falls to lr_final"
-    )
+    lr_schedule: Literal["constant", "linear", "cosine", "step"] = Field("constant", description="course of the lr")
+    lr_final: float = Field(0.1, ge=0, le=1, description="part of the lr which is left at the end of a schedule")
+    lr_step_at: float = Field(0.5, gt=0, lt=1, description="part of training after which `step` falls to lr_final")
     warmup: int = Field(0, ge=0, description="steps over which the lr rises from nothing")
     batch_size: int = Field(1024, gt=0, description="triples a step")
     epochs: int | None = Field(None, gt=0, description="passes over the triples")
@@ -103,12 +79,8 @@ class TrainConfig(BaseModel):
         None, gt=0, description="bound on training with its validations; the final evaluation comes after it"
     )
 
-    validate_every: int = Field(
-        0, ge=0, description="epochs between validations; the best tables are kept; 0 is never"
-    )
-    validate_triples: int = Field(
-        0, ge=0, description="valid triples asked in a validation, drawn once; 0 is all"
-    )
+    validate_every: int = Field(0, ge=0, description="epochs between validations; the best tables are kept; 0 is never")
+    validate_triples: int = Field(0, ge=0, description="valid triples asked in a validation, drawn once; 0 is all")
     early_stopping_patience: int = Field(
         0, ge=0, description="stop after so many validations without a better MRR; 0: no"
     )
@@ -277,24 +249,17 @@ def unused(config: TrainConfig) -> dict[str, str]:
 def check_combination(config: TrainConfig) -> None:
     """ConfigError for settings that are right one by one and wrong together."""
     if config.model in HALVED and config.dim % 2:
-        raise ConfigError(
-            f"dim={config.dim}: must be even for model={config.model}, whose rows are two halves"
-        )
+        raise ConfigError(f"dim={config.dim}: must be even for model={config.model}, whose rows are two halves")
     if config.candidates == "all" and config.objective not in ("softmax", "bce"):
         raise ConfigError(f"objective={config.objective!r}: must be 'softmax' or 'bce' with candidates=all")
-    if (
-        config.candidates == "sampled"
-        and config.negative_filter == "redraw"
-        and config.negative_sharing != "none"
-    ):
+    if config.candidates == "sampled" and config.negative_filter == "redraw" and config.negative_sharing != "none":
         raise ConfigError(
             f"negative_filter='redraw': must be 'none' or 'mask' with negative_sharing="
             f"{config.negative_sharing}, as a shared negative is right for some triples and wrong for others"
         )
     if config.candidates == "all" and config.relation_weight > 0 and config.model == "rotate":
         raise ConfigError(
-            f"relation_weight={config.relation_weight}: must be 0 for model=rotate, "
-            "which has no query for relations"
+            f"relation_weight={config.relation_weight}: must be 0 for model=rotate, which has no query for relations"
         )
     if config.regularizer != "none" and config.regularizer_weight == 0:
         raise ConfigError(f"regularizer_weight=0.0: must be positive with regularizer={config.regularizer}")

@@ -40,7 +40,5 @@ class IdMaps:
             self._ids[what] = {known: index for index, known in enumerate(names)}
         if name not in self._ids[what]:
             near = difflib.get_close_matches(name, names, n=3)
-            raise DataError(
-                f"unknown {what} {name!r}" + (f"; nearest: {', '.join(map(repr, near))}" if near else "")
-            )
+            raise DataError(f"unknown {what} {name!r}" + (f"; nearest: {', '.join(map(repr, near))}" if near else ""))
         return self._ids[what][name]

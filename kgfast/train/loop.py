@@ -81,9 +81,7 @@ def run_folder(config: TrainConfig, graph: KnowledgeGraph, resume: bool) -> Path
         taken = [name for name in ("checkpoint", "metrics.json") if (run / name).exists()]
         if taken and not resume:
             found = ", ".join(taken)
-            raise ConfigError(
-                f"out={config.out!r} holds a run already ({found}): resume it, or choose another folder"
-            )
+            raise ConfigError(f"out={config.out!r} holds a run already ({found}): resume it, or choose another folder")
         run.mkdir(parents=True, exist_ok=True)
         return run
     name = f"{Path(graph.name).name}-{config.recipe or config.model}"
@@ -130,9 +128,7 @@ class Training:
     def run_to_end(self) -> dict[str, Any]:
         """Train, evaluate, write the results."""
         resume_from = dict(history_bytes=self.position.history_bytes, step=self.position.step)
-        with Monitor(
-            self.run, self.console, tensorboard=self.config.tensorboard, **resume_from
-        ) as self.monitor:
+        with Monitor(self.run, self.console, tensorboard=self.config.tensorboard, **resume_from) as self.monitor:
             stopped = self.train_until_stop()
         memory = peak_memory_bytes(self.config.device)
         if self.best is not None:
@@ -208,11 +204,7 @@ class Training:
                         self.log()
                 if position.batch == batches.per_epoch:
                     every = config.validate_every if self.valid is not None else 0
-                    if (
-                        every
-                        and (position.epoch + 1) % every == 0
-                        and position.validated_step != position.step
-                    ):
+                    if every and (position.epoch + 1) % every == 0 and position.validated_step != position.step:
                         self.log()
                         self.validate()
                         position.stale = 0 if position.best_step == position.step else position.stale + 1
@@ -285,9 +277,7 @@ class Training:
         start = time.monotonic()
         self.position.elapsed = start - self.begin
         self.position.history_bytes = self.monitor.position()
-        checkpoint.save(
-            self.run, self.config, self.graph, self.position, self.model, self.optimizer, self.best
-        )
+        checkpoint.save(self.run, self.config, self.graph, self.position, self.model, self.optimizer, self.best)
         self.mark = time.monotonic()
         return self.mark - start
 

@@ -20,9 +20,7 @@ QUIET_SECONDS = 30.0  # between two lines where standard error is no terminal
 class Monitor:
     """Records of one run, as a context manager. `history_bytes` is where an earlier part of the run ended."""
 
-    def __init__(
-        self, run: Path, console: Console, *, history_bytes: int, step: int, tensorboard: bool
-    ) -> None:
+    def __init__(self, run: Path, console: Console, *, history_bytes: int, step: int, tensorboard: bool) -> None:
         self.console = console
         self.path = run / "history.jsonl"
         self.file = open(self.path, "ab")
@@ -91,8 +89,6 @@ class Monitor:
         for key, value in record.items():
             if key == "valid":
                 for metric in ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank"):
-                    self.writer.add_scalar(
-                        f"valid/{metric.replace('@', '_at_')}", value[metric], record["step"]
-                    )
+                    self.writer.add_scalar(f"valid/{metric.replace('@', '_at_')}", value[metric], record["step"])
             elif key not in ("step", "epoch"):
                 self.writer.add_scalar(f"train/{key}", value, record["step"])

@@ -49,9 +49,7 @@ NOT_YET = ("joint", "kgqa", "text")
 def recipe_values(name: str) -> dict[str, Any]:
     """The settings of a recipe as a fresh dictionary; ConfigError names the recipes there are."""
     if name in NOT_YET:
-        raise ConfigError(
-            f"recipe={name!r} is not available in this version; available: {', '.join(RECIPES)}"
-        )
+        raise ConfigError(f"recipe={name!r} is not available in this version; available: {', '.join(RECIPES)}")
     if name not in RECIPES:
         raise ConfigError(f"recipe={name!r} is unknown; available: {', '.join(RECIPES)}")
     return dict(RECIPES[name])

@@ -1,0 +1,95 @@
+"""The multitask loss: one list of (query, table, targets, weight) for every task of a step.
+
+`L = sum_i weights_i * term_i.weight * loss_i`; no task's logits are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kgfast import autograd, backends, checks, reference
+from kgfast.backends.cpu import OBJECTIVES, SIMILARITIES
+from kgfast.errors import KgfastError
+from kgfast.functional import CANDIDATE_OBJECTIVES, single_answers
+
+
+@dataclass(frozen=True)
+class Term:
+    """One task: which row of `table` [C, D] answers each `query` [B, D]?
+
+    targets: int64 [B], where `ignore_index` marks a row to skip; or CSR (offsets [B + 1], ids) for several answers, of
+    which softmax takes the mean log-likelihood. bias [C] is added to dot products. known (CSR: rows that are right, but
+    not the answer asked for) and candidates [K] restrict who competes; only impl="reference" serves those two so far.
+    """
+
+    query: Tensor
+    table: Tensor
+    targets: Tensor | tuple[Tensor, Tensor]
+    weight: float = 1.0
+    bias: Tensor | None = None
+    ignore_index: int = -100
+    known: tuple[Tensor, Tensor] | None = None
+    candidates: Tensor | None = None
+    similarity: str = "dot"
+    objective: str = "softmax"
+    name: str | None = None
+
+
+def multitask_loss(
+    terms: Sequence[Term], weights: Sequence[float] | Tensor | None = None, *, impl: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """(sum_i weights_i * term_i.weight * loss_i, [loss_1 .. loss_T]), loss_i the mean of term i over rows with an answer.
+
+    weights: T numbers, or a tensor [T] through which gradients flow; None: all 1. A term without any answer counts 0.
+    Memory: 32 MB of scores at most, and the gradients of queries and tables.
+    """
+    terms = list(terms)
+    if not terms:
+        raise KgfastError("terms: an empty list has no loss")
+    if weights is not None and len(weights) != len(terms):
+        raise KgfastError(f"weights: {len(weights)} of them for {len(terms)} terms")
+    for place, term in enumerate(terms):
+        checks.choose(f"terms[{place}].similarity", term.similarity, SIMILARITIES)
+        checks.choose(f"terms[{place}].objective", term.objective, CANDIDATE_OBJECTIVES)
+        if term.bias is not None and term.similarity != "dot":
+            raise KgfastError(f"terms[{place}].bias: only dot products take one, not {term.similarity!r}")
+    if backends.choose(impl, terms[0].query.device) == "reference":
+        return reference.multitask_loss(terms, weights)
+    per_task = torch.stack([term_loss(term, f"terms[{place}]") for place, term in enumerate(terms)])
+    own = per_task.new_tensor([float(term.weight) for term in terms])
+    outer = 1.0 if weights is None else torch.as_tensor(weights, dtype=per_task.dtype, device=per_task.device)
+    return (outer * own * per_task).sum(), per_task
+
+
+def term_loss(term: Term, place: str) -> Tensor:
+    """Mean loss of one term over its rows with an answer."""
+    for name in ("known", "candidates"):
+        if getattr(term, name) is not None:
+            raise KgfastError(f"{place}.{name} is served by impl='reference' only")
+    table = checks.table(f"{place}.table", term.table)
+    query = checks.table(f"{place}.query", term.query)
+    if query.shape[1] != table.shape[1] or query.dtype != table.dtype:
+        raise KgfastError(
+            f"{place}: query {list(query.shape)} {query.dtype} and table {list(table.shape)} {table.dtype} don't fit"
+        )
+    if term.bias is not None and term.bias.shape != (len(table),):
+        raise KgfastError(
+            f"{place}.bias has shape {list(term.bias.shape)}; one for each of {len(table)} rows is needed"
+        )
+    if isinstance(term.targets, Tensor):
+        targets = checks.ids(f"{place}.targets", term.targets, 1, table)
+        (starts, ends, answers), share = single_answers(targets, term.ignore_index, table)
+    else:
+        offsets, answers = (checks.ids(f"{place}.targets", part, 1, table) for part in term.targets)
+        starts, ends = offsets[:-1].contiguous(), offsets[1:].contiguous()
+        counted = (ends > starts).to(table.dtype)
+        share = counted / counted.sum().clamp(min=1)
+    if len(starts) != len(query):
+        raise KgfastError(f"{place}.targets are for {len(starts)} rows, query has {len(query)}")
+    bias = table.new_empty((0,)) if term.bias is None else term.bias.to(table.dtype).contiguous()
+    options = (SIMILARITIES.index(term.similarity), OBJECTIVES.index(term.objective), 0.0)
+    return autograd.CandidateLoss.apply(query, table, bias, starts, ends, answers, share, options)
