@@ -16,8 +16,10 @@ $(VENV)/built: setup.py pyproject.toml constraints.txt CMakeLists.txt $(shell fi
 	touch $@
 
 demo: build
-	$(BIN)/kgfast train --recipe demo --data world --out $(RUN)
-	$(BIN)/kgfast predict $(RUN) --head France --relation borders
+	rm -rf $(RUN)
+	$(BIN)/kgfast train --recipe complex-n3 --data world --dim 128 --batch-size 200 --epochs 80 --out $(RUN)
+	$(BIN)/kgfast predict $(RUN) --head Senegal --relation official_language --known mark --k 5
+	$(BIN)/kgfast predict $(RUN) --relation borders --tail Germany --known mark --k 12
 
 test: build
 	$(BIN)/python -m pytest

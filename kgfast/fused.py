@@ -132,8 +132,9 @@ class KnownAnswers:
 class NegativeSamplingStep(Step):
     """One step of negative sampling (see `kgfast.negative_sampling_loss` for objectives), with the ids drawn here.
 
-    sharing: every triple has its own `negatives`; or `chunk` triples share a list; or the batch does. filter: known
-    answers are masked, or redrawn (own lists only), or left. negative_power p > 0 draws entities in proportion to count^p.
+    sharing: every triple has its own `negatives`, or `chunk` triples share a list, or the batch does.
+    filter: known answers are masked, or redrawn (own lists only), or left. negative_power p > 0: draws entities in
+    proportion to count^p.
     """
 
     def __init__(

@@ -42,7 +42,9 @@ class Term:
 def multitask_loss(
     terms: Sequence[Term], weights: Sequence[float] | Tensor | None = None, *, impl: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(sum_i weights_i * term_i.weight * loss_i, [loss_1 .. loss_T]), loss_i the mean of term i over rows with an answer.
+    """(sum_i weights_i * term_i.weight * loss_i, [loss_1 .. loss_T]), loss_i the mean of term i.
+
+    A mean is over the rows with an answer.
 
     weights: T numbers, or a tensor [T] through which gradients flow; None: all 1. A term without any answer counts 0.
     Memory: 32 MB of scores at most, and the gradients of queries and tables.

@@ -97,7 +97,7 @@ class RowSGD(RowOptimizer):
 
 
 class RowAdagrad(RowOptimizer):
-    """x -= lr g / (sqrt(sum) + eps), with sum += mean(g^2), one number a row; with `full`, sum += g^2 (Duchi et al. 2011).
+    """x -= lr g / (sqrt(sum) + eps), with sum += mean(g^2) a row; `full`: sum += g^2 (Duchi et al. 2011).
 
     `initial` is the first value of sum.
     """
