@@ -72,7 +72,7 @@ def test_no_measured_figure_outside_its_page():
 def test_environment_variables_are_documented():
     page = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
     sources = [*ROOT.glob("kgfast/**/*.py"), *ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("csrc/**/*.h")]
-    read = re.compile(r"""(?:environ(?:\.get)?[\[(]|getenv\()["'](\w+)""")
+    read = re.compile(r"""(?:environ(?:\.get|\.setdefault)?[\[(]|getenv\()["'](\w+)""")
     names = {name for path in sources for name in read.findall(path.read_text(encoding="utf-8"))}
     assert names and all(f"`{name}`" in page for name in names), sorted(names)
 
