@@ -1,7 +1,9 @@
 """Hands the build over to CMake; every compiler flag is in CMakeLists.txt. Neither torch nor a GPU is needed."""
 
+import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -26,8 +28,11 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DKGFAST_OUTPUT={target}", f"-DKGFAST_VERSION={self.distribution.get_version()}",
         ]  # fmt: skip
-        subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build)], check=True)
+        # cmake and ninja may be those of this environment, which need not be active
+        path = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
+        env = os.environ | {"PATH": path}
+        subprocess.run(configure, check=True, env=env)
+        subprocess.run(["cmake", "--build", str(build)], check=True, env=env)
 
 
 packages = find_packages(include=["kgfast", "kgfast.*"])

@@ -232,6 +232,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("cpu_level", [] { return std::string(level().name); });
   m.def("set_cpu_level", [](const std::string& name) { set_level(name.c_str()); });
   m.def("scratch_bytes", [] { return scratch_total(); });
+  m.def("use_huge_pages", [](Address memory, int64_t bytes) { return use_huge_pages(at<void>(memory), bytes); });
   m.def("release_scratch", [] { release_scratch(); });
   using Free = py::call_guard<py::gil_scoped_release>;
   m.def("queries", &queries, Free());

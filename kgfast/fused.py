@@ -48,6 +48,9 @@ class Step:
         self.workspace = cpu.Workspace()
         self.none = torch.empty(0, dtype=torch.int64)
         optimizer.ensure_state()
+        for param in (model.entities, model.relations):
+            for tensor in (param.detach(), *optimizer.state[param].values()):
+                cpu.use_huge_pages(tensor)
 
     def parts(self, triples: Tensor, index: int) -> list[tuple[Tensor, str]]:
         """(triples, operator side) of each side that this step trains."""

@@ -51,6 +51,19 @@ void* scratch_bytes(Slot slot, int64_t bytes) {
 #endif
   return workspace.memory[slot];
 }
+bool use_huge_pages(void* memory, int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kHuge = uintptr_t(2) << 20;
+  constexpr int kCollapse = 25;  // MADV_COLLAPSE, Linux 6.1
+  const uintptr_t begin = (uintptr_t(memory) + kHuge - 1) & ~(kHuge - 1);
+  const uintptr_t end = (uintptr_t(memory) + uintptr_t(bytes)) & ~(kHuge - 1);
+  if (end <= begin) return false;
+  void* inside = reinterpret_cast<void*>(begin);
+  return madvise(inside, end - begin, MADV_HUGEPAGE) == 0 && madvise(inside, end - begin, kCollapse) == 0;
+#else
+  return false;
+#endif
+}
 void release_scratch() { workspace.release(); }
 int64_t scratch_total() {
   int64_t total = 0;

@@ -9,7 +9,6 @@ namespace KGFAST_LEVEL {
 template <class Body>
 static inline void parallel_for(int64_t count, int64_t grain, int threads, Body body) {
   if (count <= 0) return;  // an empty batch may come with a grain of 0
-  if (count <= 0) return;
   const int64_t pieces = (count + grain - 1) / grain;
   if (pieces <= 1 || threads <= 1) {
     for (int64_t p = 0; p < pieces; ++p) {

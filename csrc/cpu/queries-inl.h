@@ -6,7 +6,7 @@ namespace KGFAST_LEVEL {
 
 template <class Op, class F>
 KG_HD Pair<F> relation_at(const F* r, int64_t d, int64_t half) {
-  if constexpr (std::is_same_v<Op, RotatE>) return {std::cos(r[d]), std::sin(r[d])};
+  if constexpr (Op::kPhases) return {std::cos(r[d]), std::sin(r[d])};
   if constexpr (Op::kRelationParts == 2) return {r[d], r[d + half]};
   return {r[d], F(0)};
 }

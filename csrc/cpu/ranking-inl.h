@@ -69,7 +69,8 @@ static void rank(const ScanArguments<F>& a, const int64_t* targets, int64_t* gre
   });
 }
 
-// Where a score is NaN, the first result is that candidate, so that the caller sees it. The k best candidates that are not excluded, best first, ties by lower id: a heap per query whose root is the worst kept.
+// The k best candidates that are not excluded, best first, ties by lower id: a heap per query whose root is the worst
+// kept. Where a score is NaN, that candidate comes first, so that the caller sees it.
 template <class Sim, class F>
 static void topk(const ScanArguments<F>& a, int64_t k, F* scores, int64_t* ids) {
   const F* packed = pack_queries(a);

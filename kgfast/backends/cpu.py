@@ -91,6 +91,11 @@ def pointer(tensor: Tensor) -> int:
     return tensor.data_ptr() if tensor.numel() else 0
 
 
+def use_huge_pages(tensor: Tensor) -> bool:
+    """Puts a large tensor's memory on huge pages where the system can; its contents and address stay."""
+    return _C.use_huge_pages(pointer(tensor), tensor.numel() * tensor.element_size())
+
+
 def queries(entities, relations, triples, score: int, side: int, allocate=fresh):
     check_triples(triples, len(entities), len(relations))
     dim = entities.shape[1]

@@ -15,10 +15,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kgfast.errors import ConfigError
+from kgfast.reference import SCORES
 from kgfast.train.recipes import recipe_values
 
 ALIASES = {"transe": "transe_l1"}
-HALVED = ("complex", "rotate", "simple", "cp")  # their rows are two halves
 DEFAULT_EPOCHS = 100
 
 
@@ -37,13 +37,11 @@ class TrainConfig(BaseModel):
     out: str | None = Field(None, description="folder of the run; by default a new one under runs/")
     resume: bool = Field(False, description="continue from the checkpoint in `out`")
 
-    model: Literal["transe_l1", "transe_l2", "distmult", "complex", "rotate", "simple", "cp", "rescal"] = Field(
-        "complex", description="score function (transe means transe_l1)"
-    )
+    model: Literal[tuple(SCORES)] = Field("complex", description="score function (transe means transe_l1)")
     dim: int = Field(256, gt=0, description="real numbers in the row of an entity")
     reciprocal: bool = Field(False, description="rank heads as tails of a second set of relations")
     init_scale: float | None = Field(None, gt=0, description="scale of the initial tables; by default the model's own")
-    precision: Literal["float32", "float64", "bfloat16"] = Field("float32", description="number type of the tables")
+    precision: Literal["float32", "float64"] = Field("float32", description="number type of the tables")
 
     candidates: Literal["sampled", "all"] = Field("sampled", description="answers a triple is held against")
     objective: Literal["logistic", "softmax", "bce", "margin"] = Field("logistic", description="loss")
@@ -248,7 +246,7 @@ def unused(config: TrainConfig) -> dict[str, str]:
 
 def check_combination(config: TrainConfig) -> None:
     """ConfigError for settings that are right one by one and wrong together."""
-    if config.model in HALVED and config.dim % 2:
+    if SCORES[config.model].even_dim and config.dim % 2:
         raise ConfigError(f"dim={config.dim}: must be even for model={config.model}, whose rows are two halves")
     if config.candidates == "all" and config.objective not in ("softmax", "bce"):
         raise ConfigError(f"objective={config.objective!r}: must be 'softmax' or 'bce' with candidates=all")

@@ -141,6 +141,10 @@ const uint64_t* sort_ids(const int64_t* const* ids, const int64_t* counts, int s
 
 // Grow-only workspaces of the calling thread, one per purpose, 64-byte aligned; released by release_scratch().
 enum Slot { kPointers, kPanel, kEdge, kWeights, kPacked, kScores, kCandidates, kGradient, kTargets, kSortA, kSortB, kHistogram, kSlots };
+// Moves memory that is in use already onto huge pages where the system can: random rows then cost no walk of page tables.
+// Returns whether it did; contents don't change.
+bool use_huge_pages(void* memory, int64_t bytes);
+
 void* scratch_bytes(Slot slot, int64_t bytes);
 void release_scratch();
 int64_t scratch_total();

@@ -27,9 +27,11 @@ KG_HD double inverse_root(double x) { return x > 0 ? 1 / std::sqrt(x) : 0; }
 // ---- query operators -------------------------------------------------------------------------------------
 // tail(h, r) and head(t, r) make the query; *_adjoint maps g = dL/dq to (d entity, d relation).
 // kParts: halves of an entity row. kRelationParts: the same for relation rows, in units of dim / kParts.
+// kPhases: a relation row holds angles, handed over as (cos, sin).
 
 struct TransE {  // q = h + r | t - r                                             (Bordes et al. 2013)
   static constexpr int kParts = 1, kRelationParts = 1;
+  static constexpr bool kPhases = false;
   template <class F> static KG_HD F tail(F h, F r) { return h + r; }
   template <class F> static KG_HD F head(F t, F r) { return t - r; }
   template <class F> static KG_HD void tail_adjoint(F g, F, F, F& dh, F& dr) { dh = g, dr = g; }
@@ -38,6 +40,7 @@ struct TransE {  // q = h + r | t - r                                           
 
 struct DistMult {  // q = h * r | t * r                                           (Yang et al. 2015)
   static constexpr int kParts = 1, kRelationParts = 1;
+  static constexpr bool kPhases = false;
   template <class F> static KG_HD F tail(F h, F r) { return h * r; }
   template <class F> static KG_HD F head(F t, F r) { return t * r; }
   template <class F> static KG_HD void tail_adjoint(F g, F h, F r, F& dh, F& dr) { dh = g * r, dr = g * h; }
@@ -46,6 +49,7 @@ struct DistMult {  // q = h * r | t * r                                         
 
 struct ComplEx {  // q = h r | t conj(r), complex product                         (Trouillon et al. 2016)
   static constexpr int kParts = 2, kRelationParts = 2;
+  static constexpr bool kPhases = false;
   template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) {
     return {h.a * r.a - h.b * r.b, h.a * r.b + h.b * r.a};
   }
@@ -64,6 +68,7 @@ struct ComplEx {  // q = h r | t conj(r), complex product                       
 
 struct RotatE {  // q = h e^{i phase} | t e^{-i phase}; r holds (cos, sin), dr.a the phase's gradient  (Sun et al. 2019)
   static constexpr int kParts = 2, kRelationParts = 1;
+  static constexpr bool kPhases = true;
   template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) { return ComplEx::tail(h, r); }
   template <class F> static KG_HD Pair<F> head(Pair<F> t, Pair<F> r) { return ComplEx::head(t, r); }
   template <class F>
@@ -80,6 +85,7 @@ struct RotatE {  // q = h e^{i phase} | t e^{-i phase}; r holds (cos, sin), dr.a
 
 struct SimplE {  // q = (r' h_b, r h_a) / 2 | (r t_b, r' t_a) / 2, with r = (r, r')  (Kazemi and Poole 2018)
   static constexpr int kParts = 2, kRelationParts = 2;
+  static constexpr bool kPhases = false;
   template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) {
     return {r.b * h.b * F(0.5f), r.a * h.a * F(0.5f)};
   }
@@ -98,6 +104,7 @@ struct SimplE {  // q = (r' h_b, r h_a) / 2 | (r t_b, r' t_a) / 2, with r = (r, 
 
 struct CP {  // q = (0, r h_a) | (r t_b, 0)                                        (Hitchcock 1927)
   static constexpr int kParts = 2, kRelationParts = 1;
+  static constexpr bool kPhases = false;
   template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) { return {F{}, r.a * h.a}; }
   template <class F> static KG_HD Pair<F> head(Pair<F> t, Pair<F> r) { return {r.a * t.b, F{}}; }
   template <class F>
@@ -112,6 +119,7 @@ struct CP {  // q = (0, r h_a) | (r t_b, 0)                                     
 
 struct Rescal {  // q = R^T h | R t, R a dim x dim matrix: not elementwise, so kernels treat it by name (Nickel et al. 2011)
   static constexpr int kParts = 0, kRelationParts = 0;
+  static constexpr bool kPhases = false;
 };
 
 // ---- similarities ----------------------------------------------------------------------------------------
