@@ -15,12 +15,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         optimizer="adagrad", lr=0.1, batch_size=250, epochs=100,
         validate_every=5, early_stopping_patience=5,
     ),
-    # Ruffinelli et al. 2020: softmax over sampled negatives with dropout, DistMult's best on FB15k-237.
+    # As ComplEx: softmax over all entities, reciprocal relations and N3 serve DistMult too.
     "distmult": dict(
-        model="distmult", dim=256, reciprocal=True,
-        candidates="sampled", objective="softmax", side="both", query_dropout=0.4,
-        negatives=500, negative_sharing="chunk",
-        optimizer="adagrad", lr=0.15, batch_size=1024, epochs=100,
+        model="distmult", dim=512, reciprocal=True, init_scale=1e-3,
+        candidates="all", objective="softmax", side="both",
+        regularizer="n3", regularizer_weight=5e-2,
+        optimizer="adagrad", lr=0.1, batch_size=250, epochs=100,
         validate_every=5, early_stopping_patience=5,
     ),
     # Sun et al. 2019: L1, self-adversarial negatives, margin 9, frequency subsampling, lr / 10 at half time; negatives
@@ -36,10 +36,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     ),
     # Sun et al. 2019: as for TransE, with rotations in the complex plane.
     "rotate": dict(
-        model="rotate", dim=512, init_scale=0.025,
-        candidates="sampled", objective="logistic", side="alternate", negatives=256, negative_filter="mask",
+        model="rotate", dim=400, init_scale=0.025,
+        candidates="sampled", objective="logistic", side="alternate",
+        negatives=256, negative_sharing="chunk", negative_filter="mask",
         margin=9.0, adversarial_temperature=1.0, subsampling=True,
-        optimizer="adam", lr=5e-4, lr_schedule="step", lr_final=0.1, batch_size=1024, epochs=100,
+        optimizer="adam", lr=2e-3, lr_schedule="step", lr_final=0.1, batch_size=1024, epochs=100,
         validate_every=10, early_stopping_patience=5,
     ),
 }  # fmt: skip
