@@ -1,1 +1,1 @@
-"""Benchmarks: ceilings of the machine, every op against them, two commits, and other libraries. See benchmarks/README.md."""
+"""Benchmarks: ceilings of the machine, every op against them, two commits, and other libraries."""

@@ -1,6 +1,7 @@
 """Counted work of the ops: the bytes that must move and the operations that must be done, whoever does them.
 
-Bytes: each distinct row that is used counts once read and, where it changes, once written; so does what goes in and out.
+Bytes: each distinct row that is used counts once read and, where it changes, once written; so does what goes in
+and out.
 Operations: two for each number and vector instruction, as a multiply-add does two; so an instruction that is no
 multiply-add costs what one does.
 """

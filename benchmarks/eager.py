@@ -90,7 +90,8 @@ class SampledStep:
     """One step of negative sampling; `shared`: one list of negatives for the batch. Updates the tables in place."""
 
     def __init__(
-        self, entities, relations, *, score, negatives, shared=False, lr=0.1, margin=0.0, initial=0.0, seed=0, compiled=False
+        self, entities, relations, *, score, negatives, shared=False, lr=0.1, margin=0.0, initial=0.0, seed=0,
+        compiled=False,
     ):  # fmt: skip
         self.entities, self.relations, self.negatives, self.shared = entities, relations, negatives, shared
         self.optimizers = RowAdagrad(entities, lr, initial), RowAdagrad(relations, lr, initial)

@@ -18,3 +18,8 @@ def test_one_vs_all_loss(case, measure):
 @pytest.mark.parametrize("case", of("linear_cross_entropy"), ids=str)
 def test_linear_cross_entropy(case, measure):
     measure(case)
+
+
+@pytest.mark.parametrize("case", of("multitask_loss"), ids=str)
+def test_multitask_loss(case, measure):
+    measure(case)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from benchmarks.cases.registry import Case
 from benchmarks.inputs import LARGE
 
-
 # How cost grows: one axis at a time around the default size.
 GROWTH = {
     "negatives": (16, 64, 256, 1024),

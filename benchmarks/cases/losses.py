@@ -99,7 +99,8 @@ def linear_cross_entropy(given: Inputs, variant: str) -> Work:
     """A language model's head: twice as many rows as the graph has entities, and a bias."""
     size, generator = given.size, torch.Generator().manual_seed(1)
     classes = 2 * size.entities
-    leaves = [torch.randn(shape, generator=generator) * 0.1 for shape in ((size.batch, size.dim), (classes, size.dim), (classes,))]  # fmt: skip
+    shapes = (size.batch, size.dim), (classes, size.dim), (classes,)
+    leaves = [torch.randn(shape, generator=generator) * 0.1 for shape in shapes]
     targets = torch.randint(classes, (size.batch,), generator=generator)
     inputs = [leaf.requires_grad_() for leaf in leaves]
 
@@ -115,8 +116,41 @@ def linear_cross_entropy(given: Inputs, variant: str) -> Work:
         reference.linear_cross_entropy, [one.detach().to(dtype).requires_grad_() for one in leaves]
     )
     moved = cost.rows(classes + size.batch, size.dim, 2)
+    providers = {
+        "kgfast": lambda: call(kgfast.linear_cross_entropy),
+        "eager": lambda: call(plain),
+        "compile": lambda: call(compiled),
+    }
     return Work(
-        {"kgfast": lambda: call(kgfast.linear_cross_entropy), "eager": lambda: call(plain), "compile": lambda: call(compiled)},
-        lambda: hold(call(kgfast.linear_cross_entropy), compute),
+        providers, lambda: hold(call(kgfast.linear_cross_entropy), compute),
         Cost(moved, cost.pairs(size.batch * classes, size.dim, "dot", gradient=True)), size.batch, "tokens",
     )  # fmt: skip
+
+
+@register("multitask_loss", variants=("graph and text",))
+def multitask_loss(given: Inputs, variant: str) -> Work:
+    """Two terms: link prediction over the entities, and tokens over a vocabulary twice as large."""
+    size, generator = given.size, torch.Generator().manual_seed(1)
+    counts = size.entities, 2 * size.entities
+    leaves = [
+        torch.randn(rows, size.dim, generator=generator) * 0.1 for count in counts for rows in (size.batch, count)
+    ]
+    targets = [torch.randint(count, (size.batch,), generator=generator) for count in counts]
+    inputs = [leaf.requires_grad_() for leaf in leaves]
+    weights = (1.0, 0.5)
+
+    def call(parts=inputs, **options):
+        terms = [kgfast.Term(parts[2 * i], parts[2 * i + 1], targets[i], weight=weights[i]) for i in range(2)]
+        return with_gradients(kgfast.multitask_loss(terms, **options)[0], parts)
+
+    def eager_way():
+        losses = [torch.nn.functional.cross_entropy(inputs[2 * i] @ inputs[2 * i + 1].T, targets[i]) for i in range(2)]
+        return with_gradients(losses[0] + weights[1] * losses[1], inputs)
+
+    compute = lambda dtype: call(  # noqa: E731
+        [one.detach().to(dtype).requires_grad_() for one in leaves], impl="reference"
+    )
+    moved = cost.rows(sum(counts) + 2 * size.batch, size.dim, 2)
+    operations = cost.pairs(size.batch * sum(counts), size.dim, "dot", gradient=True)
+    providers = {"kgfast": call, "eager": eager_way}
+    return Work(providers, lambda: hold(call(), compute), Cost(moved, operations), 2 * size.batch, "queries")

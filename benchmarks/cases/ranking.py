@@ -34,7 +34,7 @@ def rank(given: Inputs, variant: str) -> Work:
     return Work(providers, check, Cost(cost.rows(size.entities, size.dim), operations), size.batch)
 
 
-@register("topk", ("transe_l1", "complex"), ("k=10",))
+@register("topk", ("transe_l1", "complex"), ("10 best",))
 def topk(given: Inputs, variant: str) -> Work:
     size, score, triples, k = given.size, given.score, given.triples, 10
     tables, options = (given.entities, given.relations), dict(score=score, side="tail")

@@ -14,7 +14,6 @@ from benchmarks.inputs import COPIED, Inputs
 from kgfast import fused, optim, reference
 from kgfast.reference import SCORES
 
-
 # name -> ours, torch's own, reals of state a row of D reals, the reference's first state
 OPTIMIZERS = {
     "sgd": (optim.RowSGD, torch.optim.SGD, lambda dim: 0, lambda rows: None),
@@ -33,7 +32,7 @@ def row_optimizer(given: Inputs, variant: str) -> Work:
     ids = torch.unique(torch.cat([given.triples[:, 0], given.triples[:, 2], given.negatives(1).flatten()]))
     gradient = torch.randn(len(ids), size.dim, generator=torch.Generator().manual_seed(2))
     indices, shape = ids[None], given.entities.shape
-    sparse = torch.sparse_coo_tensor(indices, gradient, shape, is_coalesced=True)
+    sparse = torch.sparse_coo_tensor(indices, gradient, shape, is_coalesced=True, check_invariants=True)
 
     def stepping(make):
         param = torch.nn.Parameter(given.entities.clone())
@@ -66,7 +65,10 @@ def expect_step(given: Inputs, loss_of, dtype, lr: float = 0.1) -> list:
     leaves = [table.requires_grad_() for table in given.tables(dtype)]
     gradients = torch.autograd.grad(loss_of(*leaves), leaves)
     update = reference.ROW_OPTIMIZERS["row_adagrad"]
-    return [update(leaf.detach(), g, leaf.new_full((len(leaf),), INITIAL), lr=lr)[0] for leaf, g in zip(leaves, gradients, strict=True)]  # fmt: skip
+    return [
+        update(leaf.detach(), gradient, leaf.new_full((len(leaf),), INITIAL), lr=lr)[0]
+        for leaf, gradient in zip(leaves, gradients, strict=True)
+    ]
 
 
 @register("NegativeSamplingStep", ALL_SCORES, ("none", "batch"))
@@ -103,7 +105,8 @@ def negative_sampling_step(given: Inputs, variant: str) -> Work:
         return lambda: step(triples, next(indices), **options)
 
     def torch_step(compiled):
-        return counting(eager.SampledStep(*given.tables(), score=score, negatives=size.negatives, shared=shared, margin=1.0, compiled=compiled), side="tail")  # fmt: skip
+        options = dict(score=score, negatives=size.negatives, shared=shared, margin=1.0, compiled=compiled)
+        return counting(eager.SampledStep(*given.tables(), **options), side="tail")
 
     providers = {"kgfast": counting(fresh()[1])}
     if size.entities <= COPIED:
@@ -137,7 +140,9 @@ def one_vs_all_step(given: Inputs, variant: str) -> Work:
     step, torch_step = fresh()[1], lambda compiled: eager.AllStep(*given.tables(), score=score, compiled=compiled)
     plain, compiled = torch_step(False), torch_step(True)
     operations = cost.pairs(size.batch * size.entities, size.dim, SCORES[score].similarity, gradient=True)
-    return Work(
-        {"kgfast": lambda: step(triples, 0), "eager": lambda: plain(triples, 0), "compile": lambda: compiled(triples, 0)},
-        check, Cost(cost.rows(size.entities, size.dim, 2), operations), size.batch,
-    )  # fmt: skip
+    providers = {
+        "kgfast": lambda: step(triples, 0),
+        "eager": lambda: plain(triples, 0),
+        "compile": lambda: compiled(triples, 0),
+    }
+    return Work(providers, check, Cost(cost.rows(size.entities, size.dim, 2), operations), size.batch)
