@@ -122,7 +122,7 @@ def main() -> None:
         else:
             spread = f"{row['ratio']:.2f} x ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})"
             table.add_row(row["case"], f"{1e3 * row['base']:.2f}", f"{1e3 * row['here']:.2f}", spread)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 if __name__ == "__main__":
