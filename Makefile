@@ -28,8 +28,14 @@ lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# BASE=<commit> times that commit beside this one, in turns; CASES names some.
 bench: build
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+ifdef BASE
+	$(BIN)/python -m benchmarks.compare $(BASE) $(if $(CASES),--cases $(CASES))
+else
+	$(BIN)/python -m pytest benchmarks
+	$(BIN)/python -m benchmarks.plot
+endif
 
 # The compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: build

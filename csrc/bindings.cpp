@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -24,6 +26,9 @@ template <class Call> static void with_dtype(int dtype, Call call) {
   else if (dtype == int(Dtype::kFloat64)) call(double{});
   else throw std::invalid_argument("dtype code " + std::to_string(dtype) + " is not supported");
 }
+static void check_code(const char* what, int code, int count) {
+  if (code < 0 || code >= count) throw std::invalid_argument(std::string(what) + " code " + std::to_string(code) + " is unknown");
+}
 static Similarity similarity_at(int code) {
   if (code < 0 || code > 3) throw std::invalid_argument("similarity code " + std::to_string(code) + " is unknown");
   return Similarity(code);
@@ -41,6 +46,7 @@ static const ScoreEntry kScores_[] = {
 
 static void queries(int dtype, int score, int side, Address entities, Address relations, Address triples, int64_t batch,
                     int64_t dim, int64_t relation_width, int threads, Address out) {
+  check_code("score", score, int(std::size(kScores_))), check_code("side", side, 2);
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
     kernels<F>().queries(score, {Side(side), at<const F>(entities), at<const F>(relations), at<const int64_t>(triples), batch,
@@ -51,6 +57,7 @@ static void queries(int dtype, int score, int side, Address entities, Address re
 static void queries_adjoint(int dtype, int score, int side, Address entities, Address relations, Address triples,
                             int64_t batch, int64_t dim, int64_t relation_width, int threads, Address d_query,
                             Address d_anchor, Address d_relation) {
+  check_code("score", score, int(std::size(kScores_))), check_code("side", side, 2);
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
     kernels<F>().queries_adjoint(score, {Side(side), at<const F>(entities), at<const F>(relations),
@@ -101,6 +108,7 @@ static void sampled_loss(int dtype, int similarity, int objective, double margin
                          Address table, Address targets, Address negatives, Address starts, Address ends, Address known,
                          Address weights, int64_t batch, int64_t groups, int64_t count, int64_t dim, int threads,
                          Address losses, Address d_query, Address ids, Address coefficients, Address d_negatives) {
+  check_code("objective", objective, 4);
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
     kernels<F>().sampled_loss(
@@ -115,6 +123,7 @@ static void candidate_loss(int dtype, int similarity, int objective, double smoo
                            Address bias, Address starts, Address ends, Address answers, Address weights, int64_t batch,
                            int64_t count, int64_t dim, int64_t workspace, int threads, Address losses, Address d_query,
                            Address d_table, Address d_bias) {
+  check_code("objective", objective, 4);
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
     kernels<F>().candidate_loss(
@@ -149,8 +158,12 @@ static void topk(int dtype, int similarity, Address query, Address table, Addres
 // Optimizer and output of the row pass: (update, rows, state1, state2, lr, eps, beta1, beta2, step)
 using SinkTuple = std::tuple<int, Address, Address, Address, double, double, double, double, int64_t>;
 template <class F> static Sink<F> sink_at(const SinkTuple& s) {
-  return {Update(std::get<0>(s)), at<F>(std::get<1>(s)), at<F>(std::get<2>(s)), at<F>(std::get<3>(s)), F(std::get<4>(s)),
-          F(std::get<5>(s)),      F(std::get<6>(s)),     F(std::get<7>(s)),     std::get<8>(s)};
+  check_code("update", std::get<0>(s), 6);
+  // the corrections must be of the same rounded betas that the moments are made with
+  const double lr = std::get<4>(s), beta1 = F(std::get<6>(s)), beta2 = F(std::get<7>(s)), step = double(std::get<8>(s));
+  const double rate = lr * std::sqrt(1 - std::pow(beta2, step)) / (1 - std::pow(beta1, step));
+  return {Update(std::get<0>(s)), at<F>(std::get<1>(s)), at<F>(std::get<2>(s)), at<F>(std::get<3>(s)), F(lr),
+          F(std::get<5>(s)),      F(beta1),              F(beta2),              F(rate)};
 }
 using Extra = std::tuple<Address, Address, int64_t>;  // ids, rows, count
 

@@ -83,3 +83,22 @@ def finite(name: str, value: float, lowest: float | None = None, highest: float 
         bound += "" if highest is None else f" and at most {highest:g}"
         raise KgfastError(f"{name}={value!r} must be a finite number{bound}")
     return value
+
+
+def weights(value: Tensor, count: int) -> Tensor:
+    """One finite weight >= 0 for each of `count` triples."""
+    if not isinstance(value, Tensor) or value.shape != (count,):
+        found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise KgfastError(f"weights are {found}; a tensor with one for each of {count} triples is needed")
+    if not torch.compiler.is_compiling() and not bool(((value >= 0) & value.isfinite()).all()):
+        row = int((~((value >= 0) & value.isfinite())).nonzero()[0])
+        raise KgfastError(f"weights[{row}]={float(value[row])} must be a finite number of at least 0")
+    return value
+
+
+def seed(value: int) -> int:
+    """A seed of 64 bits, as the signed integer that ops take."""
+    if not isinstance(value, int):
+        raise KgfastError(f"seed={value!r} must be an integer")
+    value %= 2**64
+    return value - 2**64 if value >= 2**63 else value

@@ -13,20 +13,24 @@ from kgfast import autograd, backends, checks, ops, reference
 from kgfast.backends import cpu
 from kgfast.backends.cpu import OBJECTIVES, SCORES, SIDES
 from kgfast.errors import KgfastError
+from kgfast.known import KnownTriples
 from kgfast.sampling import NegativeSampler
 
 CANDIDATE_OBJECTIVES = ("softmax", "bce")
 TIES = ("optimistic", "pessimistic", "realistic")
 
 
-def _known(known, triples: Tensor, side: str, count: int, name: str = "known"):
+def _known(known, triples: Tensor, side: str, count: int, relations: int | None = None, name: str = "known"):
     """Ranges and ids of the known answers of each query; empty tensors where there are none."""
     if known is None:
         return tuple(triples.new_empty((0,)) for _ in range(3))
-    if not hasattr(known, "lookup"):
+    if not isinstance(known, KnownTriples):
         raise KgfastError(f"{name} must be a kgfast.KnownTriples, not {type(known).__name__}")
     if known.num_entities != count:
         raise KgfastError(f"{name} was built for {known.num_entities} entities, the table has {count}")
+    # half as many relations: the table also holds reciprocal rows, which this asks nothing of
+    if relations is not None and relations not in (known.num_relations, 2 * known.num_relations):
+        raise KgfastError(f"{name} was built for {known.num_relations} relations, the table has {relations}")
     starts, ends = known.lookup(triples, side)
     return starts, ends, known.ids(side)
 
@@ -66,14 +70,15 @@ def score_candidates(
 ) -> Tensor:
     """scores[b, k] = s with the tail (or head) of triple b replaced by candidate k: [B, C], or [B, K].
 
-    candidates: None for all rows of the table; ids [K] for all queries, or [B, K]. The replaced column isn't read.
+    candidates: None for all rows of the table; ids [K] for all queries, or [B, K]. The replaced column must be ids too.
     Memory: the result, and O(B D). With all candidates the gradient of the entities is dense.
     """
     entities, relations, _ = checks.tables(entities, relations, score)
     triples = checks.triples(triples, entities)
     checks.choose("side", side, SIDES)
     if candidates is not None:
-        candidates = checks.ids("candidates", candidates, 1 if candidates.dim() == 1 else 2, entities)
+        flat = isinstance(candidates, Tensor) and candidates.dim() == 1
+        candidates = checks.ids("candidates", candidates, 1 if flat else 2, entities)
         if candidates.dim() == 1:
             candidates = candidates.expand(len(triples), -1).contiguous()
         elif len(candidates) != len(triples):
@@ -109,11 +114,12 @@ def sample_negatives(
     """
     triples = checks.triples(triples, triples)
     checks.choose("side", side, (*SIDES, "both"))
+    seed = checks.seed(seed)
     for name, value, lowest in (("num_negatives", num_negatives, 0), ("num_entities", num_entities, 1),
                                 ("shared", shared, 0), ("step", step, 0)):  # fmt: skip
-        if value < lowest:
-            raise KgfastError(f"{name}={value} must be at least {lowest}")
-    if weights is not None and weights.shape != (num_entities,):
+        if not isinstance(value, int | torch.SymInt) or value < lowest:
+            raise KgfastError(f"{name}={value!r} must be an integer of at least {lowest}")
+    if weights is not None and getattr(weights, "shape", None) != (num_entities,):
         raise KgfastError(
             f"weights have shape {list(weights.shape)}; one for each of {num_entities} entities is needed"
         )
@@ -179,9 +185,10 @@ def negative_sampling_loss(
         softmax:  -s+ + log(e^{s+} + sum_n e^{s_n})
         bce:      mean of softplus(-s+), softplus(s_1), .. over the 1 + N labels
         margin:   sum_n w_n max(0, margin - s+ + s_n)                                       (Bordes et al. 2013, eq. 1)
-    a = `adversarial_temperature`; w_n = 1/N where a = 0. negatives: int64 ids [B, N], or [G, N] with G < B, of which
-    row b uses list b G // B, or a `NegativeSampler`. An id that is -1, the target, or a known answer (`known`) has no
-    part in any sum. side="both" is the mean of both sides' losses (ids [2, .., N], tails first).
+    a = `adversarial_temperature`; w_n = 1/N where a = 0. No gradient flows to `weights`.
+    negatives: int64 ids [B, N], or [G, N] with G < B, of which row b uses list b G // B, or a `NegativeSampler`. An
+    id that is -1, the target, or a known answer (`known`) has no part in any sum. side="both" is the mean of both
+    sides' losses (ids [2, .., N], tails first).
     Returns a scalar; 0 for an empty batch. Memory O(B D + B N) and the touched rows ([E, D] unless `sparse_grad`).
     """
     entities, relations, _ = checks.tables(entities, relations, score)
@@ -211,9 +218,9 @@ def negative_sampling_loss(
     batch, groups = len(triples), len(negatives)
     if groups > batch or (groups == 0 and batch > 0):
         raise KgfastError(f"negatives have {groups} lists for {batch} triples; 1 to {batch} are possible")
-    if weights is not None and weights.shape != (batch,):
-        raise KgfastError(f"weights have shape {list(weights.shape)}; one for each of {batch} triples is needed")
-    starts, ends, known_ids = _known(known, triples, side, len(entities))
+    if weights is not None:
+        weights = checks.weights(weights, batch)
+    starts, ends, known_ids = _known(known, triples, side, len(entities), len(relations))
     if backends.choose(impl, entities.device) == "reference":
         options.pop("impl")
         return reference.negative_sampling_loss(entities, relations, triples, negatives, side=side, **options)
@@ -224,13 +231,13 @@ def negative_sampling_loss(
     )  # fmt: skip
 
 
-def _answers(known, triples: Tensor, side: str, count: int):
+def _answers(known, triples: Tensor, side: str, count: int, relations: int):
     """CSR of the right answers: the target, and all known answers of the query."""
     targets = triples[:, 2 if side == "tail" else 0].contiguous()
     places = torch.arange(len(triples), device=triples.device)
     if known is None:
         return places, places + 1, targets
-    return ops.answers(*_known(known, triples, side, count), targets)
+    return ops.answers(*_known(known, triples, side, count, relations), targets)
 
 
 def one_vs_all_loss(
@@ -267,7 +274,7 @@ def one_vs_all_loss(
     code, _, similarity = SCORES[score]
     query = autograd.Queries.apply(entities, relations, triples, code, SIDES[side], False)
     return autograd.CandidateLoss.apply(
-        query, entities, entities.new_empty((0,)), *_answers(known, triples, side, len(entities)),
+        query, entities, entities.new_empty((0,)), *_answers(known, triples, side, len(entities), len(relations)),
         _share_weights(None, len(triples), entities), (similarity, OBJECTIVES.index(objective), smoothing),
     )  # fmt: skip
 
@@ -290,7 +297,11 @@ def linear_cross_entropy(
     Memory: 32 MB of logits at most, and the gradients.
     """
     checks.choose("reduction", reduction, ("mean", "sum", "none"))
-    shape, weight = targets.shape, checks.table("weight", weight)
+    weight = checks.table("weight", weight)
+    if not isinstance(hidden, Tensor) or not isinstance(targets, Tensor) or hidden.shape[:-1] != targets.shape:
+        shapes = [list(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in (hidden, targets)]
+        raise KgfastError(f"hidden is {shapes[0]}, targets {shapes[1]}: hidden must be [.., D] where targets are [..]")
+    shape = targets.shape
     hidden = checks.table("hidden", hidden.reshape(-1, hidden.shape[-1]))
     targets = checks.ids("targets", targets.reshape(-1), 1, weight)
     if len(hidden) != len(targets) or hidden.shape[1] != weight.shape[1] or hidden.dtype != weight.dtype:
@@ -347,10 +358,11 @@ def rank(
     is kept. A NaN score of a target raises; a NaN candidate counts as better. No gradient.
     """
     checks.choose("ties", ties, TIES)
-    entities, relations, _ = checks.tables(entities.detach(), relations.detach(), score)
+    entities, relations, _ = checks.tables(entities, relations, score)
+    entities, relations = entities.detach(), relations.detach()
     triples = checks.triples(triples, entities)
     checks.choose("side", side, SIDES)
-    starts, ends, known_ids = _known(known, triples, side, len(entities))
+    starts, ends, known_ids = _known(known, triples, side, len(entities), len(relations))
     if backends.choose(impl, entities.device) == "reference":
         return reference.rank(entities, relations, triples, score=score, side=side, known=known, ties=ties)
     code, _, similarity = SCORES[score]
@@ -377,12 +389,13 @@ def topk(
     exclude: KnownTriples whose answers are left out. Where fewer than k remain: score -inf, id -1. Nothing of size
     [B, C] is kept.
     """
-    entities, relations, _ = checks.tables(entities.detach(), relations.detach(), score)
+    entities, relations, _ = checks.tables(entities, relations, score)
+    entities, relations = entities.detach(), relations.detach()
     triples = checks.triples(triples, entities)
     checks.choose("side", side, SIDES)
-    if not isinstance(k, int) or k < 1:
-        raise KgfastError(f"k={k!r} must be a positive integer")
-    starts, ends, excluded = _known(exclude, triples, side, len(entities), "exclude")
+    if not isinstance(k, int) or not 1 <= k < 2**31:
+        raise KgfastError(f"k={k!r} must be an integer of at least 1 and below 2^31")
+    starts, ends, excluded = _known(exclude, triples, side, len(entities), len(relations), "exclude")
     if backends.choose(impl, entities.device) == "reference":
         return reference.topk(entities, relations, triples, k, score=score, side=side, exclude=exclude)
     code, _, similarity = SCORES[score]

@@ -47,10 +47,24 @@ class Step:
         self.relation_parts = 2 if model.score == "complex" else 1
         self.workspace = cpu.Workspace()
         self.none = torch.empty(0, dtype=torch.int64)
+        if not isinstance(optimizer, RowOptimizer):
+            raise KgfastError(f"optimizer must be one of kgfast.optim, not {type(optimizer).__name__}")
+        for param in (model.entities, model.relations):
+            optimizer.group_of(param)
         optimizer.ensure_state()
         for param in (model.entities, model.relations):
             for tensor in (param.detach(), *optimizer.state[param].values()):
                 cpu.use_huge_pages(tensor)
+
+    def check(self, triples: Tensor) -> Tensor:
+        """Triples that kernels may read; the tables must still be those that the step was made for."""
+        for name, seen in (("entities", self.entities), ("relations", self.relations)):
+            now = getattr(self.model, name)
+            if now.data_ptr() != seen.data_ptr() or now.dtype != seen.dtype or now.shape != seen.shape:
+                raise KgfastError(f"model.{name} was replaced since this step was made: make a new step")
+        triples = checks.triples(triples, self.entities)
+        self.model.check(triples)
+        return triples
 
     def parts(self, triples: Tensor, index: int) -> list[tuple[Tensor, str]]:
         """(triples, operator side) of each side that this step trains."""
@@ -68,8 +82,7 @@ class Step:
         """Each triple's part in the mean over triples and sides."""
         if weights is None:
             return torch.full((batch,), 1.0 / (batch * parts), dtype=self.entities.dtype)
-        if weights.shape != (batch,):
-            raise KgfastError(f"weights have shape {list(weights.shape)}; one for each of {batch} triples is needed")
+        weights = checks.weights(weights, batch)
         total = float(cpu.total(weights))
         return weights.to(self.entities.dtype) / ((total if total else 1.0) * parts)
 
@@ -119,6 +132,7 @@ class KnownAnswers:
     """Known answers of each part's queries, as ranges into one array of ids for both sides."""
 
     def __init__(self, known, model: KGEModel):
+        model.check_known(known)
         self.known = known.reciprocal() if model.reciprocal else known
         self.ids = torch.cat([self.known.ids("tail"), self.known.ids("head")])
 
@@ -152,8 +166,8 @@ class NegativeSamplingStep(Step):
         checks.choose("sharing", sharing, SHARINGS)
         checks.choose("objective", objective, cpu.OBJECTIVES)
         checks.choose("filter", filter, FILTERS)
-        if negatives < 1:
-            raise KgfastError(f"negatives={negatives} must be at least 1")
+        if not 1 <= negatives < 2**25:
+            raise KgfastError(f"negatives={negatives} must be at least 1 and below 2^25")
         if filter != "none" and known is None:
             raise KgfastError(f"filter={filter!r} needs known triples")
         if filter == "redraw" and sharing != "none":
@@ -176,6 +190,7 @@ class NegativeSamplingStep(Step):
 
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
         """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
+        triples = self.check(triples)
         parts, batch = self.parts(triples, index), len(triples)
         if batch == 0:
             return torch.zeros(())
@@ -199,7 +214,7 @@ class NegativeSamplingStep(Step):
         draw_side = "head" if side == "head" or p == 1 else "tail"
         ids = cpu.sample_negatives(
             self.lists(len(triples)), self.negatives, len(self.entities), cpu.SIDES[draw_side], self.seed, index,
-            self.thresholds, self.aliases, *redraw, allocate=allocate,
+            self.thresholds, self.aliases, *redraw, allocate=allocate, check=False,
         )  # fmt: skip
         targets = column([parts[p]], "target").contiguous()
         masked = known if self.filter == "mask" else (self.none, self.none, self.none)
@@ -258,6 +273,7 @@ class OneVsAllStep(Step):
 
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
         """Trains on triples [B, 3]; returns their loss before the step (without the relation head), a scalar."""
+        triples = self.check(triples)
         parts, batch = self.parts(triples, index), len(triples)
         if batch == 0:
             return torch.zeros(())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kgfast import autograd, backends, checks, reference
-from kgfast.backends.cpu import OBJECTIVES, SIMILARITIES
+from kgfast.backends.cpu import OBJECTIVES, SIMILARITIES, check_ids
 from kgfast.errors import KgfastError
 from kgfast.functional import CANDIDATE_OBJECTIVES, single_answers
 
@@ -59,6 +59,7 @@ def multitask_loss(
         checks.choose(f"terms[{place}].objective", term.objective, CANDIDATE_OBJECTIVES)
         if term.bias is not None and term.similarity != "dot":
             raise KgfastError(f"terms[{place}].bias: only dot products take one, not {term.similarity!r}")
+        checks.table(f"terms[{place}].query", term.query)
     if backends.choose(impl, terms[0].query.device) == "reference":
         return reference.multitask_loss(terms, weights)
     per_task = torch.stack([term_loss(term, f"terms[{place}]") for place, term in enumerate(terms)])
@@ -87,7 +88,7 @@ def term_loss(term: Term, place: str) -> Tensor:
         (starts, ends, answers), share = single_answers(targets, term.ignore_index, table)
     else:
         offsets, answers = (checks.ids(f"{place}.targets", part, 1, table) for part in term.targets)
-        starts, ends = offsets[:-1].contiguous(), offsets[1:].contiguous()
+        starts, ends, answers = sorted_answers(offsets, answers, len(table), place)
         counted = (ends > starts).to(table.dtype)
         share = counted / counted.sum().clamp(min=1)
     if len(starts) != len(query):
@@ -95,3 +96,15 @@ def term_loss(term: Term, place: str) -> Tensor:
     bias = table.new_empty((0,)) if term.bias is None else term.bias.to(table.dtype).contiguous()
     options = (SIMILARITIES.index(term.similarity), OBJECTIVES.index(term.objective), 0.0)
     return autograd.CandidateLoss.apply(query, table, bias, starts, ends, answers, share, options)
+
+
+def sorted_answers(offsets: Tensor, ids: Tensor, count: int, place: str):
+    """(starts, ends, ids) of CSR targets, ascending and once each within a row, as the kernels read them."""
+    whole = len(offsets) > 0 and int(offsets[0]) == 0 and int(offsets[-1]) == len(ids)
+    if not whole or bool((offsets.diff() < 0).any()):
+        raise KgfastError(f"{place}.targets: offsets must ascend from 0 to the number of ids, {len(ids)}")
+    check_ids(f"{place}.targets", ids, count)
+    rows = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=ids.device), offsets.diff())
+    keys = torch.unique(rows * count + ids)
+    bounds = torch.searchsorted(keys, torch.arange(len(offsets), device=ids.device) * count)
+    return bounds[:-1].contiguous(), bounds[1:].contiguous(), keys % count

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from kgfast import checks, functional
+from kgfast.backends.cpu import check_ids
 from kgfast.errors import KgfastError
+from kgfast.known import KnownTriples
 from kgfast.reference import SCORES
 
 
@@ -68,8 +70,18 @@ class KGEModel(nn.Module):
 
     def check(self, triples: Tensor) -> None:
         """Relations must be those of the graph: the reciprocal rows are the model's own."""
-        if self.reciprocal and triples.numel() and int(triples[:, 1].max()) >= self.num_relations:
-            raise KgfastError(f"triples hold relation {int(triples[:, 1].max())}; the graph has {self.num_relations}")
+        triples = checks.triples(triples, self.entities)
+        check_ids("triples (column of relations)", triples[:, 1], self.num_relations)
+
+    def check_known(self, known) -> None:
+        """Known triples must be of this model's graph."""
+        if not isinstance(known, KnownTriples):
+            raise KgfastError(f"known must be a kgfast.KnownTriples, not {type(known).__name__}")
+        if (known.num_entities, known.num_relations) != (self.num_entities, self.num_relations):
+            raise KgfastError(
+                f"known was built for {known.num_entities} entities and {known.num_relations} relations, the model has "
+                f"{self.num_entities} and {self.num_relations}"
+            )
 
     def forward(self, triples: Tensor) -> Tensor:
         return self.score_triples(triples)
@@ -87,7 +99,10 @@ class KGEModel(nn.Module):
 
     def known_for(self, known, side: str):
         """The known answers as this model asks for them: a reciprocal model asks for heads as tails."""
-        if known is None or not self.reciprocal or side == "tail":
+        if known is None:
+            return None
+        self.check_known(known)
+        if not self.reciprocal or side == "tail":
             return known
         if self._reciprocal_known is None or self._reciprocal_known[0] is not known:
             self._reciprocal_known = (known, known.reciprocal())

@@ -15,6 +15,13 @@ from kgfast.backends import cpu
 from kgfast.errors import KgfastError
 
 
+def positive(name: str, value: float) -> float:
+    """A finite number above 0: what keeps 0 / 0 out of a table."""
+    if checks.finite(name, value, 0.0) == 0:
+        raise KgfastError(f"{name}=0 must be above 0")
+    return float(value)
+
+
 class RowOptimizer(Optimizer):
     """Base: tables [rows, dim] as parameters. Subclasses say which kernel updates a row, and with what state."""
 
@@ -27,8 +34,8 @@ class RowOptimizer(Optimizer):
                 if param.dim() != 2:
                     raise KgfastError(f"params must be tables [rows, dim], not of shape {list(param.shape)}")
 
-    def new_state(self, param: Tensor, group: dict) -> dict[str, Tensor]:
-        """The state tensors of a parameter, in the order of the kernel's arguments."""
+    def new_state(self, param: Tensor, group: dict, device=None) -> dict[str, Tensor]:
+        """The state tensors of a parameter, in the order of the kernel's arguments; device "meta" for shapes alone."""
         raise NotImplementedError
 
     def constants(self, group: dict) -> dict[str, float]:
@@ -47,13 +54,33 @@ class RowOptimizer(Optimizer):
 
     def sink(self, param: Tensor):
         """Advances the parameter's step and returns what the row pass needs to update it in place."""
-        group = next(group for group in self.param_groups if any(param is p for p in group["params"]))
+        group = self.group_of(param)
         state = self.state[param]
         if not state:
             state.update(step=torch.zeros((), dtype=torch.float64), **self.new_state(param, group))
+        tensors = [
+            self.state_tensor(param, name, like, state) for name, like in self.new_state(param, group, "meta").items()
+        ]
         state["step"] += 1
-        tensors = [value for name, value in state.items() if name != "step"]
         return cpu.sink(self.kernel(group), param.detach(), *tensors, **self.constants(group), step=int(state["step"]))
+
+    def group_of(self, param: Tensor) -> dict:
+        for group in self.param_groups:
+            if any(param is one for one in group["params"]):
+                return group
+        raise KgfastError(f"optimizer: it has no parameter of shape {list(param.shape)} that is the table to update")
+
+    @staticmethod
+    def state_tensor(param: Tensor, name: str, like: Tensor, state: dict) -> Tensor:
+        """The state `name`, which must fit its table: a kernel writes to it."""
+        value = state.get(name)
+        if value is None or value.shape != like.shape or value.dtype != like.dtype or not value.is_contiguous():
+            found = "missing" if value is None else f"{list(value.shape)} {value.dtype}"
+            raise KgfastError(
+                f"optimizer state {name!r} of a table {list(param.shape)} must be a contiguous {list(like.shape)} "
+                f"{like.dtype}; it is {found}"
+            )
+        return value
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -77,6 +104,11 @@ class RowOptimizer(Optimizer):
         return loss
 
     def update_sparse(self, param, table, gradient):
+        if gradient.sparse_dim() != 1 or gradient.dtype != table.dtype:
+            raise KgfastError(
+                f"gradient: a sparse one needs sparse_dim 1 and dtype {table.dtype}, not {gradient.sparse_dim()} and "
+                f"{gradient.dtype}"
+            )
         ids, rows = gradient._indices()[0].contiguous(), gradient._values().contiguous()
         cpu.check_ids("gradient", ids, len(table))
         none = table.new_empty((0, 0))
@@ -92,7 +124,7 @@ class RowSGD(RowOptimizer):
     def __init__(self, params, lr: float = 0.1):
         super().__init__(params, {"lr": checks.finite("lr", lr, 0.0)})
 
-    def new_state(self, param, group):
+    def new_state(self, param, group, device=None):
         return {}
 
 
@@ -103,15 +135,16 @@ class RowAdagrad(RowOptimizer):
     """
 
     def __init__(self, params, lr: float = 0.1, full: bool = False, eps: float = 1e-10, initial: float = 0.0):
-        defaults = {"lr": checks.finite("lr", lr, 0.0), "full": full, "eps": eps, "initial": initial}
+        defaults = {"lr": checks.finite("lr", lr, 0.0), "full": full, "eps": positive("eps", eps)}
+        defaults["initial"] = checks.finite("initial", initial, 0.0)
         super().__init__(params, defaults)
 
     def kernel(self, group):
         return "adagrad" if group["full"] else "row_adagrad"
 
-    def new_state(self, param, group):
+    def new_state(self, param, group, device=None):
         shape = param.shape if group["full"] else param.shape[:1]
-        return {"sum": torch.full(shape, group["initial"], dtype=param.dtype, device=param.device)}
+        return {"sum": torch.full(shape, group["initial"], dtype=param.dtype, device=device or param.device)}
 
     def constants(self, group):
         return {"lr": group["lr"], "eps": group["eps"]}
@@ -123,11 +156,13 @@ class RowAdam(RowOptimizer):
     update = "adam"
 
     def __init__(self, params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
-        super().__init__(params, {"lr": checks.finite("lr", lr, 0.0), "betas": betas, "eps": eps})
+        if not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+            raise KgfastError(f"betas={betas!r} must be two numbers in [0, 1)")
+        super().__init__(params, {"lr": checks.finite("lr", lr, 0.0), "betas": betas, "eps": positive("eps", eps)})
 
-    def new_state(self, param, group):
+    def new_state(self, param, group, device=None):
         like = param.detach()
-        return {"exp_avg": torch.zeros_like(like), "exp_avg_sq": torch.zeros_like(like)}
+        return {name: torch.zeros_like(like, device=device) for name in ("exp_avg", "exp_avg_sq")}
 
     def constants(self, group):
         beta1, beta2 = group["betas"]

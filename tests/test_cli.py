@@ -12,6 +12,8 @@ from kgfast.cli import main
 
 SMALL = [
     "--recipe",
+    "transe",
+    "--model",
     "distmult",
     "--dim",
     "16",
@@ -71,7 +73,9 @@ def test_train_leaves_a_run(run):
 
 
 def test_settings_precedence(tmp_path, kgfast):
-    (tmp_path / "run.yaml").write_text("data: world\nrecipe: distmult\ndim: 4\nlr: 0.5\nepochs: 1\nseed: 7\n")
+    (tmp_path / "run.yaml").write_text(
+        "data: world\nrecipe: transe\nmodel: distmult\ndim: 4\nlr: 0.5\nepochs: 1\nseed: 7\n"
+    )
     out = tmp_path / "out"
     words = [
         tmp_path / "run.yaml",
@@ -247,7 +251,19 @@ def test_a_folder_that_is_no_run(kgfast, tmp_path):
 def test_names_with_brackets_are_printed_as_they_are(kgfast, tmp_path):
     lines = [f"x{n}[red]\tis [a]\ty{n % 3}[/red]\n" for n in range(12)]
     (tmp_path / "train.txt").write_text("".join(lines))
-    small = ["--recipe", "distmult", "--dim", "4", "--epochs", "1", "--negatives", "4", "validate_every=0"]
+    small = [
+        "--recipe",
+        "transe",
+        "--model",
+        "distmult",
+        "--dim",
+        "4",
+        "--epochs",
+        "1",
+        "--negatives",
+        "4",
+        "validate_every=0",
+    ]
     out = tmp_path / "run"
     code, output, _ = kgfast("train", "--data", tmp_path, *small, "tensorboard=false", "--out", out)
     assert (code, "report.html" in output.replace("\n", "")) == (0, True)  # nothing to evaluate, and no table

@@ -1,4 +1,5 @@
 // The choice of instruction set: the best that the machine has, or KGFAST_CPU, or what set_level() says.
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -8,7 +9,7 @@
 namespace kgfast {
 
 static const Level* const kLevels[] = {&kBaselineLevel, &kAvx2Level, &kAvx512Level};
-static const Level* current = nullptr;
+static std::atomic<const Level*> current{nullptr};
 
 int level_count() { return 3; }
 const Level& level_at(int index) { return *kLevels[index]; }
@@ -34,7 +35,7 @@ const Level& level() {
       for (const Level* candidate : kLevels)
         if (candidate->supported()) current = candidate;
   }
-  return *current;
+  return *current.load();
 }
 
 }  // namespace kgfast

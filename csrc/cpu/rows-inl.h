@@ -36,13 +36,11 @@ static inline void apply_row(const Sink<F>& s, int64_t row, int64_t place, int64
     for (int64_t d = 0; d < dim; ++d) x[d] -= rate * g[d];
   } else {  // lazy Adam: moments of touched rows only, bias corrected by the global step
     F *m = s.state1 + row * dim, *v = s.state2 + row * dim;
-    const F rate = F(s.lr * std::sqrt(1 - std::pow(double(s.beta2), double(s.step))) /
-                     (1 - std::pow(double(s.beta1), double(s.step))));
 #pragma omp simd
     for (int64_t d = 0; d < dim; ++d) {
       m[d] = s.beta1 * m[d] + (1 - s.beta1) * g[d];
       v[d] = s.beta2 * v[d] + (1 - s.beta2) * g[d] * g[d];
-      x[d] -= rate * m[d] / (std::sqrt(v[d]) + s.eps);
+      x[d] -= s.adam_rate * m[d] / (std::sqrt(v[d]) + s.eps);
     }
   }
 }

@@ -88,6 +88,8 @@ def threads() -> int:
 
 
 def pointer(tensor: Tensor) -> int:
+    if not tensor.is_contiguous():
+        raise KgfastError(f"a tensor of shape {list(tensor.shape)} and strides {tensor.stride()} must be contiguous")
     return tensor.data_ptr() if tensor.numel() else 0
 
 
@@ -282,8 +284,9 @@ def topk(query, table, starts, ends, excluded, k: int, similarity: int):
 
 
 def sample_negatives(lists: int, count: int, entities: int, side: int, seed: int, step: int, thresholds, aliases,
-                     starts, ends, known, allocate=fresh):  # fmt: skip
-    check_csr("known", starts, ends, known, entities)
+                     starts, ends, known, allocate=fresh, check=True):  # fmt: skip
+    if check:
+        check_csr("known", starts, ends, known, entities)
     ids = allocate("negatives", (lists, count), torch.int64)
     _C.sample(seed % 2**64, step % 2**64, side, lists, count, entities, pointer(thresholds), pointer(aliases),
               pointer(starts), pointer(ends), pointer(known), threads(), pointer(ids))  # fmt: skip

@@ -220,7 +220,7 @@ def as_triples(rows, split: str) -> torch.Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{split} is no array of integers: {error}") from None
     check_form(rows, split)
-    return rows.to(torch.int64, copy=True)  # what the caller does to the array later must not change the graph
+    return rows.to(torch.int64, copy=True, memory_format=torch.contiguous_format)
 
 
 def as_names(kind: str, names: Sequence[str] | None, count: int | None, needed: int) -> Strings:

@@ -79,7 +79,7 @@ def alias_table(weights: Tensor) -> tuple[Tensor, Tensor]:
         raise KgfastError(f"weights{place} is {float(weights[tuple(place)])}; weights must be finite numbers >= 0")
     if not float(weights.sum()) > 0:
         raise KgfastError(f"weights: the sum of {len(weights)} weights is 0; one at least must be > 0")
-    mass = weights * (weights.numel() / weights.sum())
+    mass = weights * (weights.numel() / weights.cumsum(0)[-1])  # one order, whatever the number of threads
     below, above = (mass < 1).nonzero().squeeze(1), (mass >= 1).nonzero().squeeze(1)
     if len(above) == 0:  # only rounding can put every row below the mean: all are equal
         below, above = above, below

@@ -16,9 +16,9 @@ class Batches:
     """
 
     def __init__(self, triples: Tensor, weights: Tensor | None, batch_size: int, seed: int) -> None:
-        self.triples, self.weights, self.seed = triples, weights, seed
+        self.triples, self.weights, self.seed = triples.contiguous(), weights, seed
         self.per_epoch = -(-len(triples) // batch_size)
-        self._permuted = torch.empty_like(triples)
+        self._permuted = torch.empty_like(self.triples)
         self._weights = None if weights is None else torch.empty_like(weights)
         self._epoch = -1
 
@@ -58,4 +58,5 @@ def frequency_weights(triples: Tensor, num_entities: int) -> Tensor:
         _, query, counts = torch.unique(relations * num_entities + known, return_inverse=True, return_counts=True)
         total += counts[query]
     weights = total.rsqrt()
-    return (weights / weights.mean()).float()
+    mean = weights.cumsum(0)[-1] / len(weights)  # in one order, whatever the number of threads
+    return (weights / mean).float()

@@ -68,7 +68,7 @@ template <class F> struct Sink {
   F* rows;  // the table (in place), or the output of kDense [count, dim] / kSparse [unique, dim]
   F *state1, *state2;
   F lr, eps, beta1, beta2;
-  int64_t step;
+  F adam_rate;  // lr with both corrections of Adam's bias
 };
 
 // Gradients of rows from pairs (query, id, coefficient) and from ready rows (ids, gradients).
