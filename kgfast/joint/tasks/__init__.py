@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,9 +23,6 @@ from kgfast.errors import ConfigError, DataError
 from kgfast.joint.packed import Encoded, Packed
 from kgfast.multitask import Term
 from kgfast.train.batches import generator
-
-if TYPE_CHECKING:
-    from kgfast.data import KnowledgeGraph
 
 __all__ = ["TASKS", "Encoded", "ModelDims", "Packed", "Schedule", "Task", "TaskOptions", "Term", "generator",
            "register", "task_class", "task_names"]  # fmt: skip
@@ -62,7 +59,7 @@ class TaskOptions(BaseModel):
 class Task(Protocol):
     """One kind of question asked of the model. Tasks are `nn.Module`s; constructor:
 
-        TaskClass(options: TaskClass.Options, graph: KnowledgeGraph, texts: TextStore | None, dims: ModelDims, seed: int)
+        TaskClass(options: Options, graph: KnowledgeGraph, texts: TextStore | None, dims: ModelDims, seed: int)
 
     name: as in the config and in metrics.json.  backbone: whether it needs the Transformer.
     """

@@ -1,0 +1,172 @@
+"""The tokenizer: trained on a data set's texts, or a checkpoint's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kgfast.errors import CheckpointError, ConfigError, DataError
+from kgfast.joint.needs import needs
+
+KINDS = ("wordpiece", "bpe")
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# The names under which tokenizers know each role, most telling first.
+ROLES = {
+    "pad": ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>"),
+    "unknown": ("[UNK]", "<unk>"),
+    "begin": ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<|endoftext|>"),
+    "end": ("[SEP]", "</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+
+
+class Tokenizer:
+    """Texts to token ids and back; ids of the special tokens (`pad begin end mask unknown`; None where there is none).
+
+    begin and end enclose every text ([CLS] text [SEP]); one of them is enough. tokenizer: a `tokenizers.Tokenizer`.
+    """
+
+    def __init__(self, tokenizer, roles: dict[str, str] | None = None):
+        self.tokenizer = tokenizer
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.vocabulary = tokenizer.get_vocab_size(with_added_tokens=True)
+        given = roles or {}
+        self.roles = {}
+        for role, names in ROLES.items():
+            known = [name for name in (given.get(role), *names) if name and tokenizer.token_to_id(name) is not None]
+            self.roles[role] = known[0] if known else None
+        self.pad, self.unknown, self.begin, self.end, self.mask = (
+            None if name is None else tokenizer.token_to_id(name) for name in self.roles.values()
+        )
+        if self.begin is None and self.end is None:
+            raise DataError(
+                f"the tokenizer has no token for the start or end of a text (none of "
+                f"{', '.join(ROLES['begin'][:2] + ROLES['end'][:2])})"
+            )
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], *, kind: str = "wordpiece", vocabulary: int = 8000, lowercase: bool = True
+    ) -> Tokenizer:
+        """A tokenizer for these texts: WordPiece as BERT's (Devlin et al. 2019), or byte-level BPE as GPT-2's.
+
+        vocabulary: tokens at most, special ones included. lowercase also strips accents (WordPiece alone).
+        """
+        if kind not in KINDS:
+            raise ConfigError(f"tokenizer {kind!r}: must be one of {', '.join(KINDS)}")
+        if vocabulary < 300:
+            raise ConfigError(f"vocabulary={vocabulary}: must be at least 300, for single characters need that many")
+        tokenizers = needs("tokenizers")
+        decoders, models, normalizers = tokenizers.decoders, tokenizers.models, tokenizers.normalizers
+        pre, trainers = tokenizers.pre_tokenizers, tokenizers.trainers
+        options = dict(vocab_size=vocabulary, special_tokens=list(SPECIALS), show_progress=False)
+        if kind == "wordpiece":
+            tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+            tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+            tokenizer.pre_tokenizer = pre.BertPreTokenizer()
+            tokenizer.decoder = decoders.WordPiece()
+            trainer = trainers.WordPieceTrainer(min_frequency=2, **options)
+        else:
+            tokenizer = tokenizers.Tokenizer(models.BPE())
+            tokenizer.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
+            tokenizer.decoder = decoders.ByteLevel()
+            trainer = trainers.BpeTrainer(min_frequency=2, initial_alphabet=pre.ByteLevel.alphabet(), **options)
+        texts = list(texts)
+        if not any(text.strip() for text in texts):
+            raise DataError("there is no text to train a tokenizer on")
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Tokenizer:
+        """From a tokenizer.json, or a folder with one (a run's, or a checkpoint's of transformers)."""
+        path = Path(path)
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if not file.exists():
+            raise CheckpointError(f"{file}: there is no tokenizer")
+        try:
+            tokenizer = needs("tokenizers").Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception for whatever is wrong in the file
+            raise CheckpointError(f"{file}: is no tokenizer: {error}") from error
+        return cls(tokenizer, read_roles(file.parent))
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write tokenizer.json and the roles of its special tokens into the folder (temporary name, then renamed)."""
+        parts = {
+            "tokenizer.json": self.tokenizer.to_str(),
+            "special_tokens_map.json": json.dumps(
+                {key: self.roles[role] for key, role in ROLE_KEYS if self.roles[role]}
+            ),
+        }
+        for name, text in parts.items():
+            temporary = Path(folder) / f"{name}.tmp"
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, Path(folder) / name)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex sha256 of everything that decides which ids a text gets."""
+        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+
+    def check_fits(self, fingerprint: str, where: str) -> None:
+        """CheckpointError unless this is the tokenizer that `where` was trained with."""
+        if fingerprint != self.fingerprint:
+            raise CheckpointError(
+                f"{where} was trained with another tokenizer: its fingerprint is {fingerprint[:12]}.., "
+                f"this one's {self.fingerprint[:12]}.."
+            )
+
+    def __len__(self) -> int:
+        return self.vocabulary
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(tokens int32 [T], offsets int64 [n + 1]) of the texts, without special tokens."""
+        pieces = [np.empty(0, np.int32)]
+        lengths = [0]
+        for start in range(0, len(texts), 4096):  # block by block: the library's results are large
+            for one in self.tokenizer.encode_batch_fast(list(texts[start : start + 4096]), add_special_tokens=False):
+                pieces.append(np.asarray(one.ids, np.int32))
+                lengths.append(len(one.ids))
+        return torch.from_numpy(np.concatenate(pieces)), torch.tensor(lengths, dtype=torch.int64).cumsum(0)
+
+    def decode(self, ids: Tensor) -> str:
+        """The text of token ids, special tokens left out."""
+        return self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+
+
+ROLE_KEYS = (
+    ("cls_token", "begin"),
+    ("bos_token", "begin"),
+    ("sep_token", "end"),
+    ("eos_token", "end"),
+    ("pad_token", "pad"),
+    ("mask_token", "mask"),
+    ("unk_token", "unknown"),
+)
+
+
+def read_roles(folder: Path) -> dict[str, str]:
+    """{role: token} from what transformers writes beside a tokenizer; {} where there is nothing."""
+    roles: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = folder / name
+        if not file.exists():
+            continue
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{file}: cannot be read: {error}") from error
+        for key, role in ROLE_KEYS:
+            token = values.get(key)
+            token = token.get("content") if isinstance(token, dict) else token
+            if token and role not in roles:
+                roles[role] = token
+    return roles
