@@ -1,0 +1,1 @@
+"""Triton kernels: formulae in scores.py, tiles in tiles.py, one file for each op or family of ops."""
