@@ -58,32 +58,17 @@ class Tokenizer:
     ) -> Tokenizer:
         """A tokenizer for these texts: WordPiece as BERT's (Devlin et al. 2019), or byte-level BPE as GPT-2's.
 
-        vocabulary: tokens at most, special ones included. lowercase also strips accents (WordPiece alone).
+        vocabulary: tokens at most, special ones included. lowercase: WordPiece strips accents too.
         """
         if kind not in KINDS:
             raise ConfigError(f"tokenizer {kind!r}: must be one of {', '.join(KINDS)}")
         if vocabulary < 300:
             raise ConfigError(f"vocabulary={vocabulary}: must be at least 300, for single characters need that many")
-        tokenizers = needs("tokenizers")
-        decoders, models, normalizers = tokenizers.decoders, tokenizers.models, tokenizers.normalizers
-        pre, trainers = tokenizers.pre_tokenizers, tokenizers.trainers
-        options = dict(vocab_size=vocabulary, special_tokens=list(SPECIALS), show_progress=False)
-        if kind == "wordpiece":
-            tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-            tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-            tokenizer.pre_tokenizer = pre.BertPreTokenizer()
-            tokenizer.decoder = decoders.WordPiece()
-            trainer = trainers.WordPieceTrainer(min_frequency=2, **options)
-        else:
-            tokenizer = tokenizers.Tokenizer(models.BPE())
-            tokenizer.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
-            tokenizer.decoder = decoders.ByteLevel()
-            trainer = trainers.BpeTrainer(min_frequency=2, initial_alphabet=pre.ByteLevel.alphabet(), **options)
         texts = list(texts)
         if not any(text.strip() for text in texts):
             raise DataError("there is no text to train a tokenizer on")
-        tokenizer.train_from_iterator(texts, trainer)
-        return cls(tokenizer)
+        train = train_wordpiece if kind == "wordpiece" else train_bpe
+        return cls(train(texts, vocabulary, lowercase))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Tokenizer:
@@ -140,6 +125,52 @@ class Tokenizer:
     def decode(self, ids: Tensor) -> str:
         """The text of token ids, special tokens left out."""
         return self.tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+
+
+def train_wordpiece(texts: Sequence[str], vocabulary: int, lowercase: bool):
+    """A WordPiece tokenizer as BERT's; the same for the same texts."""
+    library = needs("tokenizers")
+    normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
+
+    def build(model):
+        tokenizer = library.Tokenizer(model)
+        tokenizer.normalizer = normalizer
+        tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = library.decoders.WordPiece()
+        return tokenizer
+
+    # The trainer numbers ##letters in the order of a hash table, which differs from run to run and decides ties: as
+    # special tokens they have fixed numbers. The tokenizer that is kept does not know them as special.
+    letters = sorted({letter for text in texts for letter in normalizer.normalize_str(text) if not letter.isspace()})
+    learner = build(library.models.WordPiece(unk_token="[UNK]"))
+    fixed = [*SPECIALS, *(f"##{letter}" for letter in letters)]
+    learner.train_from_iterator(
+        texts,
+        library.trainers.WordPieceTrainer(
+            vocab_size=vocabulary, special_tokens=fixed, min_frequency=2, show_progress=False
+        ),
+    )
+    tokenizer = build(library.models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
+    tokenizer.add_special_tokens(list(SPECIALS))
+    return tokenizer
+
+
+def train_bpe(texts: Sequence[str], vocabulary: int, lowercase: bool):
+    """A byte-level BPE tokenizer as GPT-2's."""
+    library = needs("tokenizers")
+    tokenizer = library.Tokenizer(library.models.BPE())
+    if lowercase:
+        tokenizer.normalizer = library.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = library.decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        library.trainers.BpeTrainer(
+            vocab_size=vocabulary, special_tokens=list(SPECIALS), min_frequency=2, show_progress=False,
+            initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
+        ),
+    )  # fmt: skip
+    return tokenizer
 
 
 ROLE_KEYS = (
