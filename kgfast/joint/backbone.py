@@ -148,7 +148,7 @@ class Backbone(nn.Module):
         rows = len(model.get_input_embeddings().weight)
         if len(tokenizer) > rows:
             raise CheckpointError(
-                f"backbone {folder}: has {rows} token embeddings, the tokenizer {len(tokenizer)} tokens: it does not fit"
+                f"backbone {folder}: the tokenizer's {len(tokenizer)} tokens don't fit its {rows} token embeddings"
             )
         backbone = cls(model, kind, pooling=pooling)
         if kind == "bert":
