@@ -1,0 +1,23 @@
+"""A loss that is no softmax over a table, as a term of the multitask loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kgfast.multitask import Term
+
+LEAST = 1e-6  # below it a loss has no gradient: 1 - e^{-loss} is lost to rounding
+
+
+def likelihood_term(losses: Tensor, *, weight: float = 1.0, name: str | None = None) -> Term:
+    """A term whose loss is the mean of `losses` [n], each at least 0, exactly: value and gradient.
+
+    e^{-loss} is read as the probability of yes. The query is (log p, log (1 - p)), the table yes and no; the cross-entropy
+    of yes is -log p, as the two logits are normalised already.
+    """
+    losses = losses.clamp(min=LEAST)
+    query = torch.stack([-losses, torch.log(-torch.expm1(-losses))], 1)
+    table = torch.eye(2, dtype=losses.dtype, device=losses.device)
+    targets = torch.zeros(len(losses), dtype=torch.int64, device=losses.device)
+    return Term(query, table, targets, weight=weight, name=name)

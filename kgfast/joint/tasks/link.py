@@ -1,0 +1,168 @@
+"""Link prediction: which entity completes (head, relation, ?) and (?, relation, tail)?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kgfast import functional, reference
+from kgfast.data import KnowledgeGraph
+from kgfast.errors import ConfigError, DataError
+from kgfast.evaluate.metrics import evaluate
+from kgfast.joint.likelihood import likelihood_term
+from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, generator, register
+from kgfast.nn import KGEModel
+
+
+class LinkOptions(TaskOptions):
+    """Options of the task "link"."""
+
+    batch_size: int = Field(512, gt=0, description="triples of a step; each asks for its tail and for its head")
+    candidates: int = Field(0, ge=0, description="entities drawn to compete with the answers of a step; 0: all")
+    answers: Literal["one", "all"] = Field(
+        "one", description="the triple's own entity, or all known answers of a query"
+    )
+    objective: Literal["softmax", "bce"] = "softmax"
+    n3: float = Field(0.0, ge=0, description="weight of the N3 regulariser (Lacroix et al. 2018)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the known entity's row")
+
+
+@dataclass(frozen=True)
+class LinkBatch:
+    """triples int64 [B, 3]; answers: CSR of 2B queries (tails asked, then heads); entities int64 [K], ascending: who
+    competes, None for all."""
+
+    triples: Tensor
+    offsets: Tensor
+    answers: Tensor
+    entities: Tensor | None
+
+
+@register
+class LinkTask(nn.Module):
+    """Terms: the queries of both sides of B triples [2B, D] against the entities' rows [E, D], or [K, D] of those drawn.
+
+    With 2R relation rows, row r + R asks for heads as tails of the inverse relation; with R rows the score's own head
+    query does. Memory O(B D) beyond the rows: no scores are stored.
+    """
+
+    name: ClassVar[str] = "link"
+    backbone: ClassVar[bool] = False
+    Options: ClassVar[type[TaskOptions]] = LinkOptions
+
+    def __init__(self, options: LinkOptions, graph: KnowledgeGraph, texts, dims: ModelDims, seed: int):
+        super().__init__()
+        self.options, self.graph, self.seed = options, graph, seed
+        self.score = reference.find_score(dims.score)
+        self.known = graph.known("train")
+        self.schedule = Schedule(len(graph.train), options.batch_size, seed, self.name)
+        self.dropout = nn.Dropout(options.dropout)
+
+    def __len__(self) -> int:
+        return len(self.schedule)
+
+    def batch(self, step: int) -> LinkBatch:
+        triples = self.graph.train[self.schedule.rows(step)]
+        if self.options.answers == "all":
+            offsets, answers = self.known_answers(triples)
+        else:
+            answers = torch.cat([triples[:, 2], triples[:, 0]])
+            offsets = torch.arange(len(answers) + 1)
+        if not self.options.candidates:
+            return LinkBatch(triples, offsets, answers, None)
+        drawn = torch.randint(
+            self.graph.num_entities, (self.options.candidates,), generator=generator(self.seed, f"link/drawn/{step}")
+        )
+        entities, places = torch.unique(torch.cat([answers, drawn]), return_inverse=True)
+        return LinkBatch(triples, offsets, places[: len(answers)], entities)
+
+    def known_answers(self, triples: Tensor) -> tuple[Tensor, Tensor]:
+        """CSR of all train answers of the 2B queries."""
+        starts, ends, ids = [], [], []
+        shift = 0
+        for side in ("tail", "head"):
+            first, last = self.known.lookup(triples, side)
+            starts.append(first + shift)
+            ends.append(last + shift)
+            ids.append(self.known.ids(side))
+            shift += len(ids[-1])
+        starts, lengths = torch.cat(starts), torch.cat(ends) - torch.cat(starts)
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        places = torch.repeat_interleave(starts - offsets[:-1], lengths) + torch.arange(int(offsets[-1]))
+        return offsets, torch.cat(ids)[places]
+
+    def requests(self, batch: LinkBatch) -> None:
+        return None
+
+    def entities(self, batch: LinkBatch) -> Tensor:
+        return batch.triples[:, [0, 2]].flatten() if batch.entities is None else batch.entities
+
+    def terms(self, model, batch: LinkBatch, encoded) -> list[Term]:
+        device = model.relations.device
+        head, relation, tail = batch.triples.to(device).unbind(1)
+        if batch.entities is None:
+            table = model.entities.all_rows()
+            heads, tails = table[head], table[tail]
+        else:
+            entities = batch.entities.to(device)
+            table = model.entities.rows(entities)
+            heads, tails = (rows_of(table, entities, ids, model) for ids in (head, tail))
+        reciprocal = len(model.relations) == 2 * self.graph.num_relations
+        rows = model.relations[relation]
+        turned = model.relations[relation + self.graph.num_relations] if reciprocal else rows
+        ask_head = self.score.tail_query if reciprocal else self.score.head_query
+        queries = (self.score.tail_query(self.dropout(heads), rows), ask_head(self.dropout(tails), turned))
+        term = Term(
+            torch.cat(queries), table, (batch.offsets.to(device), batch.answers.to(device)),
+            similarity=self.score.similarity, objective=self.options.objective, name=self.name,
+        )  # fmt: skip
+        if not self.options.n3:
+            return [term]
+        complex_rows = self.score.name in ("complex", "rotate")
+        relation_rows = [] if self.score.name == "rotate" else [rows, turned]  # phases have no size
+        cubes = sum(cubed(part, complex_rows) for part in (heads, tails, heads, tails, *relation_rows)) / 2
+        return [term, likelihood_term(cubes, weight=self.options.n3, name="n3")]
+
+    def evaluate(self, model, split: str) -> dict:
+        """Filtered MRR, hits and mean rank over both sides, all entities competing; seen and unseen entities apart."""
+        result = evaluate(link_model(model, self.graph), self.graph, split, details=True)
+        for name in ("per_relation", "per_category", "histogram"):
+            del result[name]
+        return result
+
+
+def rows_of(table: Tensor, entities: Tensor, ids: Tensor, model) -> Tensor:
+    """Rows of `ids`: out of `table`, whose rows are those of `entities`, where they are in it, else from the model."""
+    place = torch.searchsorted(entities, ids).clamp(max=len(entities) - 1)
+    inside = entities[place] == ids
+    rows = table[place]
+    if bool(inside.all()):
+        return rows
+    outside = (~inside).nonzero()[:, 0]
+    return rows.index_copy(0, outside, model.entities.rows(ids[outside]).to(rows.dtype))
+
+
+def cubed(rows: Tensor, complex_rows: bool) -> Tensor:
+    """sum_k |row_k|^3 of each row, over complex numbers where rows hold them: [B]."""
+    if not complex_rows:
+        return rows.abs().pow(3).sum(1)
+    real, imaginary = rows.chunk(2, 1)
+    return torch.linalg.vector_norm(torch.stack([real, imaginary], -1), dim=-1).pow(3).sum(1)
+
+
+def link_model(model, graph: KnowledgeGraph) -> KGEModel:
+    """The tables of a joint model as a `kgfast.nn.KGEModel`, which ranks and predicts: entities encoded once, now."""
+    rows, relations = model.entities.all_rows().detach().float(), model.relations.detach().float()
+    if len(rows) != graph.num_entities:
+        raise DataError(f"the model has {len(rows)} entities, graph {graph.name!r} has {graph.num_entities}")
+    if len(relations) not in (graph.num_relations, 2 * graph.num_relations):
+        raise DataError(f"the model has {len(relations)} relation rows for {graph.num_relations} relations")
+    reciprocal = len(relations) == 2 * graph.num_relations
+    tables = KGEModel(1, 1, rows.shape[1], score=model.score, reciprocal=reciprocal)
+    tables.num_entities, tables.num_relations = graph.num_entities, graph.num_relations
+    tables.entities, tables.relations = nn.Parameter(rows, False), nn.Parameter(relations, False)
+    return tables.eval()
