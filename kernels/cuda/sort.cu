@@ -1,0 +1,57 @@
+// The order of a step's rows: (id << 32 | position), sorted by id alone; the sort is stable, so positions stay ascending.
+#include "kgfast/device.h"
+#include "machine.cuh"
+
+#if defined(__CUDACC__)
+#include <cub/device/device_radix_sort.cuh>
+#else
+#include <algorithm>
+#endif
+
+namespace kgfast {
+namespace KGFAST_TARGET {
+
+struct Entries {
+  static constexpr int kThreads = 256;
+  const int64_t* ids;
+  int64_t count, first;
+  uint64_t* entries;
+
+  KG_DEVICE void operator()() const {
+    const int64_t i = block_x() * kThreads + thread();
+    if (i < count) entries[first + i] = uint64_t(ids[i]) << 32 | uint64_t(first + i);
+  }
+};
+
+static int bits_below(int64_t bound) {
+  int bits = 1;
+  while (bits < 31 && (int64_t(1) << bits) < bound) ++bits;
+  return bits;
+}
+
+#if defined(__CUDACC__)
+static size_t radix_sort(void* workspace, size_t bytes, const uint64_t* from, uint64_t* to, int64_t total, int bits, void* stream) {
+  check(cub::DeviceRadixSort::SortKeys(workspace, bytes, from, to, uint32_t(total), 32, 32 + bits, cudaStream_t(stream)));
+  return bytes;
+}
+#else
+static size_t radix_sort(void* workspace, size_t bytes, const uint64_t* from, uint64_t* to, int64_t total, int, void*) {
+  if (!workspace) return 1;
+  std::copy(from, from + total, to);
+  std::stable_sort(to, to + total, [](uint64_t x, uint64_t y) { return x >> 32 < y >> 32; });
+  return bytes;
+}
+#endif
+
+void sort_bytes(int64_t total, int64_t& bytes) { bytes = int64_t(radix_sort(nullptr, 0, nullptr, nullptr, total, 31, nullptr)); }
+
+void sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, uint64_t* entries, uint64_t* other,
+               void* workspace, int64_t workspace_bytes, void* stream) {
+  int64_t total = 0;
+  for (int s = 0; s < sources; total += counts[s++])
+    launch(Entries{ids[s], counts[s], total, other}, Grid{(counts[s] + Entries::kThreads - 1) / Entries::kThreads}, 0, stream);
+  if (total) radix_sort(workspace, size_t(workspace_bytes), other, entries, total, bits_below(bound), stream);
+}
+
+}  // namespace KGFAST_TARGET
+}  // namespace kgfast
