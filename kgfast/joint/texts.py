@@ -19,7 +19,8 @@ class TextStore:
     """Groups of texts by name, each a flat array of token ids with offsets: "entity", "relation", "question/train", ..
 
     Tokens are kept without special ones, whole; `packed` encloses and cuts them. max_length: tokens of a packed text at
-    most, special ones included. Memory: 4 bytes a token, 8 a text.
+    most, special ones included. corpus: the Corpus that language tasks learn from, where there is one. Memory: 4 bytes
+    a token, 8 a text.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int = 64):
@@ -27,6 +28,7 @@ class TextStore:
             raise ConfigError(f"max_length={max_length}: must be at least 8")
         self.tokenizer, self.max_length = tokenizer, max_length
         self.groups: dict[str, tuple[Tensor, Tensor]] = {}
+        self.corpus = None
 
     @classmethod
     def of_graph(cls, graph: KnowledgeGraph, tokenizer: Tokenizer, max_length: int = 64) -> TextStore:

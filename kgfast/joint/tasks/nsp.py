@@ -1,0 +1,104 @@
+"""Next-sentence prediction: does the second sentence follow the first (Devlin et al. 2019)?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kgfast.errors import ConfigError, DataError
+from kgfast.joint.packed import Encoded, Packed, gather_places
+from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, generator, register
+from kgfast.joint.tasks.mlm import corpus_of, device_of
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Pairs of sentences; `targets` [B]: 1 where the second follows the first, 0 where it is of another document."""
+
+    packed: Packed
+    targets: Tensor
+
+
+@register
+class NextSentenceTask(nn.Module):
+    """Query: the pooled state of a pair, through a tanh layer. Table: two rows, is not next and is next.
+
+    Half of the pairs are real; the second of the others is drawn from the sentences of all other documents.
+    """
+
+    name, backbone = "nsp", True
+
+    class Options(TaskOptions):
+        batch_size: int = Field(32, gt=0, description="pairs of sentences in a step")
+        evaluate_pairs: int = Field(2000, gt=0, description="held-out pairs that an evaluation reads at most")
+
+    def __init__(self, options, graph, texts, dims: ModelDims, seed: int):
+        super().__init__()
+        self.corpus = corpus_of(texts, self.name)
+        if dims.causal:
+            raise ConfigError("task nsp needs a BERT-like backbone")
+        self.options, self.texts, self.seed = options, texts, seed
+        self.firsts = self.corpus.following("train")
+        if not len(self.firsts):
+            raise DataError("task nsp: no document of the corpus has two sentences")
+        self.schedule = Schedule(len(self.firsts), options.batch_size, seed, self.name)
+        self.transform = nn.Linear(dims.hidden, dims.hidden)
+        self.table = nn.Parameter(torch.zeros(2, dims.hidden))
+        with torch.no_grad():
+            draws = generator(seed, "nsp/table")
+            self.transform.weight.copy_(torch.randn(dims.hidden, dims.hidden, generator=draws) * dims.hidden**-0.5)
+            self.transform.bias.zero_()
+            self.table.copy_(torch.randn(2, dims.hidden, generator=draws) * 0.02)
+
+    def __len__(self) -> int:
+        return len(self.schedule)
+
+    def batch(self, step: int) -> PairBatch:
+        return self.pairs(self.firsts, self.schedule.rows(step), generator(self.seed, f"nsp/pairs/{step}"))
+
+    def pairs(self, pool: Tensor, rows: Tensor, draws: torch.Generator) -> PairBatch:
+        """The pairs that begin with sentences pool[rows]; false seconds are drawn from the seconds in `pool`."""
+        firsts = pool[rows]
+        documents = self.corpus.document[pool]
+        real = torch.rand(len(rows), generator=draws) < 0.5
+        # The sentences of one document are neighbours in the pool: draw among the others, then step over these.
+        own = self.corpus.document[firsts]
+        start, stop = torch.searchsorted(documents, own), torch.searchsorted(documents, own, right=True)
+        others = len(pool) - (stop - start)
+        drawn = (torch.rand(len(rows), generator=draws, dtype=torch.float64) * others).long()
+        drawn = torch.where(drawn >= start, drawn + stop - start, drawn)
+        real |= others == 0  # a single document has no false pairs
+        seconds = torch.where(real, firsts, pool[drawn.clamp(max=len(pool) - 1)]) + 1
+        return PairBatch(self.texts.enclose([self.slices(firsts), self.slices(seconds)]), real.long())
+
+    def slices(self, sentences: Tensor) -> tuple[Tensor, Tensor]:
+        places, offsets = gather_places(self.corpus.offsets, sentences)
+        return self.corpus.tokens[places], offsets
+
+    def requests(self, batch: PairBatch) -> Packed:
+        return batch.packed
+
+    def entities(self, batch: PairBatch) -> None:
+        return None
+
+    def query(self, pooled: Tensor) -> Tensor:
+        return self.transform(pooled).tanh().to(self.table.dtype)
+
+    def terms(self, model, batch: PairBatch, encoded: Encoded) -> list[Term]:
+        return [Term(self.query(encoded.pooled), self.table, batch.targets.to(self.table.device), name=self.name)]
+
+    def evaluate(self, model, split: str) -> dict:
+        pool = self.corpus.following(split)
+        if not len(pool):
+            return {"accuracy": float("nan"), "pairs": 0}
+        rows = torch.arange(len(pool))[: self.options.evaluate_pairs]
+        draws, right = generator(self.seed, f"nsp/{split}"), 0
+        for part in rows.split(64):
+            batch = self.pairs(pool, part, draws)
+            encoded = model.backbone.encode(batch.packed.to(device_of(model)), self.name)
+            best = (self.query(encoded.pooled) @ self.table.T).argmax(1)
+            right += int((best.cpu() == batch.targets).sum())
+        return {"accuracy": right / len(rows), "pairs": len(rows)}
