@@ -7,8 +7,16 @@ import difflib
 import torch
 from torch import Tensor
 
+from kgfast import backends
 from kgfast.errors import KgfastError
 from kgfast.reference import SCORES, Score
+
+HALF = (torch.bfloat16, torch.float16)  # dtypes of 16 bits: tables only; sums are in float32
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of losses, weights and gradients of rows for tables of `dtype`."""
+    return torch.float32 if dtype in HALF else dtype
 
 
 def choose(name: str, value, allowed) -> None:
@@ -20,14 +28,15 @@ def choose(name: str, value, allowed) -> None:
 
 
 def table(name: str, value: Tensor) -> Tensor:
-    """A float32 or float64 matrix, made contiguous."""
+    """A float32 or float64 matrix (where the GPU's backends run: of 16 bits too), made contiguous."""
     if not isinstance(value, Tensor):
         raise KgfastError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
     if value.dim() != 2:
         raise KgfastError(f"{name} must have shape [rows, dim], not {list(value.shape)}")
-    if value.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(value.device.type):
+    if value.dtype in HALF and torch.is_autocast_enabled(value.device.type):
         value = value.float()
-    if value.dtype not in (torch.float32, torch.float64):
+    half = value.dtype in HALF and (value.device.type != "cpu" or backends.INTERPRETED)
+    if value.dtype not in (torch.float32, torch.float64) and not half:
         raise KgfastError(f"{name} has dtype {value.dtype}; float32 and float64 are supported")
     if value.shape[0] >= 2**31:
         raise KgfastError(f"{name} has {value.shape[0]} rows; a row block holds fewer than 2^31")

@@ -1,7 +1,8 @@
 """The public ops. Each docstring starts with the eager formula; `reference/` is that formula in code.
 
-s(h, r, t) = similarity(query, row) (see `kgfast.reference.SCORES`). Tables are float32 or float64 on one device,
-entities [E, D], relations [R, W]; triples int64 [B, 3]. Bad arguments raise KgfastError before anything is computed.
+s(h, r, t) = similarity(query, row) (see `kgfast.reference.SCORES`). Tables are float32 or float64 (on a GPU also
+bfloat16 and float16) on one device, entities [E, D], relations [R, W]; triples int64 [B, 3]. Bad arguments raise
+KgfastError before anything is computed; on a GPU the check of ids waits for the device (steps of fused.py do not).
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ import torch
 from torch import Tensor
 
 from kgfast import autograd, backends, checks, ops, reference
-from kgfast.backends import cpu
-from kgfast.backends.cpu import OBJECTIVES, SCORES, SIDES
+from kgfast.backends.cpu import OBJECTIVES, SCORES, SIDES, total
 from kgfast.errors import KgfastError
 from kgfast.known import KnownTriples
 from kgfast.sampling import NegativeSampler
@@ -50,11 +50,13 @@ def score_triples(
     """
     entities, relations, _ = checks.tables(entities, relations, score)
     triples = checks.triples(triples, entities)
-    if backends.choose(impl, entities.device) == "reference":
+    backend = backends.choose(impl, entities.device)
+    if backend == "reference":
         return reference.score_triples(entities, relations, triples, score=score)
     code, _, similarity = SCORES[score]
-    query = autograd.Queries.apply(entities, relations, triples, code, 0, sparse_grad)
-    return autograd.PairScores.apply(query, entities, triples[:, 2:].contiguous(), similarity, sparse_grad)[:, 0]
+    query = autograd.Queries.apply(entities, relations, triples, code, 0, sparse_grad, backend)
+    targets = triples[:, 2:].contiguous()
+    return autograd.PairScores.apply(query, entities, targets, similarity, sparse_grad, backend)[:, 0]
 
 
 def score_candidates(
@@ -83,13 +85,14 @@ def score_candidates(
             candidates = candidates.expand(len(triples), -1).contiguous()
         elif len(candidates) != len(triples):
             raise KgfastError(f"candidates have {len(candidates)} rows for {len(triples)} triples")
-    if backends.choose(impl, entities.device) == "reference":
+    backend = backends.choose(impl, entities.device)
+    if backend == "reference":
         return reference.score_candidates(entities, relations, triples, candidates, score=score, side=side)
     code, _, similarity = SCORES[score]
-    query = autograd.Queries.apply(entities, relations, triples, code, SIDES[side], sparse_grad)
+    query = autograd.Queries.apply(entities, relations, triples, code, SIDES[side], sparse_grad, backend)
     if candidates is None:
-        return autograd.AllScores.apply(query, entities, similarity)
-    return autograd.PairScores.apply(query, entities, candidates, similarity, sparse_grad)
+        return autograd.AllScores.apply(query, entities, similarity, backend)
+    return autograd.PairScores.apply(query, entities, candidates, similarity, sparse_grad, backend)
 
 
 def sample_negatives(
@@ -132,13 +135,14 @@ def sample_negatives(
         ]
         return torch.stack(parts)
     starts, ends, known_ids = _known(None if shared else known, triples, side, num_entities)
-    if backends.choose(impl, triples.device) == "reference":
+    backend = backends.choose(impl, triples.device)
+    if backend == "reference":
         return reference.sample_negatives(triples, num_negatives, num_entities, side=side, **options)
     thresholds, aliases = triples.new_empty((0,)), triples.new_empty((0,))
     if weights is not None:
-        thresholds, aliases = reference.alias_table(weights)
+        thresholds, aliases = (part.to(triples.device) for part in reference.alias_table(weights))
     lists = -(-len(triples) // shared) if shared else len(triples)
-    return ops.sample_negatives(
+    return ops.of(backend).sample_negatives(
         triples,
         lists,
         num_negatives,
@@ -156,11 +160,12 @@ def sample_negatives(
 
 def _share_weights(weights, batch: int, like: Tensor) -> Tensor:
     """Weights divided by their sum: what each row's loss counts for in the mean."""
+    dtype = checks.sum_dtype(like.dtype)
     if weights is None:
-        return like.new_full((batch,), 1.0 / max(batch, 1))
-    weights = weights.detach().to(like)
-    total = cpu.total(weights)
-    return weights / torch.where(total == 0, 1.0, total)
+        return like.new_full((batch,), 1.0 / max(batch, 1), dtype=dtype)
+    weights = weights.detach().to(like.device, dtype)
+    sum = total(weights)
+    return weights / torch.where(sum == 0, 1.0, sum)
 
 
 def negative_sampling_loss(
@@ -221,23 +226,24 @@ def negative_sampling_loss(
     if weights is not None:
         weights = checks.weights(weights, batch)
     starts, ends, known_ids = _known(known, triples, side, len(entities), len(relations))
-    if backends.choose(impl, entities.device) == "reference":
+    backend = backends.choose(impl, entities.device)
+    if backend == "reference":
         options.pop("impl")
         return reference.negative_sampling_loss(entities, relations, triples, negatives, side=side, **options)
     code, _, similarity = SCORES[score]
     return autograd.SampledLoss.apply(
         entities, relations, triples, negatives, starts, ends, known_ids, _share_weights(weights, batch, entities),
-        code, SIDES[side], (similarity, OBJECTIVES.index(objective), margin, temperature), sparse_grad,
+        code, SIDES[side], (similarity, OBJECTIVES.index(objective), margin, temperature), sparse_grad, backend,
     )  # fmt: skip
 
 
-def _answers(known, triples: Tensor, side: str, count: int, relations: int):
+def _answers(known, triples: Tensor, side: str, count: int, relations: int, backend: str):
     """CSR of the right answers: the target, and all known answers of the query."""
     targets = triples[:, 2 if side == "tail" else 0].contiguous()
     places = torch.arange(len(triples), device=triples.device)
     if known is None:
         return places, places + 1, targets
-    return ops.answers(*_known(known, triples, side, count, relations), targets)
+    return ops.of(backend).answers(*_known(known, triples, side, count, relations), targets)
 
 
 def one_vs_all_loss(
@@ -266,16 +272,18 @@ def one_vs_all_loss(
     checks.choose("objective", objective, CANDIDATE_OBJECTIVES)
     smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0, highest=1.0)
     options = dict(score=score, objective=objective, label_smoothing=smoothing, known=known)
-    if backends.choose(impl, entities.device) == "reference":
+    backend = backends.choose(impl, entities.device)
+    if backend == "reference":
         return reference.one_vs_all_loss(entities, relations, triples, side=side, **options)
     if side == "both":
         losses = [one_vs_all_loss(entities, relations, triples, side=one, impl=impl, **options) for one in SIDES]
         return (losses[0] + losses[1]) / 2
     code, _, similarity = SCORES[score]
-    query = autograd.Queries.apply(entities, relations, triples, code, SIDES[side], False)
+    query = autograd.Queries.apply(entities, relations, triples, code, SIDES[side], False, backend)
     return autograd.CandidateLoss.apply(
-        query, entities, entities.new_empty((0,)), *_answers(known, triples, side, len(entities), len(relations)),
-        _share_weights(None, len(triples), entities), (similarity, OBJECTIVES.index(objective), smoothing),
+        query, entities, entities.new_empty((0,)),
+        *_answers(known, triples, side, len(entities), len(relations), backend),
+        _share_weights(None, len(triples), entities), (similarity, OBJECTIVES.index(objective), smoothing), backend,
     )  # fmt: skip
 
 
@@ -312,7 +320,8 @@ def linear_cross_entropy(
     if bias is not None and bias.shape != (len(weight),):
         raise KgfastError(f"bias has shape {list(bias.shape)}; one for each of {len(weight)} rows is needed")
     smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0, highest=1.0)
-    if backends.choose(impl, weight.device) == "reference":
+    backend = backends.choose(impl, weight.device)
+    if backend == "reference":
         return reference.linear_cross_entropy(
             hidden,
             weight,
@@ -326,7 +335,7 @@ def linear_cross_entropy(
     ranges, share = single_answers(targets, ignore_index, weight)
     if reduction != "mean":
         share = (share != 0).to(share.dtype)
-    inputs = (hidden, weight, bias, *ranges, share, (0, OBJECTIVES.index("softmax"), smoothing))
+    inputs = (hidden, weight, bias, *ranges, share, (0, OBJECTIVES.index("softmax"), smoothing), backend)
     if reduction != "none":
         return autograd.CandidateLoss.apply(*inputs)
     return autograd.CandidateLosses.apply(*inputs).reshape(shape)
@@ -336,7 +345,7 @@ def single_answers(targets: Tensor, ignore_index: int, like: Tensor):
     """((starts, ends, ids), share [B]) of one target a row; a row with `ignore_index` has none, and a share of 0."""
     counted = targets != ignore_index
     starts = torch.arange(targets.shape[0], device=targets.device)
-    share = counted.to(like.dtype) / counted.sum().clamp(min=1)
+    share = counted.to(checks.sum_dtype(like.dtype)) / counted.sum().clamp(min=1)
     return (starts, starts + counted, torch.where(counted, targets, 0)), share
 
 
@@ -363,12 +372,13 @@ def rank(
     triples = checks.triples(triples, entities)
     checks.choose("side", side, SIDES)
     starts, ends, known_ids = _known(known, triples, side, len(entities), len(relations))
-    if backends.choose(impl, entities.device) == "reference":
+    backend = backends.choose(impl, entities.device)
+    if backend == "reference":
         return reference.rank(entities, relations, triples, score=score, side=side, known=known, ties=ties)
     code, _, similarity = SCORES[score]
-    query = ops.queries(entities, relations, triples, code, SIDES[side])
+    query = ops.of(backend).queries(entities, relations, triples, code, SIDES[side])
     targets = triples[:, 2 if side == "tail" else 0].contiguous()
-    greater, equal, _ = ops.rank(query, entities, targets, starts, ends, known_ids, similarity)
+    greater, equal, _ = ops.of(backend).rank(query, entities, targets, starts, ends, known_ids, similarity)
     share = {"optimistic": 0.0, "pessimistic": 1.0, "realistic": 0.5}[ties]
     return 1.0 + greater.double() + share * equal.double()
 
@@ -396,8 +406,9 @@ def topk(
     if not isinstance(k, int) or not 1 <= k < 2**31:
         raise KgfastError(f"k={k!r} must be an integer of at least 1 and below 2^31")
     starts, ends, excluded = _known(exclude, triples, side, len(entities), len(relations), "exclude")
-    if backends.choose(impl, entities.device) == "reference":
+    backend = backends.choose(impl, entities.device)
+    if backend == "reference":
         return reference.topk(entities, relations, triples, k, score=score, side=side, exclude=exclude)
     code, _, similarity = SCORES[score]
-    query = ops.queries(entities, relations, triples, code, SIDES[side])
-    return ops.topk(query, entities, starts, ends, excluded, k, similarity)
+    query = ops.of(backend).queries(entities, relations, triples, code, SIDES[side])
+    return ops.of(backend).topk(query, entities, starts, ends, excluded, k, similarity)

@@ -12,8 +12,10 @@ import math
 import torch
 from torch import Tensor
 
-from kgfast import checks
-from kgfast.backends import cpu
+from kgfast import backends, checks
+from kgfast.backends.cpu import OBJECTIVES, REGULARIZERS, total
+from kgfast.backends.cpu import SCORES as CODES
+from kgfast.backends.cpu import SIDES as SIDE_CODES
 from kgfast.errors import KgfastError
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
@@ -30,23 +32,26 @@ class Step:
 
     def __init__(
         self, model: KGEModel, optimizer: RowOptimizer, *, side: str, seed: int, regularizer: str | None,
-        regularizer_weight: float, query_dropout: float,
+        regularizer_weight: float, query_dropout: float, impl: str | None,
     ):  # fmt: skip
         checks.choose("side", side, SIDES)
-        checks.choose("regularizer", regularizer, cpu.REGULARIZERS)
+        checks.choose("regularizer", regularizer, REGULARIZERS)
         if not 0 <= query_dropout < 1:
             raise KgfastError(f"query_dropout={query_dropout} must be in [0, 1)")
         self.model, self.optimizer, self.side, self.seed = model, optimizer, side, seed
         self.regularizer, self.dropout = regularizer, query_dropout
         self.regularizer_weight = checks.finite("regularizer_weight", regularizer_weight, 0.0)
-        self.code, _, self.similarity = cpu.SCORES[model.score]
+        self.code, _, self.similarity = CODES[model.score]
         self.entities, self.relations = model.entities.detach(), model.relations.detach()
-        if self.entities.device.type != "cpu":
-            raise KgfastError(f"the model is on {self.entities.device}; training steps need it on the CPU")
+        self.device, self.dtype = self.entities.device, checks.sum_dtype(self.entities.dtype)
+        name = backends.choose(impl, self.device)
+        if name == "reference":
+            raise KgfastError("impl='reference' has no training steps: use its losses and kgfast.optim")
+        self.backend = backends.module(name)
         self.entity_parts = 2 if model.score in COMPLEX_ROWS else 1
         self.relation_parts = 2 if model.score == "complex" else 1
-        self.workspace = cpu.Workspace()
-        self.none = torch.empty(0, dtype=torch.int64)
+        self.workspace = self.backend.Workspace(self.device)
+        self.none = torch.empty(0, dtype=torch.int64, device=self.device)
         if not isinstance(optimizer, RowOptimizer):
             raise KgfastError(f"optimizer must be one of kgfast.optim, not {type(optimizer).__name__}")
         for param in (model.entities, model.relations):
@@ -54,7 +59,7 @@ class Step:
         optimizer.ensure_state()
         for param in (model.entities, model.relations):
             for tensor in (param.detach(), *optimizer.state[param].values()):
-                cpu.use_huge_pages(tensor)
+                self.backend.use_huge_pages(tensor)
 
     def check(self, triples: Tensor) -> Tensor:
         """Triples that kernels may read; the tables must still be those that the step was made for."""
@@ -63,7 +68,7 @@ class Step:
             if now.data_ptr() != seen.data_ptr() or now.dtype != seen.dtype or now.shape != seen.shape:
                 raise KgfastError(f"model.{name} was replaced since this step was made: make a new step")
         triples = checks.triples(triples, self.entities)
-        self.model.check(triples)
+        self.backend.assert_triples(triples, self.model.num_entities, self.model.num_relations)
         return triples
 
     def parts(self, triples: Tensor, index: int) -> list[tuple[Tensor, str]]:
@@ -81,25 +86,23 @@ class Step:
     def shares(self, weights: Tensor | None, batch: int, parts: int) -> Tensor:
         """Each triple's part in the mean over triples and sides."""
         if weights is None:
-            return torch.full((batch,), 1.0 / (batch * parts), dtype=self.entities.dtype)
-        weights = checks.weights(weights, batch)
-        total = float(cpu.total(weights))
-        return weights.to(self.entities.dtype) / ((total if total else 1.0) * parts)
+            return torch.full((batch,), 1.0 / (batch * parts), dtype=self.dtype, device=self.device)
+        weights = self.backend.assert_weights(weights, batch)
+        sum = total(weights)
+        return weights.to(self.dtype) / (torch.where(sum == 0, 1.0, sum) * parts)
 
     def dropout_mask(self, shape, index: int) -> Tensor | None:
         if not self.dropout:
             return None
-        generator = torch.Generator().manual_seed((self.seed * 0x9E3779B1 + index) % 2**63)
-        keep = torch.empty(shape, dtype=self.entities.dtype).bernoulli_(1 - self.dropout, generator=generator)
-        return keep.div_(1 - self.dropout)
+        return self.backend.dropout_mask(shape, self.dropout, self.seed, index, self.entities.dtype, self.device)
 
     def make_queries(self, triples: Tensor, side: str, allocate) -> Tensor:
-        return cpu.queries(self.entities, self.relations, triples, self.code, cpu.SIDES[side], allocate)
+        tables = self.entities, self.relations
+        return self.backend.queries(*tables, triples, self.code, SIDE_CODES[side], allocate=allocate, check=False)
 
     def adjoint(self, d_query, triples: Tensor, side: str, allocate):
-        return cpu.queries_adjoint(
-            d_query, self.entities, self.relations, triples, self.code, cpu.SIDES[side], allocate
-        )
+        tables = self.entities, self.relations
+        return self.backend.queries_adjoint(d_query, *tables, triples, self.code, SIDE_CODES[side], allocate=allocate)
 
     def regularize(self, anchors, targets, relations, d_anchor, d_relation):
         """Adds the regularizer's gradient of the batch's rows; returns (ids, rows) of the targets' own part."""
@@ -108,14 +111,16 @@ class Step:
         weight = self.regularizer_weight / len(anchors)
         d_target = self.workspace("d_target", d_anchor.shape, d_anchor.dtype).zero_()
         kind, parts = self.regularizer, self.entity_parts
-        cpu.add_regularizer(kind, parts, weight, self.entities, anchors, d_anchor)
-        cpu.add_regularizer(kind, parts, weight, self.entities, targets, d_target)
+        add = self.backend.add_regularizer
+        add(kind, parts, weight, self.entities, anchors, d_anchor)
+        add(kind, parts, weight, self.entities, targets, d_target)
         if self.model.score != "rotate":  # phases have no size
-            cpu.add_regularizer(kind, self.relation_parts, weight, self.relations, relations, d_relation)
+            add(kind, self.relation_parts, weight, self.relations, relations, d_relation)
         return [(targets, d_target)]
 
     def update_rows(self, table, param, query, ids, coefficients, extras, similarity: int) -> None:
-        cpu.reduce_rows(query, table, ids, coefficients, extras, similarity, self.optimizer.sink(param))
+        sink = self.optimizer.sink(param, self.backend)
+        self.backend.reduce_rows(query, table, ids, coefficients, extras, similarity, sink)
 
     def update_relations(self, extras) -> None:
         none = self.relations.new_empty((0, 0))
@@ -159,12 +164,12 @@ class NegativeSamplingStep(Step):
         objective: str = "logistic", margin: float = 0.0, adversarial_temperature: float = 0.0,
         side: str = "alternate", seed: int = 0, negative_power: float = 0.0, entity_counts: Tensor | None = None,
         known=None, filter: str = "none", regularizer: str | None = None, regularizer_weight: float = 0.0,
-        query_dropout: float = 0.0,
+        query_dropout: float = 0.0, impl: str | None = None,
     ):  # fmt: skip
         super().__init__(model, optimizer, side=side, seed=seed, regularizer=regularizer,
-                         regularizer_weight=regularizer_weight, query_dropout=query_dropout)  # fmt: skip
+                         regularizer_weight=regularizer_weight, query_dropout=query_dropout, impl=impl)  # fmt: skip
         checks.choose("sharing", sharing, SHARINGS)
-        checks.choose("objective", objective, cpu.OBJECTIVES)
+        checks.choose("objective", objective, OBJECTIVES)
         checks.choose("filter", filter, FILTERS)
         if not 1 <= negatives < 2**25:
             raise KgfastError(f"negatives={negatives} must be at least 1 and below 2^25")
@@ -175,7 +180,7 @@ class NegativeSamplingStep(Step):
         if chunk < 1:
             raise KgfastError(f"chunk={chunk} must be at least 1")
         self.negatives, self.sharing, self.chunk, self.filter = negatives, sharing, chunk, filter
-        self.objective = cpu.OBJECTIVES.index(objective)
+        self.objective = OBJECTIVES.index(objective)
         self.margin = checks.finite("margin", margin)
         self.temperature = checks.finite("adversarial_temperature", adversarial_temperature, 0.0)
         self.known = None if filter == "none" else KnownAnswers(known, model)
@@ -183,7 +188,8 @@ class NegativeSamplingStep(Step):
         if negative_power:
             if entity_counts is None or len(entity_counts) != model.num_entities:
                 raise KgfastError("negative_power needs entity_counts, one for each entity")
-            self.thresholds, self.aliases = alias_table(entity_counts.double() ** negative_power)
+            table = alias_table(entity_counts.double() ** negative_power)
+            self.thresholds, self.aliases = (part.to(self.device) for part in table)
 
     def lists(self, batch: int) -> int:
         return {"none": batch, "chunk": math.ceil(batch / self.chunk), "batch": 1}[self.sharing]
@@ -193,7 +199,7 @@ class NegativeSamplingStep(Step):
         triples = self.check(triples)
         parts, batch = self.parts(triples, index), len(triples)
         if batch == 0:
-            return torch.zeros(())
+            return torch.zeros((), dtype=self.dtype, device=self.device)
         shares = self.shares(weights, batch, len(parts))
         losses = [self.part(p, parts, shares, index) for p in range(len(parts))]
         self.update(parts, batch)
@@ -212,26 +218,26 @@ class NegativeSamplingStep(Step):
         redraw = known if self.filter == "redraw" else (self.none, self.none, self.none)
         # a reciprocal model asks for tails only: its second part draws as the head side does
         draw_side = "head" if side == "head" or p == 1 else "tail"
-        ids = cpu.sample_negatives(
-            self.lists(len(triples)), self.negatives, len(self.entities), cpu.SIDES[draw_side], self.seed, index,
+        ids = self.backend.sample_negatives(
+            self.lists(len(triples)), self.negatives, len(self.entities), SIDE_CODES[draw_side], self.seed, index,
             self.thresholds, self.aliases, *redraw, allocate=allocate, check=False,
         )  # fmt: skip
         targets = column([parts[p]], "target").contiguous()
         masked = known if self.filter == "mask" else (self.none, self.none, self.none)
-        losses, d_query, *_ = cpu.sampled_loss(
+        losses, d_query, *_ = self.backend.sampled_loss(
             query, self.entities, targets, ids, *masked, shares, self.similarity, self.objective, self.margin,
             self.temperature, True, allocate=allocate, check=False,
         )  # fmt: skip
         if mask is not None:
             d_query *= mask
         self.adjoint(d_query, triples, side, allocate)
-        return cpu.total(losses)
+        return total(losses)
 
     def update(self, parts, batch: int) -> None:
-        rows, dim, dtype = len(parts) * batch, self.entities.shape[1], self.entities.dtype
+        rows, dim, dtype = len(parts) * batch, self.entities.shape[1], self.dtype
         lists = self.lists(batch)
         width = 1 + self.negatives if lists == batch else 1
-        query = self.joined("query", (rows, dim), dtype)
+        query = self.joined("query", (rows, dim), self.entities.dtype)
         ids = self.joined("ids", (rows, width), torch.int64)
         coefficients = self.joined("coefficients", (rows, width), dtype)
         d_anchor = self.joined("d_anchor", (rows, dim), dtype)
@@ -257,11 +263,12 @@ class OneVsAllStep(Step):
         self, model: KGEModel, optimizer: RowOptimizer, *, objective: str = "softmax", label_smoothing: float = 0.0,
         answers=None, side: str = "both", seed: int = 0, regularizer: str | None = None,
         regularizer_weight: float = 0.0, query_dropout: float = 0.0, relation_weight: float = 0.0,
+        impl: str | None = None,
     ):  # fmt: skip
         super().__init__(model, optimizer, side=side, seed=seed, regularizer=regularizer,
-                         regularizer_weight=regularizer_weight, query_dropout=query_dropout)  # fmt: skip
+                         regularizer_weight=regularizer_weight, query_dropout=query_dropout, impl=impl)  # fmt: skip
         checks.choose("objective", objective, ("softmax", "bce"))
-        self.objective = cpu.OBJECTIVES.index(objective)
+        self.objective = OBJECTIVES.index(objective)
         if not 0 <= label_smoothing < 1:
             raise KgfastError(f"label_smoothing={label_smoothing} must be in [0, 1)")
         self.smoothing = label_smoothing
@@ -276,22 +283,22 @@ class OneVsAllStep(Step):
         triples = self.check(triples)
         parts, batch = self.parts(triples, index), len(triples)
         if batch == 0:
-            return torch.zeros(())
-        dim, dtype = self.entities.shape[1], self.entities.dtype
+            return torch.zeros((), dtype=self.dtype, device=self.device)
+        dim, dtype = self.entities.shape[1], self.dtype
         rows = len(parts) * batch
         for p, (part, side) in enumerate(parts):
             self.make_queries(part, side, self.slices(p, len(parts)))
-        query = self.joined("query", (rows, dim), dtype)
+        query = self.joined("query", (rows, dim), self.entities.dtype)
         mask = self.dropout_mask(query.shape, index)
         if mask is not None:
             query *= mask
         anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
         if self.answers:
-            ranges = cpu.answers(*self.answers.ranges(parts), self.answers.ids, targets)
+            ranges = self.backend.assert_answers(*self.answers.ranges(parts), self.answers.ids, targets)
         else:
-            places = torch.arange(rows)
+            places = torch.arange(rows, device=self.device)
             ranges = (places, places + 1, targets)
-        losses, d_query, d_table, _ = cpu.candidate_loss(
+        losses, d_query, d_table, _ = self.backend.candidate_loss(
             query, self.entities, self.entities.new_empty(0), *ranges,
             self.shares(weights, batch, len(parts)).repeat(len(parts)), self.similarity, self.objective,
             self.smoothing, True, allocate=self.workspace, check=False,
@@ -309,10 +316,11 @@ class OneVsAllStep(Step):
             extras += entity_rows
             relation_extras += relation_rows
         none = query.new_empty((0, 0))
-        cpu.reduce_rows(none, self.entities, none.long(), none, extras, 0, cpu.sink("dense", d_table))
-        cpu.update_all_rows(d_table, self.optimizer.sink(self.model.entities))
+        dense = self.backend.sink("dense", d_table)
+        self.backend.reduce_rows(none, self.entities, none.long(), none, extras, 0, dense)
+        self.backend.update_all_rows(d_table, self.optimizer.sink(self.model.entities, self.backend))
         self.update_relations(relation_extras)
-        return cpu.total(losses)
+        return total(losses)
 
     def relation_head(self, parts):
         """Gradients of relation_weight * cross-entropy(relation | head, tail): entity rows, and all relation rows."""
@@ -321,14 +329,14 @@ class OneVsAllStep(Step):
         with torch.enable_grad():
             head_rows, tail_rows = (self.entities[ids].requires_grad_() for ids in (heads, tails))
             query = self.relation_query(head_rows, tail_rows)
-        places = torch.arange(len(triples))
-        share = query.new_full((len(triples),), self.relation_weight / len(triples))
-        _, d_query, d_table, _ = cpu.candidate_loss(
+        places = torch.arange(len(triples), device=self.device)
+        share = torch.full((len(triples),), self.relation_weight / len(triples), dtype=self.dtype, device=self.device)
+        _, d_query, d_table, _ = self.backend.candidate_loss(
             query.detach().contiguous(), self.relations, query.new_empty(0), places, places + 1,
-            triples[:, 1].contiguous(), share, self.similarity, cpu.OBJECTIVES.index("softmax"), 0.0, True, check=False,
+            triples[:, 1].contiguous(), share, self.similarity, OBJECTIVES.index("softmax"), 0.0, True, check=False,
         )  # fmt: skip
         d_heads, d_tails = torch.autograd.grad(query, (head_rows, tail_rows), d_query)
         return (
             [(heads, d_heads.contiguous()), (tails, d_tails.contiguous())],
-            [(torch.arange(len(self.relations)), d_table)],
+            [(torch.arange(len(self.relations), device=self.device), d_table)],
         )

@@ -60,15 +60,16 @@ def multitask_loss(
         if term.bias is not None and term.similarity != "dot":
             raise KgfastError(f"terms[{place}].bias: only dot products take one, not {term.similarity!r}")
         checks.table(f"terms[{place}].query", term.query)
-    if backends.choose(impl, terms[0].query.device) == "reference":
+    backend = backends.choose(impl, terms[0].query.device)
+    if backend == "reference":
         return reference.multitask_loss(terms, weights)
-    per_task = torch.stack([term_loss(term, f"terms[{place}]") for place, term in enumerate(terms)])
+    per_task = torch.stack([term_loss(term, f"terms[{place}]", backend) for place, term in enumerate(terms)])
     own = per_task.new_tensor([float(term.weight) for term in terms])
     outer = 1.0 if weights is None else torch.as_tensor(weights, dtype=per_task.dtype, device=per_task.device)
     return (outer * own * per_task).sum(), per_task
 
 
-def term_loss(term: Term, place: str) -> Tensor:
+def term_loss(term: Term, place: str, backend: str) -> Tensor:
     """Mean loss of one term over its rows with an answer."""
     for name in ("known", "candidates"):
         if getattr(term, name) is not None:
@@ -89,13 +90,13 @@ def term_loss(term: Term, place: str) -> Tensor:
     else:
         offsets, answers = (checks.ids(f"{place}.targets", part, 1, table) for part in term.targets)
         starts, ends, answers = sorted_answers(offsets, answers, len(table), place)
-        counted = (ends > starts).to(table.dtype)
+        counted = (ends > starts).to(checks.sum_dtype(table.dtype))
         share = counted / counted.sum().clamp(min=1)
     if len(starts) != len(query):
         raise KgfastError(f"{place}.targets are for {len(starts)} rows, query has {len(query)}")
     bias = table.new_empty((0,)) if term.bias is None else term.bias.to(table.dtype).contiguous()
     options = (SIMILARITIES.index(term.similarity), OBJECTIVES.index(term.objective), 0.0)
-    return autograd.CandidateLoss.apply(query, table, bias, starts, ends, answers, share, options)
+    return autograd.CandidateLoss.apply(query, table, bias, starts, ends, answers, share, options, backend)
 
 
 def sorted_answers(offsets: Tensor, ids: Tensor, count: int, place: str):

@@ -1,58 +1,86 @@
-"""torch.library registration: schemas, CPU implementations, shapes for torch.compile. No other file says torch.library.
+"""torch.library registration: schemas, implementations, shapes for torch.compile. No other file says torch.library.
 
 Codes (score, side, similarity, objective) are those of `backends/cpu.py`; an absent tensor is an empty one. Gradients
-are not registered here: the autograd.Functions of autograd.py call these ops.
+are not registered here: the autograd.Functions of autograd.py call these ops. The same schemas stand in a namespace
+for each backend: `kgfast` (CPU tensors; tensors on a GPU go to its default backend), `kgfast_triton`, `kgfast_cuda`.
 """
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import torch
 
+from kgfast import backends
 from kgfast.backends import cpu
 
-LIBRARY = torch.library.Library("kgfast", "DEF")
+# namespace -> the backend of each kind of device
+NAMESPACES = {
+    "kgfast": {"CPU": "cpu", "CUDA": backends.GPU},
+    "kgfast_triton": {"CPU": "triton", "CUDA": "triton"},
+    "kgfast_cuda": {"CUDA": "cuda"},
+}
+OF_BACKEND = {"cpu": "kgfast", "triton": "kgfast_triton", "cuda": "kgfast_cuda"}
+LIBRARIES = {namespace: torch.library.Library(namespace, "DEF") for namespace in NAMESPACES}
 
 
-def register(schema: str, implementation, fake) -> None:
+def register(schema: str, fake, adapted=None) -> None:
+    """Puts an op into every namespace; `adapted(module, ..)` calls the backend where its arguments differ."""
     name = schema.split("(")[0]
-    LIBRARY.define(schema)
-    LIBRARY.impl(name, implementation, "CPU")
-    torch.library.register_fake(f"kgfast::{name}", fake, lib=LIBRARY)
+    for namespace, library in LIBRARIES.items():
+        library.define(schema)
+        for key, backend in NAMESPACES[namespace].items():
+            library.impl(name, implementation(backend, name, adapted), key)
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+
+
+def implementation(backend: str, name: str, adapted):
+    """The backend's function, found at the first call: a GPU backend's module is not imported before."""
+
+    if backend == "cpu":
+        return partial(adapted, cpu) if adapted else getattr(cpu, name)
+
+    def call(*arguments):
+        module = backends.module(backend)
+        return adapted(module, *arguments) if adapted else getattr(module, name)(*arguments)
+
+    return call
+
+
+def wide(tensor, shape):
+    """An output that sums: float32 for tables of 16 bits, else of the table's dtype."""
+    dtype = torch.float32 if tensor.dtype in (torch.bfloat16, torch.float16) else tensor.dtype
+    return tensor.new_empty(shape, dtype=dtype)
 
 
 register(
     "queries(Tensor entities, Tensor relations, Tensor triples, int score, int side) -> Tensor",
-    cpu.queries,
     lambda entities, relations, triples, score, side: entities.new_empty((triples.shape[0], entities.shape[1])),
 )
 register(
     "queries_adjoint(Tensor d_query, Tensor entities, Tensor relations, Tensor triples, int score, int side)"
     " -> (Tensor, Tensor)",
-    cpu.queries_adjoint,
     lambda d_query, entities, relations, triples, score, side: (
-        entities.new_empty((triples.shape[0], entities.shape[1])),
-        entities.new_empty((triples.shape[0], relations.shape[1])),
+        wide(entities, (triples.shape[0], entities.shape[1])),
+        wide(entities, (triples.shape[0], relations.shape[1])),
     ),
 )
 register(
     "pair_scores(Tensor query, Tensor table, Tensor ids, int similarity) -> Tensor",
-    cpu.pair_scores,
-    lambda query, table, ids, similarity: query.new_empty(ids.shape),
+    lambda query, table, ids, similarity: wide(query, ids.shape),
 )
 register(
     "pair_query_gradient(Tensor g, Tensor scores, Tensor query, Tensor table, Tensor ids, int similarity)"
     " -> (Tensor, Tensor)",
-    cpu.pair_query_gradient,
-    lambda g, scores, query, table, ids, similarity: (query.new_empty(ids.shape), torch.empty_like(query)),
+    lambda g, scores, query, table, ids, similarity: (wide(query, ids.shape), wide(query, query.shape)),
 )
 register(
     "all_scores(Tensor query, Tensor table, int similarity) -> Tensor",
-    cpu.all_scores,
     lambda query, table, similarity: query.new_empty((query.shape[0], table.shape[0])),
 )
 register(
     "all_scores_gradient(Tensor g, Tensor scores, Tensor query, Tensor table, int similarity) -> (Tensor, Tensor)",
-    cpu.all_scores_gradient,
     lambda g, scores, query, table, similarity: (torch.empty_like(query), torch.empty_like(table)),
 )
 
@@ -77,11 +105,11 @@ def sampled_loss_fake(
     width = 1 + count if groups == batch else 1
     shared = gradient and groups != batch
     return (
-        query.new_empty((batch,)),
-        query.new_empty((batch if gradient else 0, dim)),
+        wide(query, (batch,)),
+        wide(query, (batch if gradient else 0, dim)),
         targets.new_empty((batch, width)),
-        query.new_empty((batch, width)),
-        query.new_empty((groups if shared else 0, count if shared else 0, dim)),
+        wide(query, (batch, width)),
+        wide(query, (groups if shared else 0, count if shared else 0, dim)),
     )
 
 
@@ -89,7 +117,6 @@ register(
     "sampled_loss(Tensor query, Tensor table, Tensor targets, Tensor negatives, Tensor starts, Tensor ends,"
     " Tensor known, Tensor weights, int similarity, int objective, float margin, float temperature, bool gradient)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    cpu.sampled_loss,
     sampled_loss_fake,
 )
 
@@ -108,13 +135,11 @@ register(
     "candidate_loss(Tensor query, Tensor table, Tensor bias, Tensor starts, Tensor ends, Tensor answers,"
     " Tensor weights, int similarity, int objective, float smoothing, bool gradient)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu.candidate_loss,
     candidate_loss_fake,
 )
 register(
     "table_gradient(Tensor query, Tensor table, Tensor ids, Tensor coefficients, Tensor extra_ids, Tensor extra_rows,"
     " int similarity) -> Tensor",
-    cpu.table_gradient,
     lambda query, table, ids, coefficients, extra_ids, extra_rows, similarity: torch.empty_like(table),
 )
 
@@ -127,13 +152,11 @@ def table_gradient_rows_fake(query, table, ids, coefficients, extra_ids, extra_r
 register(
     "table_gradient_rows(Tensor query, Tensor table, Tensor ids, Tensor coefficients, Tensor extra_ids,"
     " Tensor extra_rows, int similarity) -> (Tensor, Tensor)",
-    cpu.table_gradient_rows,
     table_gradient_rows_fake,
 )
 register(
     "rank(Tensor query, Tensor table, Tensor targets, Tensor starts, Tensor ends, Tensor known, int similarity)"
     " -> (Tensor, Tensor, Tensor)",
-    cpu.rank,
     lambda query, table, targets, starts, ends, known, similarity: (
         torch.empty_like(targets),
         torch.empty_like(targets),
@@ -143,7 +166,6 @@ register(
 register(
     "topk(Tensor query, Tensor table, Tensor starts, Tensor ends, Tensor excluded, int k, int similarity)"
     " -> (Tensor, Tensor)",
-    cpu.topk,
     lambda query, table, starts, ends, excluded, k, similarity: (
         query.new_empty((query.shape[0], k)),
         query.new_empty((query.shape[0], k), dtype=torch.int64),
@@ -151,9 +173,9 @@ register(
 )
 
 
-def own_answers(starts, ends, ids, targets):
+def own_answers(module, starts, ends, ids, targets):
     """An op may not return its inputs."""
-    found = cpu.answers(starts, ends, ids, targets)
+    found = module.answers(starts, ends, ids, targets)
     return tuple(one.clone() if one is given else one for one, given in zip(found, (starts, ends, ids), strict=True))
 
 
@@ -164,34 +186,34 @@ def answers_fake(starts, ends, ids, targets):
 
 register(
     "answers(Tensor starts, Tensor ends, Tensor ids, Tensor targets) -> (Tensor, Tensor, Tensor)",
-    own_answers,
     answers_fake,
+    own_answers,
 )
 
 
-def sample_like(like, lists, count, entities, side, seed, step, thresholds, aliases, starts, ends, known):
+def sample_like(module, like, lists, count, entities, side, seed, step, thresholds, aliases, starts, ends, known):
     """`like` (any int64 tensor on the device) gives the op its device."""
-    return cpu.sample_negatives(lists, count, entities, side, seed, step, thresholds, aliases, starts, ends, known)
+    return module.sample_negatives(lists, count, entities, side, seed, step, thresholds, aliases, starts, ends, known)
 
 
 register(
     "sample_negatives(Tensor like, SymInt lists, SymInt count, SymInt entities, int side, int seed, int step,"
     " Tensor thresholds, Tensor aliases, Tensor starts, Tensor ends, Tensor known) -> Tensor",
-    sample_like,
     lambda like, lists, count, *_: like.new_empty((lists, count)),
+    sample_like,
 )
 
-queries = torch.ops.kgfast.queries.default
-queries_adjoint = torch.ops.kgfast.queries_adjoint.default
-pair_scores = torch.ops.kgfast.pair_scores.default
-pair_query_gradient = torch.ops.kgfast.pair_query_gradient.default
-all_scores = torch.ops.kgfast.all_scores.default
-all_scores_gradient = torch.ops.kgfast.all_scores_gradient.default
-sampled_loss = torch.ops.kgfast.sampled_loss.default
-candidate_loss = torch.ops.kgfast.candidate_loss.default
-answers = torch.ops.kgfast.answers.default
-table_gradient = torch.ops.kgfast.table_gradient.default
-table_gradient_rows = torch.ops.kgfast.table_gradient_rows.default
-rank = torch.ops.kgfast.rank.default
-topk = torch.ops.kgfast.topk.default
-sample_negatives = torch.ops.kgfast.sample_negatives.default
+NAMES = (
+    "queries", "queries_adjoint", "pair_scores", "pair_query_gradient", "all_scores", "all_scores_gradient",
+    "sampled_loss", "candidate_loss", "answers", "table_gradient", "table_gradient_rows", "rank", "topk",
+    "sample_negatives",
+)  # fmt: skip
+SETS = {
+    backend: SimpleNamespace(**{name: getattr(getattr(torch.ops, namespace), name).default for name in NAMES})
+    for backend, namespace in OF_BACKEND.items()
+}
+
+
+def of(backend: str) -> SimpleNamespace:
+    """The ops of a backend, by name."""
+    return SETS[backend]

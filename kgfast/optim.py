@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kgfast import checks
-from kgfast.backends import cpu
+from kgfast import backends, checks
+from kgfast.backends.cpu import check_ids
 from kgfast.errors import KgfastError
 
 
@@ -52,8 +52,8 @@ class RowOptimizer(Optimizer):
                 if not self.state[param]:
                     self.state[param].update(step=torch.zeros((), dtype=torch.float64), **self.new_state(param, group))
 
-    def sink(self, param: Tensor):
-        """Advances the parameter's step and returns what the row pass needs to update it in place."""
+    def sink(self, param: Tensor, backend):
+        """Advances the parameter's step and returns what the row pass of a backend needs to update it in place."""
         group = self.group_of(param)
         state = self.state[param]
         if not state:
@@ -62,7 +62,9 @@ class RowOptimizer(Optimizer):
             self.state_tensor(param, name, like, state) for name, like in self.new_state(param, group, "meta").items()
         ]
         state["step"] += 1
-        return cpu.sink(self.kernel(group), param.detach(), *tensors, **self.constants(group), step=int(state["step"]))
+        return backend.sink(
+            self.kernel(group), param.detach(), *tensors, **self.constants(group), step=int(state["step"])
+        )
 
     def group_of(self, param: Tensor) -> dict:
         for group in self.param_groups:
@@ -97,23 +99,24 @@ class RowOptimizer(Optimizer):
                 if table.data_ptr() != param.data_ptr():
                     raise KgfastError("params must be contiguous tables")
                 gradient = param.grad
+                backend = backends.module(backends.choose(None, table.device))
                 if gradient.is_sparse:
-                    self.update_sparse(param, table, gradient)
+                    self.update_sparse(param, table, gradient, backend)
                 else:
-                    cpu.update_all_rows(gradient.contiguous(), self.sink(param))
+                    backend.update_all_rows(gradient.contiguous(), self.sink(param, backend))
         return loss
 
-    def update_sparse(self, param, table, gradient):
+    def update_sparse(self, param, table, gradient, backend):
         if gradient.sparse_dim() != 1 or gradient.dtype != table.dtype:
             raise KgfastError(
                 f"gradient: a sparse one needs sparse_dim 1 and dtype {table.dtype}, not {gradient.sparse_dim()} and "
                 f"{gradient.dtype}"
             )
         ids, rows = gradient._indices()[0].contiguous(), gradient._values().contiguous()
-        cpu.check_ids("gradient", ids, len(table))
+        check_ids("gradient", ids, len(table))
         none = table.new_empty((0, 0))
         # the row pass sums what stands twice in an uncoalesced gradient
-        cpu.reduce_rows(table, table, none.long(), none, [(ids, rows)], 0, self.sink(param))
+        backend.reduce_rows(table, table, none.long(), none, [(ids, rows)], 0, self.sink(param, backend))
 
 
 class RowSGD(RowOptimizer):

@@ -1,19 +1,51 @@
-"""Backends by name. `impl=` names one and raises with the reason when it can't serve; nothing falls back silently."""
+"""Backends by name. `impl=` names one and raises with the reason when it can't serve; nothing falls back silently.
+
+A backend is a module with the functions of `cpu.py`: the same names, arguments and meaning. Everything above this
+package is written once, for the module that `module(choose(impl, device))` returns.
+"""
 
 from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
 
 from kgfast.errors import KgfastError
 
 NAMES = ("cpu", "reference", "triton", "cuda")
+GPU = "triton"  # serves tensors on a GPU where no backend is named
+TRITON = importlib.util.find_spec("triton") is not None
+# Triton reads the variable when kernels are defined: its interpreter runs them on the CPU, slowly, to check them
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+CUDA = importlib.util.find_spec("kgfast.backends.cuda") is not None
 
 
-def why_not(name: str) -> str | None:
-    """None if the backend `name` can serve here, else the reason."""
-    if name in ("cpu", "reference"):
+def why_not(name: str, device: str | None = None) -> str | None:
+    """None if the backend `name` can serve tensors on a `device` type (None: any device here), else the reason."""
+    if name == "reference":
         return None
-    if name in ("triton", "cuda"):
-        return f"the {name} kernels are not written yet"
+    if name == "cpu":
+        return None if device in (None, "cpu") else f"it needs tensors on the CPU, not on {device}"
+    if name == "triton":
+        if not TRITON:
+            return "Triton is not installed: pip install triton"
+        if INTERPRETED or device == "cuda":
+            return None
+        return missing_gpu(device)
+    if name == "cuda":
+        if not CUDA:
+            return "the CUDA kernels are not built: they need nvcc when kgfast is installed"
+        reason = module("cuda").why_not()
+        return reason or (None if device == "cuda" else missing_gpu(device))
     raise KgfastError(f"impl {name!r} is unknown; the backends are {', '.join(NAMES)}")
+
+
+def missing_gpu(device: str | None) -> str | None:
+    if device is not None:
+        return f"it needs tensors on a GPU, not on {device}"
+    import torch
+
+    return None if torch.cuda.is_available() else "no CUDA device was found"
 
 
 def status() -> dict[str, str | None]:
@@ -22,14 +54,17 @@ def status() -> dict[str, str | None]:
 
 
 def choose(impl: str | None, device) -> str:
-    """The backend for tensors on `device`: the one named, or the compiled one of that device."""
+    """The backend for tensors on `device`: the one named, or the default of that kind of device."""
     if impl is None:
-        if device.type == "cpu":
-            return "cpu"
-        raise KgfastError(f"no backend for tensors on {device}; move them to the CPU, or use impl='reference'")
-    reason = why_not(impl)
+        if device.type not in ("cpu", "cuda"):
+            raise KgfastError(f"no backend for tensors on {device}; move them to the CPU, or use impl='reference'")
+        impl = "cpu" if device.type == "cpu" else GPU
+    reason = why_not(impl, device.type)
     if reason:
         raise KgfastError(f"impl={impl!r} can't serve: {reason}")
-    if impl == "cpu" and device.type != "cpu":
-        raise KgfastError(f"impl='cpu' needs tensors on the CPU, not on {device}")
     return impl
+
+
+def module(name: str):
+    """The module of a backend; imported on first use, so that nobody pays for what is not used."""
+    return importlib.import_module(f"kgfast.backends.{name}")

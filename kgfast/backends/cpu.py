@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kgfast import checks
 from kgfast.errors import KgfastError
 
 # The module shares torch's OpenMP runtime, so torch must come first.
@@ -31,8 +32,9 @@ def fresh(name: str, shape, dtype) -> Tensor:
 class Workspace:
     """Buffers kept between steps, by name; a view of the right shape is handed out each time."""
 
-    def __init__(self):
+    def __init__(self, device=None):
         self.buffers: dict[str, Tensor] = {}
+        self.device = device
 
     def __call__(self, name: str, shape, dtype) -> Tensor:
         count = 1
@@ -40,7 +42,7 @@ class Workspace:
             count *= size
         buffer = self.buffers.get(name)
         if buffer is None or buffer.numel() < count or buffer.dtype != dtype:
-            buffer = self.buffers[name] = torch.empty(count, dtype=dtype)
+            buffer = self.buffers[name] = torch.empty(count, dtype=dtype, device=self.device)
         return buffer[:count].view(shape)
 
 
@@ -98,8 +100,24 @@ def use_huge_pages(tensor: Tensor) -> bool:
     return _C.use_huge_pages(pointer(tensor), tensor.numel() * tensor.element_size())
 
 
-def queries(entities, relations, triples, score: int, side: int, allocate=fresh):
-    check_triples(triples, len(entities), len(relations))
+def assert_triples(triples: Tensor, entities: int, relations: int) -> None:
+    """What a step checks of its triples; on a GPU a step may not wait for the answer."""
+    check_triples(triples, entities, relations)
+
+
+def assert_weights(weights: Tensor, count: int) -> Tensor:
+    return checks.weights(weights, count)
+
+
+def dropout_mask(shape, rate: float, seed: int, index: int, dtype, device) -> Tensor:
+    """0, or 1 / (1 - rate), of step `index`."""
+    generator = torch.Generator().manual_seed((seed * 0x9E3779B1 + index) % 2**63)
+    return torch.empty(shape, dtype=dtype).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+
+
+def queries(entities, relations, triples, score: int, side: int, allocate=fresh, check=True):
+    if check:
+        check_triples(triples, len(entities), len(relations))
     dim = entities.shape[1]
     out = allocate("query", (len(triples), dim), entities.dtype)
     _C.queries(DTYPES[entities.dtype], score, side, pointer(entities), pointer(relations), pointer(triples),
@@ -217,6 +235,9 @@ def answers(starts, ends, ids, targets):
     lists = [torch.unique(torch.cat([one, target[None]])) for one, target in zip(lists, targets, strict=True)]
     stops = torch.tensor([0, *map(len, lists)]).cumsum(0)
     return stops[:-1].clone(), stops[1:].clone(), torch.cat(lists)
+
+
+assert_answers = answers  # what a step calls; on a GPU it may not wait to learn whether all targets are among them
 
 
 def sink(update: str, rows: Tensor, state1=None, state2=None, lr=0.0, eps=0.0, beta1=0.0, beta2=0.0, step=0):
