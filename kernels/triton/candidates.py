@@ -1,0 +1,419 @@
+"""Losses over all candidates, and their gradients, without a [B, C] matrix of scores.
+
+Forward: `statistics` keeps of each tile of scores (largest, sum of exponentials, sum at answers) per row, and `losses`
+joins those, a panel of columns at a time, into a running log-sum-exp. Backward, a panel of columns at a time: `coefficients` makes the panel's scores again and
+turns them into dL/dscore, in a bounded workspace; `slopes` multiplies those with the table (query gradient, added up
+over the panels) and with the queries (the panel's part of the table gradient, written once). No atomics: results do
+not depend on the order in which programs run. Rows that count are listed first (`compact`), others cost nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from . import configurations
+from .configurations import (
+    GROUP,
+    OBJECTIVES,
+    WORKSPACE_BYTES,
+    arithmetic,
+    bits,
+    constants,
+    sum_dtype,
+    tiles,
+)
+from .scores import DOT, L2, MODULUS
+from .tiles import first_at_least, number, place_of, score_tile, slope_tile, subtract_at_answers, sum_at_answers
+
+SOFTMAX = tl.constexpr(1)
+COMPACT_BLOCK = 1024
+
+
+def fresh(device):
+    return lambda name, shape, dtype: torch.empty(shape, dtype=dtype, device=device)
+
+
+@triton.jit
+def compact(weights, starts, ends, rows, counted, largest, batch, OBJECTIVE: tl.constexpr, SUM: tl.constexpr,
+            BLOCK: tl.constexpr):  # fmt: skip
+    """rows: the rows that count, in order; counted: how many; largest: max |weight|. One program."""
+    count = 0
+    most = tl.zeros((), SUM)
+    for first in range(0, batch, BLOCK):
+        row = first + tl.arange(0, BLOCK)
+        inside = row < batch
+        weight = tl.load(weights + row, mask=inside, other=0.0).to(SUM)
+        keep = inside & (weight != 0)
+        if OBJECTIVE == SOFTMAX:
+            keep &= tl.load(starts + row, mask=inside, other=0) < tl.load(ends + row, mask=inside, other=0)
+        ones = keep.to(tl.int32)
+        tl.store(rows + count + tl.cumsum(ones, 0) - 1, row, mask=keep)
+        count += tl.sum(ones, 0)
+        most = tl.maximum(most, tl.max(tl.where(keep, tl.abs(weight), 0.0), 0))
+    tl.store(counted, count)
+    tl.store(largest, most)
+
+
+@triton.jit
+def score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, first, origin, here, dim, HAS_BIAS: tl.constexpr,
+                  SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
+                  COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+    """Scores of queries `row` and the `here` columns from `first` on; `table` begins with column `origin`. Distances
+    read transposed tables, padded to whole tiles, in which the queries that count lie together, at `place`."""
+    columns = tl.arange(0, COLUMNS)
+    read = columns
+    if SIMILARITY == DOT:
+        read = tl.minimum(columns, here - 1)
+    else:
+        row = place
+    sum = tl.zeros((ROWS, COLUMNS), SUM)
+    if HAS_BIAS:  # only dot products have one; to begin with it costs no registers later
+        sum += tl.load(bias + first + columns, mask=columns < here, other=0.0).to(SUM)[None, :]
+    table += tl.cast(first - origin, tl.int64) * t_row
+    return score_tile(sum, query, q_row, q_d, row, table, t_row, t_d, read, dim, SIMILARITY, SUM, PRECISION, ROWS,
+                      COLUMNS, DEPTH)  # fmt: skip
+
+
+@triton.jit
+def statistics_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, counted, largest, total,
+                    right, row_tile, first, origin, end, dim, share, floor, HAS_BIAS: tl.constexpr, OBJECTIVE,
+                    SMOOTH: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+                    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+    """What the loss needs of one tile: per row the largest score, the sum of exponentials (bce: of softplus), and the
+    sum of label times score."""
+    place = row_tile * ROWS + tl.arange(0, ROWS)
+    row = tl.load(rows + tl.minimum(place, counted - 1)).to(tl.int64)
+    columns = tl.arange(0, COLUMNS)
+    here = tl.minimum(end - first, COLUMNS)
+    scores = score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, first, origin, here, dim, HAS_BIAS,
+                           SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
+    start, stop = tl.load(starts + row), tl.load(ends + row)
+    own = tl.zeros((ROWS,), SUM) + share
+    if OBJECTIVE == SOFTMAX:
+        own = share / (stop - start).to(SUM)
+    cursor = first_at_least(answers, start, stop, first)
+    found, cursor = sum_at_answers(scores, columns, first, here, answers, cursor, stop, SUM)
+    found *= own
+    inside = (columns < here)[None, :]
+    if SMOOTH:
+        found += floor * tl.sum(tl.where(inside, scores, 0.0), 1)
+    kept = place < counted
+    tl.store(right + place, found, mask=kept)
+    if OBJECTIVE == SOFTMAX:
+        scores = tl.where(inside, scores, float("-inf"))
+        top = tl.max(scores, 1)
+        tl.store(largest + place, top, mask=kept)
+        scores = tl.exp(scores - tl.where(top == float("-inf"), 0.0, top)[:, None])  # no row of -inf alone is NaN
+    else:
+        scores = tl.where(inside, tl.maximum(scores, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(scores))), 0.0)
+    tl.store(total + place, tl.sum(scores, 1), mask=kept)
+
+
+@triton.jit
+def losses_block(weights, rows, counted, largest, total, right, losses, log_total, block, splits, batch, count,
+                 FIRST, LAST, OBJECTIVE, SUM: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """Joins the statistics of a panel's tiles, 1 .. splits, and (unless FIRST) those at 0, of the panels before it: at 0
+    again, or LAST as losses and log-sum-exps. Returns the losses of BLOCK rows, 0 where there is none."""
+    place = block * BLOCK + tl.arange(0, BLOCK)
+    kept = place < counted
+    row = tl.load(rows + place, mask=kept, other=0).to(tl.int64)
+    top = tl.full((BLOCK,), float("-inf"), SUM)
+    sum = tl.zeros((BLOCK,), SUM)
+    at_labels = tl.zeros((BLOCK,), SUM)
+    begin = 1 if FIRST else 0
+    for split in range(begin, splits + 1):
+        at = split * batch + place
+        part = tl.load(total + at, mask=kept, other=0.0)
+        at_labels += tl.load(right + at, mask=kept, other=0.0)
+        if OBJECTIVE == SOFTMAX:
+            other = tl.load(largest + at, mask=kept, other=float("-inf"))
+            now = tl.maximum(top, other)
+            shift = tl.where(now == float("-inf"), 0.0, now)
+            sum = sum * tl.exp(top - shift) + part * tl.exp(other - shift)
+            top = now
+        else:
+            sum += part
+    loss = tl.zeros((BLOCK,), SUM)
+    if LAST:
+        if OBJECTIVE == SOFTMAX:
+            normalizer = tl.where(kept, top + tl.log(tl.where(kept, sum, 1.0)), 0.0)
+            tl.store(log_total + place, normalizer, mask=kept)
+            loss = normalizer - at_labels
+        else:
+            loss = (sum - at_labels) / count
+        loss *= tl.load(weights + row, mask=kept, other=0.0).to(SUM)
+        loss = tl.where(kept, loss, 0.0)
+        tl.store(losses + row, loss, mask=kept)
+    else:
+        tl.store(largest + place, top, mask=kept)
+        tl.store(total + place, sum, mask=kept)
+        tl.store(right + place, at_labels, mask=kept)
+    return loss
+
+
+@triton.jit
+def coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, counted, weights, most,
+                      log_total, g, g_row, row_tile, first, end, origin, dim, share, floor,
+                      HAS_BIAS: tl.constexpr, OBJECTIVE, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
+                      PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+                      DEPTH: tl.constexpr):  # fmt: skip
+    """dL/dscore of columns [first, first + COLUMNS) below `end`, relative to the largest weight.
+
+    `table` and g hold columns [origin, end).
+
+    For L2 divided by the score. Relative, because 1/batch of a probability is no number of float16.
+    """
+    place = row_tile * ROWS + tl.arange(0, ROWS)
+    row = tl.load(rows + tl.minimum(place, counted - 1)).to(tl.int64)
+    start, stop = tl.load(starts + row), tl.load(ends + row)
+    own = tl.zeros((ROWS,), SUM) + share
+    if OBJECTIVE == SOFTMAX:
+        own = share / (stop - start).to(SUM)
+    columns = tl.arange(0, COLUMNS)
+    here = tl.minimum(end - first, COLUMNS)
+    scores = score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, first, origin, here, dim, HAS_BIAS,
+                           SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
+    if OBJECTIVE == SOFTMAX:
+        normalizer = tl.load(log_total + tl.minimum(place, counted - 1))
+        value = tl.exp(scores - normalizer[:, None]) - floor
+    else:
+        value = 1.0 / (1.0 + tl.exp(-scores)) - floor
+    cursor = first_at_least(answers, start, stop, first)
+    value = subtract_at_answers(value, own, columns, first, here, answers, cursor, stop)
+    value *= (tl.load(weights + row).to(SUM) / most)[:, None]
+    if SIMILARITY == L2:
+        value = tl.where(scores < 0, value / scores, 0.0)
+    target = g + (first - origin) + place[:, None] * g_row + columns[None, :]
+    tl.store(target, value.to(g.dtype.element_ty), mask=(place < counted)[:, None] & (columns < here)[None, :])
+
+
+@triton.jit
+def slopes_block(g, g_x, g_y, x, x_ids, x_count, y, y_ids, y_count, scale, sums, out, tile, dim, ADD, ONLY,
+                 X_ROWS: tl.constexpr, Y_ROWS: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+                 ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+    """sums[x] (+)= sum_y g[x, y] d similarity(x, y)/dx, one tile. ADD: to the sums of the panels before. ONLY: there is
+    one panel, so that scale * sum goes to `out`. X_ROWS, Y_ROWS: that side's rows are listed by its ids."""
+    length = dim // 2 if SIMILARITY == MODULUS else dim
+    row_tile, d_tile = place_of(tile, tl.cdiv(x_count, ROWS), tl.cdiv(length, WIDTH), GROUP)
+    place = row_tile * ROWS + tl.arange(0, ROWS)
+    read = tl.minimum(place, x_count - 1)
+    row = read.to(tl.int64)
+    if X_ROWS:
+        row = tl.load(x_ids + read).to(tl.int64)
+    first_d = d_tile * WIDTH
+    coordinates = tl.arange(0, WIDTH)
+    kept = (place < x_count)[:, None] & (coordinates < length - first_d)[None, :]
+    target = row[:, None] * dim + (first_d + coordinates)[None, :]
+    a = tl.zeros((ROWS, WIDTH), SUM)
+    b = a
+    if ADD:  # before the loop: after it two tiles would have to be in registers
+        a = tl.load(sums + target, mask=kept, other=0.0)
+        if SIMILARITY == MODULUS:
+            b = tl.load(sums + length + target, mask=kept, other=0.0)
+    a, b = slope_tile(a, b, g, g_x, g_y, read, x, row, y, y_ids, y_count, dim, first_d, SIMILARITY, Y_ROWS, SUM,
+                      PRECISION, ROWS, WIDTH, DEPTH)  # fmt: skip
+    if ONLY:
+        tl.store(out + target, (a * scale).to(out.dtype.element_ty), mask=kept)
+        if SIMILARITY == MODULUS:
+            tl.store(out + length + target, (b * scale).to(out.dtype.element_ty), mask=kept)
+    else:
+        tl.store(sums + target, a, mask=kept)
+        if SIMILARITY == MODULUS:
+            tl.store(sums + length + target, b, mask=kept)
+
+
+# ---- kernels: which tile is whose ----------------------------------------------------------------------------
+
+
+@triton.jit
+def statistics(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, counted, largest, total, right,
+               origin, end, batch, dim, share: tl.int64, floor: tl.int64, HAS_BIAS: tl.constexpr,
+               OBJECTIVE: tl.constexpr, SMOOTH: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
+               PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+               GROUP: tl.constexpr):  # fmt: skip
+    row_tile, tile = place_of(tl.program_id(0), tl.cdiv(batch, ROWS), tl.cdiv(end - origin, COLUMNS), GROUP)
+    here = tl.load(counted)
+    if row_tile * ROWS < here:
+        part = (tile + 1) * batch
+        statistics_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, here, largest + part,
+                        total + part, right + part, row_tile, origin + tile * COLUMNS, origin, end, dim,
+                        number(share, SUM), number(floor, SUM), HAS_BIAS, OBJECTIVE, SMOOTH, SIMILARITY, SUM, PRECISION,
+                        ROWS, COLUMNS, DEPTH)  # fmt: skip
+
+
+@triton.jit
+def losses(weights, rows, counted, largest, total, right, losses, log_total, splits, batch, count, FIRST: tl.constexpr,
+           LAST: tl.constexpr, OBJECTIVE: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    losses_block(weights, rows, tl.load(counted), largest, total, right, losses, log_total, tl.program_id(0), splits,
+                 batch, count, FIRST, LAST, OBJECTIVE, SUM, BLOCK)  # fmt: skip
+
+
+@triton.jit
+def coefficients(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, counted, weights, largest,
+                 log_total, g, g_row, origin, end, batch, dim, share: tl.int64, floor: tl.int64, HAS_BIAS: tl.constexpr,
+                 OBJECTIVE: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+                 ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+    row_tile, column_tile = place_of(tl.program_id(0), tl.cdiv(batch, ROWS), tl.cdiv(end - origin, COLUMNS), GROUP)
+    here = tl.load(counted)
+    if row_tile * ROWS < here:
+        coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, here, weights,
+                          tl.load(largest), log_total, g, g_row, row_tile, origin + column_tile * COLUMNS, end, origin,
+                          dim, number(share, SUM), number(floor, SUM), HAS_BIAS, OBJECTIVE, SIMILARITY, SUM, PRECISION, ROWS, COLUMNS,
+                          DEPTH)  # fmt: skip
+
+
+@triton.jit
+def slopes(g, g_x, g_y, x, x_count, y, y_count, rows, counted, largest, factor: tl.int64, sums, out, dim,
+           ADD: tl.constexpr, ONLY: tl.constexpr, X_ROWS: tl.constexpr, Y_ROWS: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
+           PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
+           GROUP: tl.constexpr):  # fmt: skip
+    """The side that is listed by `rows` (X_ROWS, Y_ROWS) has `counted` rows, read on the device."""
+    scale = number(factor, SUM)
+    if X_ROWS:
+        x_count = tl.load(counted)
+    if Y_ROWS:
+        y_count = tl.load(counted)
+    if X_ROWS or Y_ROWS:
+        scale *= tl.load(largest)
+    length = dim // 2 if SIMILARITY == MODULUS else dim
+    if tl.program_id(0) < tl.cdiv(x_count, ROWS) * tl.cdiv(length, WIDTH):
+        slopes_block(g, g_x, g_y, x, rows, x_count, y, rows, y_count, scale, sums, out, tl.program_id(0), dim, ADD,
+                     ONLY, X_ROWS, Y_ROWS, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH, GROUP)  # fmt: skip
+
+
+@triton.jit
+def bias_gradient(g, g_row, counted, largest, factor: tl.int64, out, columns, SUM: tl.constexpr, ROWS: tl.constexpr,
+                  COLUMNS: tl.constexpr):  # fmt: skip
+    """out[c] = scale * sum_b g[b, c]: a panel's part of the bias' gradient."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    sum = tl.zeros((COLUMNS,), SUM)
+    here = tl.load(counted)
+    for first in range(0, here, ROWS):
+        row = first + tl.arange(0, ROWS)
+        inside = (row < here)[:, None] & (column < columns)[None, :]
+        part = tl.load(g + row[:, None].to(tl.int64) * g_row + column[None, :], mask=inside, other=0.0)
+        sum += tl.sum(part.to(SUM), 0)
+    sum *= number(factor, SUM) * tl.load(largest)
+    tl.store(out + column, sum.to(out.dtype.element_ty), mask=column < columns)
+
+
+# ---- launches ------------------------------------------------------------------------------------------------
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def readable(rows, similarity: int, multiple: int):
+    """(tensor, stride of a row, stride of a coordinate): dot tiles read rows, distance tiles one coordinate of many, from
+    a transposed copy, padded to whole tiles."""
+    if similarity == DOT:
+        return rows, rows.shape[1], 1
+    width = ceil_div(len(rows), multiple) * multiple
+    turned = rows.new_zeros((rows.shape[1], width))
+    turned[:, : len(rows)] = rows.t()
+    return turned, 1, width
+
+
+def panels(count: int, bytes_each: float, budget: int, multiple: int):
+    """[begin, end) of panels of columns whose `bytes_each` a column stay within `budget`."""
+    width = max(int(budget / bytes_each) // multiple, 1) * multiple
+    return [(begin, min(begin + width, count)) for begin in range(0, count, width)]
+
+
+def workspace_bytes(batch: int, count: int, dim: int) -> int:
+    """Room for coefficients: with the query gradient's float32 sums, 5 % of float32 scores, within 8 and 64 MiB."""
+    return min(max(batch * count // 5 - 4 * batch * dim, 8 << 20), WORKSPACE_BYTES)
+
+
+def part_of(workspace, shape, dtype):
+    """The first bytes of the workspace as a tensor."""
+    count = shape[0] * shape[1]
+    return workspace[: count * dtype.itemsize].view(dtype).view(shape)
+
+
+def block(sizes, names=("ROWS", "COLUMNS", "DEPTH")) -> dict:
+    values = dict(zip(names, (sizes.rows, sizes.columns, sizes.depth), strict=True))
+    return values | constants(sizes)
+
+
+def candidate_loss(query, table, bias, starts, ends, answers, weights, similarity: int, objective: int,
+                   smoothing: float, gradient: bool, allocate=None):  # fmt: skip
+    """losses [B] (weighted) and, with gradient, d_query, d_table [C, D], d_bias [C]. Rows of weight 0 cost nothing.
+
+    losses have the dtype of the sums: float32 for 16-bit tables. Ids are not checked. Memory: the gradients,
+    `workspace_bytes`, float32 sums [B, D] where d_query is 16-bit and there are several panels; distances: transposed queries and a panel of transposed rows. Reads nothing back from the device.
+    """
+    allocate = allocate or fresh(query.device)
+    (batch, dim), count, dtype, device = query.shape, len(table), query.dtype, query.device
+    wide = sum_dtype(dtype)
+    zeros = lambda name, shape, kind: allocate(name, shape, kind).zero_()  # noqa: E731
+    out = zeros("losses", (batch,), wide)
+    d_query = zeros("d_query", (batch if gradient else 0, dim), dtype)
+    d_table = allocate("d_table", (count if gradient else 0, dim), dtype)
+    d_bias = allocate("d_bias", (len(bias) if gradient else 0,), dtype)
+    if batch == 0 or count == 0:
+        return out, d_query, d_table.zero_(), d_bias.zero_()
+    kind = arithmetic(dtype, similarity)
+    softmax = OBJECTIVES[objective] == "softmax"
+    labels = dict(share=bits(1.0 - smoothing), floor=bits(smoothing / count), HAS_BIAS=len(bias) > 0, OBJECTIVE=objective)
+    rows, counted = zeros("rows", (batch,), torch.int32), allocate("counted", (1,), torch.int32)
+    most = allocate("largest_weight", (1,), wide)
+    compact[(1,)](weights, starts, ends, rows, counted, most, batch, objective, kind["SUM"], COMPACT_BLOCK)
+
+    sizes = tiles("scores", dtype, similarity, device, batch)
+    budget = workspace_bytes(batch, count, dim)
+    each = 3 * batch * wide.itemsize / sizes.columns + (dim * dtype.itemsize if similarity != DOT else 0)
+    parts = panels(count, each, budget, sizes.columns)
+    splits = 1 + ceil_div(parts[0][1], sizes.columns)
+    kept = dtype if similarity == DOT else wide  # of coefficients
+    each = batch * kept.itemsize + (dim * dtype.itemsize if similarity != DOT else 0)
+    slices = panels(count, each, budget, max(sizes.columns, 16)) if gradient else []
+    width = ceil_div(slices[0][1], 16) * 16 if gradient else 0
+    workspace = allocate("workspace", (max(3 * splits * batch * wide.itemsize, batch * width * kept.itemsize),), torch.uint8)
+    largest, total, right = part_of(workspace, (3 * splits, batch), wide).split(splits)
+    turned = readable(query if similarity == DOT else query.index_select(0, rows), similarity, sizes.rows)
+    csr = (bias, starts, ends, answers, rows, counted)
+    log_total = allocate("log_total", (batch,), wide)
+    for begin, end in parts:
+        columns = ceil_div(end - begin, sizes.columns)
+        statistics[(ceil_div(batch, sizes.rows) * columns,)](
+            *turned, *readable(table[begin:end], similarity, sizes.columns), *csr, largest, total, right, begin,
+            end, batch, dim, SMOOTH=smoothing != 0, **labels, **kind, **block(sizes), GROUP=GROUP,
+        )  # fmt: skip
+        losses[(ceil_div(batch, 128),)](weights, rows, counted, largest, total, right, out, log_total, columns, batch,
+                                        count, begin == 0, end == count, objective, kind["SUM"], 128)  # fmt: skip
+    if not gradient:
+        return out, d_query, d_table, d_bias
+
+    sums = d_query
+    if wide != dtype and len(slices) > 1:
+        sums = zeros("d_query_sums", (batch, dim), wide)
+    own = {x: tiles("slopes", dtype, similarity, device, x) for x in (batch, slices[0][1])}
+    length = dim // 2 if similarity == MODULUS else dim
+    g = part_of(workspace, (batch, width), kept)
+    factor = bits(1.0 if softmax else 1.0 / count)
+    for begin, end in slices:
+        columns = end - begin
+        coefficients[(ceil_div(batch, sizes.rows) * ceil_div(columns, sizes.columns),)](
+            *turned, *readable(table[begin:end], similarity, sizes.columns), *csr, weights, most, log_total, g,
+            width, begin, end, batch, dim, **labels, **kind, **block(sizes), GROUP=GROUP,
+        )  # fmt: skip
+        panel, listed = table[begin:end], (rows, counted, most, factor)
+        for x, strides, sides, into, add, only, flags in (
+            (batch, (width, 1), (query, batch, panel, columns), (sums, d_query), begin > 0, len(slices) == 1, (True, False)),
+            (columns, (1, width), (panel, columns, query, batch), (d_table[begin:end],) * 2, False, True, (False, True)),
+        ):
+            tile = own.get(x) or tiles("slopes", dtype, similarity, device, x)
+            slopes[(ceil_div(x, tile.rows) * ceil_div(length, tile.columns),)](
+                g, *strides, *sides, *listed, *into, dim, add, only, *flags, **kind, GROUP=GROUP,
+                **block(tile, ("ROWS", "WIDTH", "DEPTH")),
+            )  # fmt: skip
+        if len(bias):
+            bias_gradient[(ceil_div(columns, 128),)](g, width, counted, most, factor, d_bias[begin:end], columns,
+                                                     kind["SUM"], 32, 128)  # fmt: skip
+    if len(slices) > 1:
+        torch.mul(sums, most if softmax else most / count, out=d_query)
+    return out, d_query, d_table, d_bias

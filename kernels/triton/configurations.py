@@ -1,0 +1,114 @@
+"""Tile sizes by architecture and kind of arithmetic: one table to edit, no autotuning. docs/gpu.md says why these."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+
+SIMILARITIES = ("dot", "l1", "l2", "modulus")
+OBJECTIVES = {1: "softmax", 2: "bce"}  # the codes of backends/cpu.py that a loss over all candidates has
+TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+WORKSPACE_BYTES = 64 << 20  # the most coefficients, keys or transposed rows that an op keeps
+GROUP = 8  # row tiles that share a stripe of columns in L2
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A tile has `rows` x `columns` sums; `depth` coordinates (or rows, for slopes) are loaded at a time."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+    def fit(self, rows: int) -> Tiles:
+        """The same with no more rows than the batch needs (16 at least, as the tensor cores take)."""
+        return replace(self, rows=min(self.rows, max(16, triton.next_power_of_2(rows))))
+
+
+# kind of arithmetic -> (tiles of scores, tiles of slopes)
+HALF_80 = (Tiles(128, 128, 32, 4, 4), Tiles(128, 128, 32, 4, 4))
+HALF_90 = (Tiles(256, 128, 64, 8, 3), Tiles(128, 256, 64, 8, 3))
+SINGLE = (Tiles(128, 128, 32, 8, 3), Tiles(128, 128, 32, 8, 3))  # tf32
+THREEFOLD = (Tiles(64, 128, 32, 8, 2), Tiles(64, 128, 32, 8, 2))  # tf32x3: each operand twice in registers
+DOUBLE = (Tiles(32, 32, 16, 4, 2), Tiles(32, 32, 16, 4, 2))
+# fewer rows and columns than threads: only then a coordinate is loaded straight into the layout of the sums
+DISTANCE = (Tiles(64, 64, 1, 4, 1), Tiles(32, 64, 1, 4, 1))
+DISTANCE_DOUBLE = (Tiles(32, 32, 1, 4, 1), Tiles(16, 32, 1, 4, 1))
+SMALL = (Tiles(32, 64, 32, 4, 1), Tiles(32, 32, 32, 4, 1))  # the interpreter: many tiles even of small tables
+
+TABLE = {
+    80: {"half": HALF_80, "tf32": SINGLE, "tf32x3": THREEFOLD},
+    90: {"half": HALF_90, "tf32": SINGLE, "tf32x3": THREEFOLD},
+    100: {"half": HALF_90, "tf32": SINGLE, "tf32x3": THREEFOLD},
+}
+
+
+def interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@lru_cache
+def device_properties(device: torch.device) -> tuple[int, int]:
+    """(architecture in TABLE, number of multiprocessors); an unknown newer chip takes the newest known row."""
+    if device.type == "cpu":
+        return 0, 2
+    found = torch.cuda.get_device_properties(device)
+    known = [one for one in TABLE if one <= found.major * 10]
+    return (known or [80])[-1], found.multi_processor_count
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How tl.dot multiplies. float32 follows torch.set_float32_matmul_precision: "highest" (torch's default) is three
+    tf32 products, which are as exact as float32 sums; "high" and "medium" are one."""
+    if dtype == torch.float64:
+        return "ieee"
+    if dtype == torch.float32:
+        return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "widened" if interpreted() else "tf32"  # the word has no meaning for 16-bit operands
+
+
+def arithmetic(dtype: torch.dtype, similarity: int) -> dict:
+    """Constants of every kernel with tiles."""
+    return dict(
+        SIMILARITY=similarity,
+        SUM=tl.float64 if dtype == torch.float64 else tl.float32,
+        PRECISION=precision(dtype),
+    )
+
+
+def bits(value: float) -> int:
+    """float64 bits, which `tiles.number` reads."""
+    return struct.unpack("<q", struct.pack("<d", value))[0]
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def tiles(what: str, dtype: torch.dtype, similarity: int, device: torch.device, rows: int) -> Tiles:
+    """Tiles of "scores" or "slopes"; `rows` is how many rows there are at most."""
+    architecture, _ = device_properties(device)
+    place = ("scores", "slopes").index(what)
+    if architecture == 0:
+        return SMALL[place].fit(rows)
+    return choose(architecture, dtype, similarity, precision(dtype))[place].fit(rows)
+
+
+def choose(architecture: int, dtype: torch.dtype, similarity: int, multiply: str) -> tuple[Tiles, Tiles]:
+    if SIMILARITIES[similarity] != "dot":
+        return DISTANCE_DOUBLE if dtype == torch.float64 else DISTANCE
+    if dtype == torch.float64:
+        return DOUBLE
+    return TABLE[architecture][multiply if dtype == torch.float32 else "half"]
+
+
+def constants(sizes: Tiles) -> dict:
+    return dict(num_warps=sizes.warps, num_stages=sizes.stages)
