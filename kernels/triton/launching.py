@@ -1,0 +1,50 @@
+"""What launches of tiled kernels share: workspaces, panels of columns, tables laid out as tiles read them."""
+
+from __future__ import annotations
+
+import torch
+
+from .configurations import WORKSPACE_BYTES, constants
+from .scores import DOT
+
+
+def fresh(device):
+    """allocate(name, shape, dtype) of new memory."""
+    return lambda name, shape, dtype: torch.empty(shape, dtype=dtype, device=device)
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def readable(rows, similarity: int, multiple: int):
+    """(tensor, stride of a row, stride of a coordinate): dot tiles read rows, distance tiles one coordinate of many, from
+    a transposed copy, padded to whole tiles."""
+    if similarity == DOT:
+        return rows, rows.shape[1], 1
+    width = ceil_div(len(rows), multiple) * multiple
+    turned = rows.new_zeros((rows.shape[1], width))
+    turned[:, : len(rows)] = rows.t()
+    return turned, 1, width
+
+
+def panels(count: int, bytes_each: float, budget: int, multiple: int):
+    """[begin, end) of panels of columns whose `bytes_each` a column stay within `budget`."""
+    width = max(int(budget / bytes_each) // multiple, 1) * multiple
+    return [(begin, min(begin + width, count)) for begin in range(0, count, width)]
+
+
+def workspace_bytes(batch: int, count: int, dim: int) -> int:
+    """Room for coefficients: with the query gradient's float32 sums, 5 % of float32 scores, within 8 and 64 MiB."""
+    return min(max(batch * count // 5 - 4 * batch * dim, 8 << 20), WORKSPACE_BYTES)
+
+
+def part_of(workspace, shape, dtype):
+    """The first bytes of the workspace as a tensor."""
+    count = shape[0] * shape[1]
+    return workspace[: count * dtype.itemsize].view(dtype).view(shape)
+
+
+def block(sizes, names=("ROWS", "COLUMNS", "DEPTH")) -> dict:
+    values = dict(zip(names, (sizes.rows, sizes.columns, sizes.depth), strict=True))
+    return values | constants(sizes)
