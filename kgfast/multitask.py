@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kgfast import autograd, backends, checks, reference
+from kgfast import autograd, backends, checks, masked, reference
 from kgfast.backends.cpu import OBJECTIVES, SIMILARITIES, check_ids
 from kgfast.errors import KgfastError
 from kgfast.functional import CANDIDATE_OBJECTIVES, single_answers
@@ -23,7 +23,8 @@ class Term:
 
     targets: int64 [B], where `ignore_index` marks a row to skip; or CSR (offsets [B + 1], ids) for several answers, of
     which softmax takes the mean log-likelihood. bias [C] is added to dot products. known (CSR: rows that are right, but
-    not the answer asked for) and candidates [K] restrict who competes; only impl="reference" serves those two so far.
+    not the answer asked for) and candidates [K] restrict who competes; only impl="reference" serves candidates, and known
+    beside anything but softmax over dot products.
     """
 
     query: Tensor
@@ -71,9 +72,10 @@ def multitask_loss(
 
 def term_loss(term: Term, place: str, backend: str) -> Tensor:
     """Mean loss of one term over its rows with an answer."""
-    for name in ("known", "candidates"):
-        if getattr(term, name) is not None:
-            raise KgfastError(f"{place}.{name} is served by impl='reference' only")
+    if term.candidates is not None:
+        raise KgfastError(f"{place}.candidates is served by impl='reference' only")
+    if term.known is not None and (term.similarity, term.objective) != ("dot", "softmax"):
+        raise KgfastError(f"{place}.known is served by impl='reference' only, unless for softmax over dot products")
     table = checks.table(f"{place}.table", term.table)
     query = checks.table(f"{place}.query", term.query)
     if query.shape[1] != table.shape[1] or query.dtype != table.dtype:
@@ -95,16 +97,22 @@ def term_loss(term: Term, place: str, backend: str) -> Tensor:
     if len(starts) != len(query):
         raise KgfastError(f"{place}.targets are for {len(starts)} rows, query has {len(query)}")
     bias = table.new_empty((0,)) if term.bias is None else term.bias.to(table.dtype).contiguous()
+    if term.known is not None:
+        offsets, ids = (checks.ids(f"{place}.known", part, 1, table) for part in term.known)
+        if len(offsets) != len(query) + 1:
+            raise KgfastError(f"{place}.known is for {len(offsets) - 1} rows, query has {len(query)}")
+        known = masked.as_csr(*sorted_answers(offsets, ids, len(table), place, "known"))
+        return masked.KnownLoss.apply(query, table, bias, masked.as_csr(starts, ends, answers), share, known)
     options = (SIMILARITIES.index(term.similarity), OBJECTIVES.index(term.objective), 0.0)
     return autograd.CandidateLoss.apply(query, table, bias, starts, ends, answers, share, options, backend)
 
 
-def sorted_answers(offsets: Tensor, ids: Tensor, count: int, place: str):
+def sorted_answers(offsets: Tensor, ids: Tensor, count: int, place: str, name: str = "targets"):
     """(starts, ends, ids) of CSR targets, ascending and once each within a row, as the kernels read them."""
     whole = len(offsets) > 0 and int(offsets[0]) == 0 and int(offsets[-1]) == len(ids)
     if not whole or bool((offsets.diff() < 0).any()):
-        raise KgfastError(f"{place}.targets: offsets must ascend from 0 to the number of ids, {len(ids)}")
-    check_ids(f"{place}.targets", ids, count)
+        raise KgfastError(f"{place}.{name}: offsets must ascend from 0 to the number of ids, {len(ids)}")
+    check_ids(f"{place}.{name}", ids, count)
     rows = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=ids.device), offsets.diff())
     keys = torch.unique(rows * count + ids)
     bounds = torch.searchsorted(keys, torch.arange(len(offsets), device=ids.device) * count)

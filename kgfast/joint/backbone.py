@@ -89,7 +89,9 @@ class Backbone(nn.Module):
         check_packing(packing)
         transformers = needs("transformers")
         inner = shape.intermediate or 4 * shape.hidden
-        options = dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad)
+        # BERT's 0.02 is for 768 wide: narrower ones start as large in proportion, or they are slow to learn.
+        spread = 0.02 * (768 / shape.hidden) ** 0.5
+        options = dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad, initializer_range=spread)
         if shape.kind == "bert":
             config = transformers.BertConfig(
                 hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,

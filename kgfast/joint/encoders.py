@@ -148,12 +148,17 @@ class EntityEncoder(nn.Module):
             self.memory[ids.to(self.memory.device)] = sharing.encode(packed, ENTITIES).pooled.to(self.memory.dtype)
         sharing.train(training)
 
-    def pooled(self) -> Tensor:
-        """[E, H]: the memory, with this step's texts in place."""
+    def pooled(self, ids: Tensor | None = None) -> Tensor:
+        """[E, H] or [n, H]: the memory, with this step's texts in place."""
         if self._fresh is None:
-            return self.memory
-        ids, fresh = self._fresh
-        return Overlay.apply(fresh, self.memory, ids)
+            return self.memory if ids is None else self.memory[ids]
+        fresh_ids, fresh = self._fresh
+        if ids is None:
+            return Overlay.apply(fresh, self.memory, fresh_ids)
+        place = torch.full((self.num_entities,), -1, device=ids.device)
+        place[fresh_ids] = torch.arange(len(fresh_ids), device=ids.device)
+        place = place[ids]
+        return torch.where((place >= 0)[:, None], fresh[place.clamp(min=0)], self.memory[ids])
 
     def all_rows(self) -> Tensor:
         """[E, D], row e of entity e. Gradients reach the table, the projection, and the texts read in this step."""
@@ -161,14 +166,18 @@ class EntityEncoder(nn.Module):
             return self.table
         if self._rows is not None:
             return self._rows
-        rows = self.mix(self.pooled(), self.table if self.kind == "hybrid" else None)
+        rows = self.mix(self.pooled(), self.table if self.kind == "hybrid" else None, None)
         if self._fresh is not None:
             self._rows = rows
         return rows
 
     def rows(self, ids: Tensor) -> Tensor:
-        """[n, D], the rows of `ids`."""
-        return self.all_rows()[ids]
+        """[n, D], the rows of `ids`, computed for these alone unless `all_rows` was asked before in this step."""
+        if self.kind == "table":
+            return self.table[ids]
+        if self._rows is not None:
+            return self._rows[ids]
+        return self.mix(self.pooled(ids), self.table[ids] if self.kind == "hybrid" else None, ids)
 
     def text_rows(self, encoded: Encoded) -> Tensor:
         """[n, D]: rows of entities that the graph never saw, from their texts alone."""
@@ -176,18 +185,20 @@ class EntityEncoder(nn.Module):
             raise ConfigError("entities=table: an entity that is not in the graph has no row; use text or hybrid")
         return self.project(self.norm(encoded.pooled.to(self.memory.dtype)))
 
-    def mix(self, pooled: Tensor, table: Tensor | None) -> Tensor:
-        """Rows [E, D] from pooled texts [E, H] and the table [E, D]."""
+    def mix(self, pooled: Tensor, table: Tensor | None, ids: Tensor | None) -> Tensor:
+        """Rows [n, D] of entities `ids` (None: all) from their pooled texts [n, H] and table rows [n, D]."""
         normed = self.norm(pooled)
         text = self.project(normed)
         if table is None:
             return text
-        alone = self.by_text
+        alone, without = self.by_text, self.by_row
         if self.training and self.row_dropout > 0:
             draws = torch.rand(self.num_entities, generator=generator(self.seed, f"rows/{self._step}"))
             alone = alone | (draws < self.row_dropout).to(alone.device)
+        if ids is not None:
+            alone, without = alone[ids], without[ids]
         gate = self.gate(normed).sigmoid()
-        gate = torch.where(self.by_row[:, None], 1.0, torch.where(alone[:, None], 0.0, gate))
+        gate = torch.where(without[:, None], 1.0, torch.where(alone[:, None], 0.0, gate))
         return torch.lerp(text, table, gate)
 
     def extra_repr(self) -> str:
