@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <iterator>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -104,18 +105,51 @@ static void all_scores_gradient(int dtype, int similarity, Address query, Addres
   });
 }
 
+// Optimizer and output of the row pass: (update, rows, state1, state2, lr, eps, beta1, beta2, step)
+using SinkTuple = std::tuple<int, Address, Address, Address, double, double, double, double, int64_t>;
+template <class F> static Sink<F> sink_at(const SinkTuple& s) {
+  check_code("update", std::get<0>(s), 6);
+  // the corrections must be of the same rounded betas that the moments are made with
+  const double lr = std::get<4>(s), beta1 = F(std::get<6>(s)), beta2 = F(std::get<7>(s)), step = double(std::get<8>(s));
+  const double rate = lr * std::sqrt(1 - std::pow(beta2, step)) / (1 - std::pow(beta1, step));
+  return {Update(std::get<0>(s)), at<F>(std::get<1>(s)), at<F>(std::get<2>(s)), at<F>(std::get<3>(s)), F(lr),
+          F(std::get<5>(s)),      F(beta1),              F(beta2),              F(rate)};
+}
+
+// The order of a step's rows: (entries, starts, number of unique ids).
+using OrderTuple = std::tuple<Address, Address, int64_t>;
+static RowOrder order_at(const OrderTuple& o) {
+  return {at<const uint64_t>(std::get<0>(o)), at<const int64_t>(std::get<1>(o)), std::get<2>(o)};
+}
+
+static void fill_pair_ids(Address targets, Address negatives, int64_t batch, int64_t count, int threads, Address ids) {
+  pair_ids(at<const int64_t>(targets), at<const int64_t>(negatives), batch, count, threads, at<int64_t>(ids));
+}
+
+// Sources are (ids, count); the first holds the pairs. Returns the number of unique ids.
+static int64_t order_rows(const std::vector<std::pair<Address, int64_t>>& sources, int64_t rows, int threads, Address entries,
+                          Address starts, Address single) {
+  if (sources.size() > 5) throw std::invalid_argument("at most 5 sources of ids");
+  const int64_t* ids[5];
+  int64_t counts[5], total = 0;
+  for (size_t s = 0; s < sources.size(); ++s) ids[s] = at<const int64_t>(sources[s].first), total += counts[s] = sources[s].second;
+  if (total >= (int64_t(1) << 32)) throw std::invalid_argument("more than 2^32 - 1 rows in one step");
+  return sort_rows(ids, counts, int(sources.size()), rows, threads, at<uint64_t>(entries), at<int64_t>(starts), at<uint8_t>(single));
+}
+
 static void sampled_loss(int dtype, int similarity, int objective, double margin, double temperature, Address query,
                          Address table, Address targets, Address negatives, Address starts, Address ends, Address known,
                          Address weights, int64_t batch, int64_t groups, int64_t count, int64_t dim, int threads,
-                         Address losses, Address d_query, Address ids, Address coefficients, Address d_negatives) {
+                         Address ids, Address single, const std::optional<SinkTuple>& finish, Address losses,
+                         Address d_query, Address coefficients, Address d_negatives) {
   check_code("objective", objective, 4);
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
     kernels<F>().sampled_loss(
         {similarity_at(similarity), Objective(objective), F(margin), F(temperature), at<const F>(query), at<const F>(table),
          at<const int64_t>(targets), at<const int64_t>(negatives), known_at(starts, ends, known), at<const F>(weights), batch,
-         groups, count, dim, threads},
-        {at<F>(losses), at<F>(d_query), at<int64_t>(ids), at<F>(coefficients), at<F>(d_negatives)});
+         groups, count, dim, threads, at<const int64_t>(ids), at<const uint8_t>(single), finish ? sink_at<F>(*finish) : Sink<F>{}},
+        {at<F>(losses), at<F>(d_query), at<F>(coefficients), at<F>(d_negatives)});
   });
 }
 
@@ -155,53 +189,23 @@ static void topk(int dtype, int similarity, Address query, Address table, Addres
   });
 }
 
-// Optimizer and output of the row pass: (update, rows, state1, state2, lr, eps, beta1, beta2, step)
-using SinkTuple = std::tuple<int, Address, Address, Address, double, double, double, double, int64_t>;
-template <class F> static Sink<F> sink_at(const SinkTuple& s) {
-  check_code("update", std::get<0>(s), 6);
-  // the corrections must be of the same rounded betas that the moments are made with
-  const double lr = std::get<4>(s), beta1 = F(std::get<6>(s)), beta2 = F(std::get<7>(s)), step = double(std::get<8>(s));
-  const double rate = lr * std::sqrt(1 - std::pow(beta2, step)) / (1 - std::pow(beta1, step));
-  return {Update(std::get<0>(s)), at<F>(std::get<1>(s)), at<F>(std::get<2>(s)), at<F>(std::get<3>(s)), F(lr),
-          F(std::get<5>(s)),      F(beta1),              F(beta2),              F(rate)};
-}
-using Extra = std::tuple<Address, Address, int64_t>;  // ids, rows, count
+using Extra = std::pair<Address, int64_t>;  // rows, count
 
-// The row pass over pairs and extra rows. `unique_ids` (address or 0) receives the ids for sparse gradients; the sink of a
-// sparse gradient must have room for every source row. Returns the number of unique rows.
-static int64_t reduce_rows(int dtype, int similarity, Address query, Address table, Address pair_ids, Address coefficients,
-                           int64_t queries, int64_t width, int64_t dim, int64_t table_rows, const std::vector<Extra>& extras,
-                           int threads, const SinkTuple& sink, Address unique_ids) {
+// The row pass over pairs and extra rows; the sink of a sparse gradient must have room for every unique row.
+static void reduce_rows(int dtype, int similarity, Address query, Address table, Address coefficients, int64_t queries,
+                        int64_t width, int64_t dim, const std::vector<Extra>& extras, int threads, const OrderTuple& order,
+                        Address single, const SinkTuple& sink) {
   if (extras.size() > 4) throw std::invalid_argument("at most 4 extra sources");
-  int64_t unique_count = 0;
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
     RowSources<F> a{};
     a.similarity = similarity_at(similarity);
-    a.query = at<const F>(query), a.table = at<const F>(table), a.pair_ids = at<const int64_t>(pair_ids);
-    a.pair_coefficients = at<const F>(coefficients), a.queries = queries, a.width = width, a.dim = dim;
-    a.table_rows = table_rows, a.threads = threads;
-    const int64_t* ids[5] = {a.pair_ids};
-    int64_t counts[5] = {queries * width}, total = queries * width;
-    for (size_t e = 0; e < extras.size(); ++e) {
-      a.extra_ids[e] = ids[e + 1] = at<const int64_t>(std::get<0>(extras[e]));
-      a.extra_rows[e] = at<const F>(std::get<1>(extras[e]));
-      a.extra_count[e] = counts[e + 1] = std::get<2>(extras[e]);
-      total += counts[e + 1];
-    }
-    if (total == 0) return;
-    if (total >= (int64_t(1) << 32)) throw std::invalid_argument("more than 2^32 - 1 rows in one step");
-    const uint64_t* order = sort_ids(ids, counts, int(extras.size()) + 1, table_rows, threads);
-    int64_t* starts = scratch<int64_t>(kHistogram, total);
-    int64_t* out_ids = at<int64_t>(unique_ids);
-    for (int64_t i = 0; i < total; ++i)
-      if (i == 0 || (order[i] >> 32) != (order[i - 1] >> 32)) {
-        if (out_ids) out_ids[unique_count] = int64_t(order[i] >> 32);
-        starts[unique_count++] = i;
-      }
-    kernels<F>().reduce_rows(a, order, total, starts, unique_count, sink_at<F>(sink));
+    a.query = at<const F>(query), a.table = at<const F>(table), a.pair_coefficients = at<const F>(coefficients);
+    a.queries = queries, a.width = width, a.dim = dim, a.threads = threads, a.single = at<const uint8_t>(single);
+    for (size_t e = 0; e < extras.size(); ++e)
+      a.extra_rows[e] = at<const F>(extras[e].first), a.extra_count[e] = extras[e].second;
+    kernels<F>().reduce_rows(a, order_at(order), sink_at<F>(sink));
   });
-  return unique_count;
 }
 
 static void update_all_rows(int dtype, int64_t rows, int64_t dim, Address gradients, const SinkTuple& sink, int threads) {
@@ -258,6 +262,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("candidate_loss", &candidate_loss, Free());
   m.def("rank", &rank, Free());
   m.def("topk", &topk, Free());
+  m.def("pair_ids", &fill_pair_ids, Free());
+  m.def("order_rows", &order_rows, Free());
   m.def("reduce_rows", &reduce_rows, Free());
   m.def("update_all_rows", &update_all_rows, Free());
   m.def("regularizer", &regularizer, Free());

@@ -118,13 +118,9 @@ class Step:
             add(kind, self.relation_parts, weight, self.relations, relations, d_relation)
         return [(targets, d_target)]
 
-    def update_rows(self, table, param, query, ids, coefficients, extras, similarity: int) -> None:
-        sink = self.optimizer.sink(param, self.backend)
-        self.backend.reduce_rows(query, table, ids, coefficients, extras, similarity, sink)
-
     def update_relations(self, extras) -> None:
-        none = self.relations.new_empty((0, 0))
-        self.update_rows(self.relations, self.model.relations, none, none.long(), none, extras, 0)
+        none, sink = self.relations.new_empty((0, 0)), self.optimizer.sink(self.model.relations, self.backend)
+        self.backend.reduce_rows(none, self.relations, none.long(), none, extras, 0, sink)
 
 
 def column(parts, which: str) -> Tensor:
@@ -200,56 +196,52 @@ class NegativeSamplingStep(Step):
         parts, batch = self.parts(triples, index), len(triples)
         if batch == 0:
             return torch.zeros((), dtype=self.dtype, device=self.device)
-        shares = self.shares(weights, batch, len(parts))
-        losses = [self.part(p, parts, shares, index) for p in range(len(parts))]
-        self.update(parts, batch)
-        return sum(losses)
-
-    def part(self, p: int, parts, shares, index: int) -> Tensor:
-        """Loss of one side; leaves its query, pairs and gradients in the workspace."""
-        (triples, side), allocate = parts[p], self.slices(p, len(parts))
-        query = self.make_queries(triples, side, allocate)
-        mask = self.dropout_mask(query.shape, 2 * index + p)
+        rows, dim = len(parts) * batch, self.entities.shape[1]
+        for p, (part, side) in enumerate(parts):
+            self.make_queries(part, side, self.slices(p, len(parts)))
+        query = self.joined("query", (rows, dim), self.entities.dtype)
+        mask = self.dropout_mask(query.shape, index)
         if mask is not None:
             query *= mask
+        anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
         known = (self.none, self.none, self.none)
         if self.known:
-            known = (*self.known.ranges([parts[p]]), self.known.ids)
-        redraw = known if self.filter == "redraw" else (self.none, self.none, self.none)
-        # a reciprocal model asks for tails only: its second part draws as the head side does
-        draw_side = "head" if side == "head" or p == 1 else "tail"
-        ids = self.backend.sample_negatives(
-            self.lists(len(triples)), self.negatives, len(self.entities), SIDE_CODES[draw_side], self.seed, index,
-            self.thresholds, self.aliases, *redraw, allocate=allocate, check=False,
-        )  # fmt: skip
-        targets = column([parts[p]], "target").contiguous()
-        masked = known if self.filter == "mask" else (self.none, self.none, self.none)
-        losses, d_query, *_ = self.backend.sampled_loss(
-            query, self.entities, targets, ids, *masked, shares, self.similarity, self.objective, self.margin,
-            self.temperature, True, allocate=allocate, check=False,
+            known = (*self.known.ranges(parts), self.known.ids)
+        negatives = self.draw(parts, batch, known, index)
+        shared = len(negatives) != rows
+        ready = [anchors] if self.regularizer is None or self.regularizer_weight == 0 else [anchors, targets]
+        sink = self.optimizer.sink(self.model.entities, self.backend)
+        losses, d_query, pairs, coefficients, d_negatives = self.backend.sampled_loss(
+            query, self.entities, targets, negatives, *(known if self.filter == "mask" else (self.none,) * 3),
+            self.shares(weights, batch, len(parts)).repeat(len(parts)), self.similarity, self.objective, self.margin,
+            self.temperature, True, allocate=self.workspace, check=False, ready=ready, into=sink,
         )  # fmt: skip
         if mask is not None:
             d_query *= mask
-        self.adjoint(d_query, triples, side, allocate)
+        for p, (part, side) in enumerate(parts):
+            self.adjoint(d_query[p * batch : (p + 1) * batch], part, side, self.slices(p, len(parts)))
+        d_anchor = self.joined("d_anchor", (rows, dim), self.dtype)
+        d_relation = self.joined("d_relation", (rows, self.relations.shape[1]), self.dtype)
+        extras = [(anchors, d_anchor), *self.regularize(anchors, targets, relations, d_anchor, d_relation)]
+        if shared:
+            extras.append((negatives.view(-1), d_negatives.view(-1, dim)))
+        self.backend.reduce_rows(query, self.entities, pairs, coefficients, extras, self.similarity, sink)
+        self.update_relations([(relations, d_relation)])
         return total(losses)
 
-    def update(self, parts, batch: int) -> None:
-        rows, dim, dtype = len(parts) * batch, self.entities.shape[1], self.dtype
+    def draw(self, parts, batch: int, known, index: int) -> Tensor:
+        """The negatives of all parts, [parts * lists, N]."""
         lists = self.lists(batch)
-        width = 1 + self.negatives if lists == batch else 1
-        query = self.joined("query", (rows, dim), self.entities.dtype)
-        ids = self.joined("ids", (rows, width), torch.int64)
-        coefficients = self.joined("coefficients", (rows, width), dtype)
-        d_anchor = self.joined("d_anchor", (rows, dim), dtype)
-        d_relation = self.joined("d_relation", (rows, self.relations.shape[1]), dtype)
-        anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
-        extras = [(anchors, d_anchor), *self.regularize(anchors, targets, relations, d_anchor, d_relation)]
-        if lists != batch:
-            count = len(parts) * lists * self.negatives
-            negatives = self.joined("negatives", (count,), torch.int64)
-            extras.append((negatives, self.joined("d_negatives", (count, dim), dtype)))
-        self.update_rows(self.entities, self.model.entities, query, ids, coefficients, extras, self.similarity)
-        self.update_relations([(relations, d_relation)])
+        for p, (_, side) in enumerate(parts):
+            rows = slice(p * batch, (p + 1) * batch)
+            redraw = (known[0][rows], known[1][rows], known[2]) if self.filter == "redraw" else (self.none,) * 3
+            # a reciprocal model asks for tails only: its second part draws as the head side does
+            draw_side = "head" if side == "head" or p == 1 else "tail"
+            self.backend.sample_negatives(
+                lists, self.negatives, len(self.entities), SIDE_CODES[draw_side], self.seed, index, self.thresholds,
+                self.aliases, *redraw, allocate=self.slices(p, len(parts)), check=False,
+            )  # fmt: skip
+        return self.joined("negatives", (len(parts) * lists, self.negatives), torch.int64)
 
 
 class OneVsAllStep(Step):

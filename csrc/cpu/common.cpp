@@ -114,18 +114,33 @@ void sample(const SampleArguments& a, int64_t* ids) {
   });
 }
 
+void pair_ids(const int64_t* targets, const int64_t* negatives, int64_t batch, int64_t count, int threads, int64_t* ids) {
+  generic::parallel_for(batch, 64, threads, [&](int64_t begin, int64_t end, int) {
+    for (int64_t b = begin; b < end; ++b) {
+      int64_t* out = ids + b * (1 + count);
+      out[0] = targets[b];
+      for (int64_t n = 0; n < count; ++n) out[1 + n] = negatives[b * count + n] < 0 ? targets[b] : negatives[b * count + n];
+    }
+  });
+}
+
 // Least-significant-digit radix sort; stable, so equal ids stay in the order of their positions.
-const uint64_t* sort_ids(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, int threads) {
+int64_t sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, int threads, uint64_t* entries,
+                  int64_t* starts, uint8_t* single) {
   int64_t total = 0;
   for (int s = 0; s < sources; ++s) total += counts[s];
-  uint64_t* from = scratch<uint64_t>(kSortA, total);
-  uint64_t* to = scratch<uint64_t>(kSortB, total);
-  int64_t position = 0;
-  for (int s = 0; s < sources; ++s)
-    for (int64_t i = 0; i < counts[s]; ++i, ++position) from[position] = uint64_t(ids[s][i]) << 32 | uint64_t(position);
   int bits = 1;
   while (bits < 31 && (int64_t(1) << bits) < bound) ++bits;
-  const int passes = (bits + 7) / 8, digit = (bits + passes - 1) / passes;
+  const int passes = (bits + 8) / 9, digit = (bits + passes - 1) / passes;
+  uint64_t* other = scratch<uint64_t>(kSort, total);
+  uint64_t *from = passes % 2 ? other : entries, *to = passes % 2 ? entries : other;  // the last pass ends in `entries`
+  int64_t first = 0;
+  for (int s = 0; s < sources; ++s) {
+    generic::parallel_for(counts[s], 16384, threads, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) from[first + i] = uint64_t(ids[s][i]) << 32 | uint64_t(first + i);
+    });
+    first += counts[s];
+  }
   const int64_t buckets = int64_t(1) << digit, mask = buckets - 1;
   const int parts = total < 16384 ? 1 : threads;
   int64_t* counters = scratch<int64_t>(kHistogram, buckets * parts);
@@ -149,7 +164,15 @@ const uint64_t* sort_ids(const int64_t* const* ids, const int64_t* counts, int s
     });
     std::swap(from, to);
   }
-  return from;
+  int64_t unique = 0;
+  for (int64_t i = 0; i < total; ++i)
+    if (i == 0 || (entries[i] >> 32) != (entries[i - 1] >> 32)) starts[unique++] = i;
+  starts[unique] = total;
+  if (single)
+    for (int64_t u = 0; u < unique; ++u)
+      for (int64_t i = starts[u]; i < starts[u + 1]; ++i)
+        if (int64_t(uint32_t(entries[i])) < counts[0]) single[uint32_t(entries[i])] = starts[u + 1] - starts[u] == 1;
+  return unique;
 }
 
 }  // namespace kgfast

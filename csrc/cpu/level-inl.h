@@ -12,9 +12,9 @@
 #include "pairs-inl.h"
 #include "objectives-inl.h"
 #include "tiles-inl.h"
+#include "rows-inl.h"
 #include "sampled-inl.h"
 #include "candidates-inl.h"
-#include "rows-inl.h"
 #include "ranking-inl.h"
 
 namespace kgfast {
@@ -94,11 +94,8 @@ template <class F> struct Table {
   static void topk(const ScanArguments<F>& a, int64_t k, F* scores, int64_t* ids) {
     with_similarity(a.similarity, [&](auto sim) { KGFAST_LEVEL::topk<decltype(sim)>(a, k, scores, ids); });
   }
-  static void reduce_rows(const RowSources<F>& a, const uint64_t* order, int64_t order_count, const int64_t* unique_starts,
-                          int64_t unique_count, const Sink<F>& sink) {
-    with_similarity(a.similarity, [&](auto sim) {
-      KGFAST_LEVEL::reduce_rows<decltype(sim)>(a, order, order_count, unique_starts, unique_count, sink);
-    });
+  static void reduce_rows(const RowSources<F>& a, const RowOrder& order, const Sink<F>& sink) {
+    with_similarity(a.similarity, [&](auto sim) { KGFAST_LEVEL::reduce_rows<decltype(sim)>(a, order, sink); });
   }
   static constexpr Kernels<F> kernels = {
       queries,      queries_adjoint, pair_scores, pair_query_gradient, all_scores,  all_scores_gradient,

@@ -18,14 +18,22 @@ KG_HD auto coordinate_part(const F* x, int64_t d, int64_t half, int64_t n) {
   else return load_part(x + d, n);
 }
 
+// `next` (or null): rows wanted soon, of which each step along d asks for the same line.
 template <class Sim, int R, class F>
-KG_HD void score_rows(const F* x, const F* const* rows, int64_t dim, F* out) {
+KG_HD void score_rows(const F* x, const F* const* rows, const F* const* next, int64_t dim, F* out) {
   constexpr int kLanes = Lanes<F>::kCount;
   const int64_t length = Sim::kTag == Similarity::kModulus ? dim / 2 : dim, half = dim / 2;
   typename Lanes<F>::V sum[R] = {};
   int64_t d = 0;
   for (; d + kLanes <= length; d += kLanes) {
     const auto u = coordinate<Sim>(x, d, half);
+    if (next) {
+#pragma GCC unroll 8
+      for (int k = 0; k < R; ++k) {
+        __builtin_prefetch(next[k] + d);
+        if (Sim::kTag == Similarity::kModulus) __builtin_prefetch(next[k] + d + half);
+      }
+    }
 #pragma GCC unroll 8
     for (int k = 0; k < R; ++k) sum[k] = Sim::accumulate(sum[k], u, coordinate<Sim>(rows[k], d, half));
   }
@@ -40,12 +48,8 @@ KG_HD void score_rows(const F* x, const F* const* rows, int64_t dim, F* out) {
 template <class Sim, class F>
 static void score_pairs(const F* x, const F* const* rows, int64_t count, int64_t dim, F* out) {
   int64_t k = 0;
-  for (; k + 8 <= count; k += 8) {
-    for (int64_t next = k + 8; next < k + 16 && next < count; ++next)
-      for (int64_t line = 0; line < 4; ++line) __builtin_prefetch(rows[next] + line * (64 / sizeof(F)));
-    score_rows<Sim, 8>(x, rows + k, dim, out + k);
-  }
-  for (; k < count; ++k) score_rows<Sim, 1>(x, rows + k, dim, out + k);
+  for (; k + 8 <= count; k += 8) score_rows<Sim, 8>(x, rows + k, k + 16 <= count ? rows + k + 8 : nullptr, dim, out + k);
+  for (; k < count; ++k) score_rows<Sim, 1, F>(x, rows + k, nullptr, dim, out + k);
 }
 
 template <class Sim, int V, class F>

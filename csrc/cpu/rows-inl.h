@@ -46,36 +46,37 @@ static inline void apply_row(const Sink<F>& s, int64_t row, int64_t place, int64
 }
 
 template <class Sim, class F>
-static void reduce_rows(const RowSources<F>& a, const uint64_t* order, int64_t order_count, const int64_t* unique_starts,
-                        int64_t unique_count, const Sink<F>& sink) {
+static void reduce_rows(const RowSources<F>& a, const RowOrder& order, const Sink<F>& sink) {
   constexpr int64_t kBatch = 256;
+  const uint64_t* entries = order.entries;
   const int64_t pairs = a.queries * a.width;
   const F** pointers = scratch<const F*>(kPointers, kBatch * a.threads);
   F* buffers = scratch<F>(kGradient, (a.dim + 64 + kBatch) * a.threads);
-  parallel_for(unique_count, 64, a.threads, [&](int64_t begin, int64_t end, int worker) {
+  parallel_for(order.unique, 64, a.threads, [&](int64_t begin, int64_t end, int worker) {
     const F** rows = pointers + kBatch * worker;
     F *gradient = buffers + (a.dim + 64 + kBatch) * worker, *coefficients = gradient + a.dim + 64;
     for (int64_t u = begin; u < end; ++u) {
-      const int64_t start = unique_starts[u], stop = u + 1 < unique_count ? unique_starts[u + 1] : order_count;
-      const int64_t id = int64_t(order[start] >> 32);
+      const int64_t start = order.starts[u], stop = order.starts[u + 1];
+      if (a.single && int64_t(uint32_t(entries[start])) < pairs && a.single[uint32_t(entries[start])]) continue;
+      const int64_t id = int64_t(entries[start] >> 32);
       if (u + 1 < end) {
-        const char* next = reinterpret_cast<const char*>(sink.rows + int64_t(order[stop] >> 32) * a.dim);
+        const char* next = reinterpret_cast<const char*>(sink.rows + int64_t(entries[stop] >> 32) * a.dim);
         if (sink.update != Update::kSparse)
           for (int64_t line = 0; line < 8; ++line) __builtin_prefetch(next + 64 * line, 1);
       }
       for (int64_t d = 0; d < a.dim; ++d) gradient[d] = 0;
       int64_t i = start;
-      while (i < stop && int64_t(uint32_t(order[i])) < pairs) {
+      while (i < stop && int64_t(uint32_t(entries[i])) < pairs) {
         int64_t count = 0;
-        for (; i < stop && count < kBatch && int64_t(uint32_t(order[i])) < pairs; ++i, ++count) {
-          const int64_t position = uint32_t(order[i]);
-          rows[count] = a.query + position / a.width * a.dim;
+        for (; i < stop && count < kBatch && int64_t(uint32_t(entries[i])) < pairs; ++i, ++count) {
+          const int64_t position = uint32_t(entries[i]);
+          rows[count] = a.query + uint32_t(position) / uint32_t(a.width) * a.dim;
           coefficients[count] = a.pair_coefficients[position];
         }
         add_slopes<Sim>(a.table + id * a.dim, rows, coefficients, count, a.dim, gradient);
       }
       for (; i < stop; ++i) {
-        int64_t position = int64_t(uint32_t(order[i])) - pairs, source = 0;
+        int64_t position = int64_t(uint32_t(entries[i])) - pairs, source = 0;
         while (position >= a.extra_count[source]) position -= a.extra_count[source++];
         const F* extra = a.extra_rows[source] + position * a.dim;
 #pragma omp simd

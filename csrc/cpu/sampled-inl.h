@@ -33,22 +33,30 @@ template <class F> KG_HD int64_t padded_count(int64_t count) {
   return (count + Lanes<F>::kCount - 1) / Lanes<F>::kCount * Lanes<F>::kCount;
 }
 
+// Rows whose only pair in this step is one of query b: their gradient is known already, and they are in the cache still.
+template <class Sim, class F>
+static void finish_singles(const SampledArguments<F>& a, const SampledResults<F>& out, int64_t b, F* gradient) {
+  const int64_t width = 1 + a.count;
+  const F* query = a.query + b * a.dim;
+  for (int64_t k = b * width; k < (b + 1) * width; ++k) {
+    if (!a.single[k]) continue;
+    for (int64_t d = 0; d < a.dim; ++d) gradient[d] = 0;
+    add_slopes<Sim>(a.table + a.ids[k] * a.dim, &query, out.coefficients + k, 1, a.dim, gradient);
+    apply_row(a.finish, a.ids[k], 0, a.dim, gradient);
+  }
+}
+
 template <class Sim, class F>
 static void independent_loss(const SampledArguments<F>& a, const SampledResults<F>& out) {
-  const int64_t width = 1 + a.count, padded = padded_count<F>(a.count);
+  const int64_t width = 1 + a.count, padded = padded_count<F>(a.count), own = 2 * padded + width + a.dim;
   const F** pointers = scratch<const F*>(kPointers, width * a.threads);
-  F* buffers = scratch<F>(kScores, (2 * padded + 2 * width) * a.threads);
+  F* buffers = scratch<F>(kScores, own * a.threads);
   parallel_for(a.batch, 4, a.threads, [&](int64_t begin, int64_t end, int worker) {
     const F** rows = pointers + width * worker;
-    F *scores = buffers + (2 * padded + 2 * width) * worker, *gradient = scores + padded, *raw = gradient + padded;
+    F *scores = buffers + own * worker, *gradient = scores + padded, *raw = gradient + padded, *single = raw + width;
     for (int64_t b = begin; b < end; ++b) {
       const F* query = a.query + b * a.dim;
-      int64_t* ids = out.ids + b * width;
-      ids[0] = a.targets[b];
-      for (int64_t n = 0; n < a.count; ++n) {
-        const int64_t id = a.negatives[b * a.count + n];
-        ids[1 + n] = id < 0 ? a.targets[b] : id;
-      }
+      const int64_t* ids = a.ids + b * width;
       for (int64_t k = 0; k < width; ++k) rows[k] = a.table + ids[k] * a.dim;
       score_pairs<Sim>(query, rows, width, a.dim, raw);
       int64_t valid = 0;
@@ -66,6 +74,7 @@ static void independent_loss(const SampledArguments<F>& a, const SampledResults<
       F* d_query = out.d_query + b * a.dim;
       for (int64_t d = 0; d < a.dim; ++d) d_query[d] = 0;
       add_slopes<Sim>(query, rows, coefficients, width, a.dim, d_query);
+      if (a.single) finish_singles<Sim>(a, out, b, single);
     }
   });
 }

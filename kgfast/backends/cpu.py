@@ -6,6 +6,8 @@ Ids are checked here, where compiled graphs pass too: no kernel touches memory b
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -167,10 +169,50 @@ def all_scores_gradient(g, scores, query, table, similarity: int):
     return d_query, d_table
 
 
+class Pairs(NamedTuple):
+    """The pairs of a step and all its row ids in ascending order: entries (id << 32 | position), of unique row u from
+    starts[u] on. Positions count the pairs first, then the ready rows. single[position]: that pair is all that the step
+    has of its row, which the loss has updated already; empty where it has not."""
+
+    ids: Tensor
+    entries: Tensor
+    starts: Tensor
+    unique: int
+    single: Tensor
+
+    def unique_ids(self) -> Tensor:
+        return self.entries[self.starts[: self.unique]] >> 32
+
+
+def pair_ids(targets, negatives, allocate=fresh) -> Tensor:
+    """[B, 1 + N]: each row's target, then its negatives; the target again in place of a masked one (-1)."""
+    batch, count = negatives.shape
+    ids = allocate("ids", (batch, 1 + count), torch.int64)
+    _C.pair_ids(pointer(targets), pointer(negatives), batch, count, threads(), pointer(ids))
+    return ids
+
+
+def order_rows(ids, ready, rows: int, single: bool = False, allocate=fresh) -> Pairs:
+    """The order of the ids of pairs (any shape) and of ready rows ([M] each), all below `rows`."""
+    sources = [ids, *ready]
+    total = sum(source.numel() for source in sources)
+    entries = allocate("order_entries", (total,), torch.int64)
+    starts = allocate("order_starts", (total + 1,), torch.int64)
+    flags = allocate("order_single", (ids.numel() if single else 0,), torch.uint8)
+    addresses = [(pointer(source), source.numel()) for source in sources]
+    unique = _C.order_rows(addresses, rows, threads(), pointer(entries), pointer(starts), pointer(flags))
+    return Pairs(ids, entries, starts, unique, flags)
+
+
 def sampled_loss(query, table, targets, negatives, starts, ends, known, weights, similarity: int, objective: int,
-                 margin: float, temperature: float, gradient: bool, allocate=fresh, check=True):  # fmt: skip
+                 margin: float, temperature: float, gradient: bool, allocate=fresh, check=True, ready=None,
+                 into=None):  # fmt: skip
     """losses [B] (weighted), d_query, and where the rows' gradients come from: pairs (ids, coefficients) [B, K] and
-    d_negatives [G, N, D] (shared lists only). Without gradient only losses are filled."""
+    d_negatives [G, N, D] (shared lists only). Without gradient only losses are filled.
+
+    A step says which `ready` rows (ids) and what sink (`into`) the row pass will get: ids are then sorted here, and
+    where rows rarely have a second pair, those with one only are updated at once, while they are in the cache.
+    """
     batch, dim = query.shape
     groups, count = negatives.shape
     if check:
@@ -178,19 +220,24 @@ def sampled_loss(query, table, targets, negatives, starts, ends, known, weights,
         check_csr("known", starts, ends, known, len(table))
     width = 1 + count if groups == batch else 1
     losses = allocate("losses", (batch,), query.dtype)
-    ids = allocate("ids", (batch, width), torch.int64)
+    if groups == batch:
+        pairs = ids = pair_ids(targets, negatives, allocate)
+    else:
+        pairs = ids = allocate("ids", (batch, width), torch.int64).copy_(targets[:, None])
     coefficients = allocate("coefficients", (batch, width), query.dtype)
     d_query = allocate("d_query", (batch if gradient else 0, dim), query.dtype)
     lists = (groups, count) if gradient and groups != batch else (0, 0)
     d_negatives = allocate("d_negatives", (*lists, dim), query.dtype)
-    if groups != batch:
-        ids.copy_(targets[:, None])
+    single, finish = 0, None
+    if ready is not None and groups == batch:
+        pairs = order_rows(ids, ready, len(table), ids.numel() < len(table), allocate)
+        single, finish = pointer(pairs.single), into
     _C.sampled_loss(DTYPES[query.dtype], similarity, objective, margin, temperature, pointer(query), pointer(table),
                     pointer(targets), pointer(negatives), pointer(starts), pointer(ends), pointer(known),
-                    pointer(weights), batch, groups, count, dim, threads(), pointer(losses),
-                    pointer(d_query) if gradient else 0, pointer(ids), pointer(coefficients),
+                    pointer(weights), batch, groups, count, dim, threads(), pointer(ids), single, finish,
+                    pointer(losses), pointer(d_query) if gradient else 0, pointer(coefficients),
                     pointer(d_negatives))  # fmt: skip
-    return losses, d_query, ids, coefficients, d_negatives
+    return losses, d_query, pairs, coefficients, d_negatives
 
 
 def candidate_loss(query, table, bias, starts, ends, answers, weights, similarity: int, objective: int,
@@ -245,31 +292,29 @@ def sink(update: str, rows: Tensor, state1=None, state2=None, lr=0.0, eps=0.0, b
     return (UPDATES[update], pointer(rows), *states, lr, eps, beta1, beta2, step)
 
 
-def reduce_rows(query, table, ids, coefficients, extras, similarity: int, into, unique_ids=None) -> int:
-    """The pass over touched rows; `extras` are (ids [M], rows [M, D]); `into` is a sink. Returns how many rows."""
-    sources = [(pointer(rows_ids), pointer(rows), len(rows_ids)) for rows_ids, rows in extras]
-    queries_count, width = ids.shape
-    return _C.reduce_rows(DTYPES[table.dtype], similarity, pointer(query), pointer(table), pointer(ids),
-                          pointer(coefficients), queries_count, width, table.shape[1], len(table), sources, threads(),
-                          into, 0 if unique_ids is None else pointer(unique_ids))  # fmt: skip
+def reduce_rows(query, table, pairs, coefficients, extras, similarity: int, into) -> None:
+    """The pass over touched rows: those of `pairs` (ids [B, K], or Pairs whose `ready` were the ids of `extras`), and
+    of `extras`, (ids [M], rows [M, D]) each; `into` is a sink."""
+    if not isinstance(pairs, Pairs):
+        pairs = order_rows(pairs, [ids for ids, _ in extras], len(table))
+    queries_count, width = pairs.ids.shape
+    _C.reduce_rows(DTYPES[table.dtype], similarity, pointer(query), pointer(table), pointer(coefficients),
+                   queries_count, width, table.shape[1], [(pointer(rows), len(rows)) for _, rows in extras], threads(),
+                   (pointer(pairs.entries), pointer(pairs.starts), pairs.unique), pointer(pairs.single),
+                   into)  # fmt: skip
 
 
 def table_gradient(query, table, ids, coefficients, extra_ids, extra_rows, similarity: int):
     d_table = torch.zeros_like(table)
-    extras = [(extra_ids, extra_rows)]
-    reduce_rows(query, table, ids, coefficients, extras, similarity, sink("dense", d_table))
+    reduce_rows(query, table, ids, coefficients, [(extra_ids, extra_rows)], similarity, sink("dense", d_table))
     return d_table
 
 
 def table_gradient_rows(query, table, ids, coefficients, extra_ids, extra_rows, similarity: int):
-    most = ids.numel() + len(extra_ids)
-    unique_ids = torch.empty(most, dtype=torch.int64)
-    # one sort to count, one to fill: the rows are what costs memory
-    distinct = torch.unique(torch.cat([ids.flatten(), extra_ids])).numel() if most else 0
-    rows = table.new_zeros((distinct, table.shape[1]))
-    extras = [(extra_ids, extra_rows)]
-    reduce_rows(query, table, ids, coefficients, extras, similarity, sink("sparse", rows), unique_ids)
-    return unique_ids[:distinct].clone(), rows
+    pairs = order_rows(ids, [extra_ids], len(table))
+    rows = table.new_zeros((pairs.unique, table.shape[1]))
+    reduce_rows(query, table, pairs, coefficients, [(extra_ids, extra_rows)], similarity, sink("sparse", rows))
+    return pairs.unique_ids(), rows
 
 
 def update_all_rows(gradients, into) -> None:

@@ -21,6 +21,23 @@ struct Known {
   const int64_t *starts, *ends, *ids;
 };
 
+// Ids of a step in ascending order: entries are (id << 32 | position), row u's are [starts[u], starts[u + 1]). Positions
+// count the pairs first, then the ready rows.
+struct RowOrder {
+  const uint64_t* entries;
+  const int64_t* starts;
+  int64_t unique;
+};
+
+// What to do with the gradient of a touched row.
+template <class F> struct Sink {
+  Update update;
+  F* rows;  // the table (in place), or the output of kDense [count, dim] / kSparse [unique, dim]
+  F *state1, *state2;
+  F lr, eps, beta1, beta2;
+  F adam_rate;  // lr with both corrections of Adam's bias
+};
+
 template <class F> struct SampledArguments {
   Similarity similarity;
   Objective objective;
@@ -31,11 +48,13 @@ template <class F> struct SampledArguments {
   const F* weights;  // [batch], already divided by their sum
   int64_t batch, groups, count, dim;
   int threads;
+  const int64_t* ids;     // independent negatives: [batch, 1 + count] of pair_ids()
+  const uint8_t* single;  // [batch, 1 + count] whether the pair is all that a step has of its row, which `finish` updates
+  Sink<F> finish;         // at once, while the row is in the cache; or null
 };
 template <class F> struct SampledResults {
   F* losses;              // [batch], weighted
   F* d_query;             // [batch, dim], null where no gradient is wanted
-  int64_t* ids;           // independent negatives: [batch, 1 + count], the target first
   F* coefficients;        // independent: [batch, 1 + count]; shared: [batch], the target's
   F* d_negatives;         // shared: [groups, count, dim]
 };
@@ -62,26 +81,16 @@ template <class F> struct ScanArguments {
   int threads;
 };
 
-// What to do with the gradient of a touched row.
-template <class F> struct Sink {
-  Update update;
-  F* rows;  // the table (in place), or the output of kDense [count, dim] / kSparse [unique, dim]
-  F *state1, *state2;
-  F lr, eps, beta1, beta2;
-  F adam_rate;  // lr with both corrections of Adam's bias
-};
-
 // Gradients of rows from pairs (query, id, coefficient) and from ready rows (ids, gradients).
 template <class F> struct RowSources {
   Similarity similarity;
   const F *query, *table;
-  const int64_t* pair_ids;      // [queries, width]
   const F* pair_coefficients;   // [queries, width]
-  int64_t queries, width, dim, table_rows;
-  const int64_t* extra_ids[4];  // [extra_count]
+  int64_t queries, width, dim;
   const F* extra_rows[4];       // [extra_count, dim]
   int64_t extra_count[4];
   int threads;
+  const uint8_t* single;  // by position: rows that were updated before; or null
 };
 
 template <class F> struct Kernels {
@@ -99,8 +108,7 @@ template <class F> struct Kernels {
   void (*candidate_loss)(const CandidateArguments<F>&, const CandidateResults<F>&);
   void (*rank)(const ScanArguments<F>&, const int64_t* targets, int64_t* greater, int64_t* equal, F* target_scores);
   void (*topk)(const ScanArguments<F>&, int64_t k, F* scores, int64_t* ids);
-  void (*reduce_rows)(const RowSources<F>&, const uint64_t* order, int64_t order_count, const int64_t* unique_starts,
-                      int64_t unique_count, const Sink<F>&);
+  void (*reduce_rows)(const RowSources<F>&, const RowOrder&, const Sink<F>&);
   void (*update_all_rows)(int64_t rows, int64_t dim, const F* gradients, const Sink<F>&, int threads);
   void (*regularizer)(Regularizer, int parts, F weight, const F* table, const int64_t* ids, int64_t count, int64_t dim,
                       int threads, F* gradients);
@@ -136,11 +144,16 @@ struct SampleArguments {
 };
 void sample(const SampleArguments&, int64_t* ids);
 
-// Stable order of all source ids: entries (id << 32 | position), ascending. Returns the sorted entries (workspace).
-const uint64_t* sort_ids(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, int threads);
+// ids [batch, 1 + count]: the target, then the negatives, the target again in place of a masked one (-1).
+void pair_ids(const int64_t* targets, const int64_t* negatives, int64_t batch, int64_t count, int threads, int64_t* ids);
+
+// Stable order of all source ids, of which the first holds the pairs. Writes entries [total], starts [total + 1] and, if
+// not null, single [pairs]: whether the pair is the only source of its row. Returns the number of unique ids.
+int64_t sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, int threads, uint64_t* entries,
+                  int64_t* starts, uint8_t* single);
 
 // Grow-only workspaces of the calling thread, one per purpose, 64-byte aligned; released by release_scratch().
-enum Slot { kPointers, kPanel, kEdge, kWeights, kPacked, kScores, kCandidates, kGradient, kTargets, kSortA, kSortB, kHistogram, kSlots };
+enum Slot { kPointers, kPanel, kEdge, kWeights, kPacked, kScores, kCandidates, kGradient, kTargets, kSort, kHistogram, kSlots };
 // Moves memory that is in use already onto huge pages where the system can: random rows then cost no walk of page tables.
 // Returns whether it did; contents don't change.
 bool use_huge_pages(void* memory, int64_t bytes);
