@@ -23,8 +23,8 @@ COMPACT_BLOCK = 1024
 
 
 @triton.jit
-def compact(weights, starts, ends, rows, counted, largest, batch, OBJECTIVE: tl.constexpr, SUM: tl.constexpr,
-            BLOCK: tl.constexpr):  # fmt: skip
+def compact_rows(weights, starts, ends, rows, counted, largest, batch, OBJECTIVE, SUM: tl.constexpr,
+                 BLOCK: tl.constexpr):  # fmt: skip
     """rows: the rows that count, in order; counted: how many; largest: max |weight|. One program."""
     count = 0
     most = tl.zeros((), SUM)
@@ -57,7 +57,8 @@ def score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, first,
         row = place
     sum = tl.zeros((ROWS, COLUMNS), SUM)
     if HAS_BIAS:  # only dot products have one; to begin with it costs no registers later
-        sum += tl.load(bias + first + columns, mask=columns < here, other=0.0).to(SUM)[None, :]
+        there = tl.where(bias.to(tl.int64) != 0, here, 0)  # in a group some tasks have none
+        sum += tl.load(bias + first + columns, mask=columns < there, other=0.0).to(SUM)[None, :]
     table += tl.cast(first - origin, tl.int64) * t_row
     return score_tile(sum, query, q_row, q_d, row, table, t_row, t_d, read, dim, SIMILARITY, SUM, PRECISION, ROWS,
                       COLUMNS, DEPTH)  # fmt: skip
@@ -100,17 +101,16 @@ def statistics_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, an
 
 @triton.jit
 def losses_block(weights, rows, counted, largest, total, right, losses, log_total, block, splits, batch, count,
-                 FIRST, LAST, OBJECTIVE, SUM: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Joins the statistics of a panel's tiles, 1 .. splits, and (unless FIRST) those at 0, of the panels before it: at 0
-    again, or LAST as losses and log-sum-exps. Returns the losses of BLOCK rows, 0 where there is none."""
+                 BEGIN, LAST, OBJECTIVE, SUM: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """Joins the statistics of a panel's tiles, 1 .. splits, and, where BEGIN is 0 and not 1, those at 0, of the panels
+    before it: at 0 again, or LAST as losses and log-sum-exps. Returns the losses of BLOCK rows, 0 where there is none."""
     place = block * BLOCK + tl.arange(0, BLOCK)
     kept = place < counted
     row = tl.load(rows + place, mask=kept, other=0).to(tl.int64)
     top = tl.full((BLOCK,), float("-inf"), SUM)
     sum = tl.zeros((BLOCK,), SUM)
     at_labels = tl.zeros((BLOCK,), SUM)
-    begin = 1 if FIRST else 0
-    for split in range(begin, splits + 1):
+    for split in range(BEGIN, splits + 1):
         at = split * batch + place
         part = tl.load(total + at, mask=kept, other=0.0)
         at_labels += tl.load(right + at, mask=kept, other=0.0)
@@ -215,6 +215,12 @@ def slopes_block(g, g_x, g_y, x, x_ids, x_count, y, y_ids, y_count, scale, sums,
 
 
 @triton.jit
+def compact(weights, starts, ends, rows, counted, largest, batch, OBJECTIVE: tl.constexpr, SUM: tl.constexpr,
+            BLOCK: tl.constexpr):  # fmt: skip
+    compact_rows(weights, starts, ends, rows, counted, largest, batch, OBJECTIVE, SUM, BLOCK)
+
+
+@triton.jit
 def statistics(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, counted, largest, total, right,
                origin, end, batch, dim, share: tl.int64, floor: tl.int64, HAS_BIAS: tl.constexpr,
                OBJECTIVE: tl.constexpr, SMOOTH: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
@@ -231,10 +237,10 @@ def statistics(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers
 
 
 @triton.jit
-def losses(weights, rows, counted, largest, total, right, losses, log_total, splits, batch, count, FIRST: tl.constexpr,
+def losses(weights, rows, counted, largest, total, right, losses, log_total, splits, batch, count, BEGIN: tl.constexpr,
            LAST: tl.constexpr, OBJECTIVE: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     losses_block(weights, rows, tl.load(counted), largest, total, right, losses, log_total, tl.program_id(0), splits,
-                 batch, count, FIRST, LAST, OBJECTIVE, SUM, BLOCK)  # fmt: skip
+                 batch, count, BEGIN, LAST, OBJECTIVE, SUM, BLOCK)  # fmt: skip
 
 
 @triton.jit
@@ -334,7 +340,7 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
             end, batch, dim, SMOOTH=smoothing != 0, **labels, **kind, **block(sizes), GROUP=GROUP,
         )  # fmt: skip
         losses[(ceil_div(batch, 128),)](weights, rows, counted, largest, total, right, out, log_total, columns, batch,
-                                        count, begin == 0, end == count, objective, kind["SUM"], 128)  # fmt: skip
+                                        count, int(begin == 0), end == count, objective, kind["SUM"], 128)  # fmt: skip
     if not gradient:
         return out, d_query, d_table, d_bias
 

@@ -65,12 +65,12 @@ def describe(kernel, arguments: dict, options: dict) -> Signature:
         elif isinstance(value, bool):
             types[name] = "i1"
         elif isinstance(value, int):
-            fixed = parameter.annotation_type or parameter.do_not_specialize
-            if value == 1 and not fixed:
+            free = not parameter.do_not_specialize
+            if value == 1 and free:
                 constants[name] = value
                 continue
             types[name] = parameter.annotation_type or ("i32" if -(2**31) <= value < 2**31 else "i64")
-            if value % 16 == 0 and not fixed:
+            if value % 16 == 0 and free:
                 multiples.append(name)
         elif isinstance(value, float):
             types[name] = "fp32"
