@@ -27,6 +27,7 @@ class CMakeBuild(build_ext):
             "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DKGFAST_OUTPUT={target}", f"-DKGFAST_VERSION={self.distribution.get_version()}",
+            f"-DKGFAST_CUDA={os.environ.get('KGFAST_CUDA', 'AUTO')}",
         ]  # fmt: skip
         # cmake and ninja may be those of this environment, which need not be active
         path = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")

@@ -4,7 +4,6 @@
 
 #include <pybind11/stl.h>
 
-#include <cmath>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -52,20 +51,17 @@ Where where_of(const std::pair<bool, Address>& target) { return {target.first, a
   } while (false)
 
 using Target = std::pair<bool, Address>;
-// (update, rows, state1, state2, lr, eps, beta1, beta2, step), as for the CPU
-using SinkTuple = std::tuple<int, Address, Address, Address, double, double, double, double, int64_t>;
+// (update, rows, state1, state2, constants): lr, eps, beta1, beta2 and Adam's rate are float64 in memory
+using SinkTuple = std::tuple<int, Address, Address, Address, Address>;
 generic::UpdateRule<float> rule_at(const SinkTuple& s) {
-  // the corrections must be of the same rounded betas that the moments are made with
-  const double lr = std::get<4>(s), beta1 = float(std::get<6>(s)), beta2 = float(std::get<7>(s)), step = double(std::get<8>(s));
-  const double rate = lr * std::sqrt(1 - std::pow(beta2, step)) / (1 - std::pow(beta1, step));
-  return {Update(std::get<0>(s)), at<float>(std::get<1>(s)), at<float>(std::get<2>(s)), at<float>(std::get<3>(s)), float(lr),
-          float(std::get<5>(s)), float(beta1), float(beta2), float(rate)};
+  const auto& [update, rows, state1, state2, constants] = s;
+  return {Update(update), at<float>(rows), at<float>(state1), at<float>(state2), at<const double>(constants), 0, 0, 0, 0, 0};
 }
 
-void sample(Target target, uint64_t seed, uint64_t step, int side, int64_t lists, int64_t count, int64_t entities, Address thresholds,
+void sample(Target target, uint64_t seed, uint64_t step, Address step_at, int side, int64_t lists, int64_t count, int64_t entities, Address thresholds,
             Address aliases, Address starts, Address ends, Address known, Address ids) {
   const Where where = where_of(target);
-  const generic::Draws draws{seed, step, Side(side), entities, at<const int64_t>(thresholds), at<const int64_t>(aliases)};
+  const generic::Draws draws{seed, step, at<const int64_t>(step_at), Side(side), entities, at<const int64_t>(thresholds), at<const int64_t>(aliases)};
   KGFAST_RUN(where, sample(draws, ranges_at(starts, ends, known), lists, count, at<int64_t>(ids), where.stream));
 }
 

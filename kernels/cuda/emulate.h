@@ -3,13 +3,17 @@
 // shared memory starts as NaN.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <map>
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace kgfast {
@@ -19,36 +23,33 @@ class Machine {
  public:
   static constexpr int kMost = 8;  // values that a thread hands to a collective
 
-  Machine(int threads, int64_t shared_bytes) : threads_(threads), fibers_(threads), slots_(2 * threads * kMost), warps_(threads / 32) {
-    memory_.resize(size_t(shared_bytes) + 16);
-    for (Fiber& fiber : fibers_) fiber.stack.resize(128 << 10);
+  explicit Machine(int threads) : threads_(threads), fibers_(threads), slots_(2 * threads * kMost), warps_(threads / 32) {
+    for (Fiber& fiber : fibers_) {
+      fiber.stack.resize(64 << 10);
+      getcontext(&fiber.context);
+      fiber.context.uc_stack.ss_sp = fiber.stack.data();
+      fiber.context.uc_stack.ss_size = fiber.stack.size();
+      fiber.context.uc_link = nullptr;
+      makecontext(&fiber.context, &Machine::start, 0);
+    }
   }
 
-  template <class Body> void run(const Body& body, int64_t x, int y) {
-    Machine* before = current();
+  // Runs a block; after an error the machine is of no use any more, as some threads have not returned.
+  template <class Body> void run(const Body& body, int64_t shared_bytes, int64_t x, int y) {
     current() = this;
     block_x_ = x, block_y_ = y, block_ = Barrier{}, done_ = 0;
     for (Barrier& barrier : warps_) barrier = Barrier{};
-    std::memset(memory_.data(), 0xff, memory_.size());
+    memory_.assign(size_t(shared_bytes) + 16, char(0xff));
     call_ = [](const void* kernel) { (*static_cast<const Body*>(kernel))(); };
     kernel_ = &body;
-    for (int t = 0; t < threads_; ++t) {
-      getcontext(&fibers_[t].context);
-      fibers_[t].context.uc_stack.ss_sp = fibers_[t].stack.data();
-      fibers_[t].context.uc_stack.ss_size = fibers_[t].stack.size();
-      fibers_[t].context.uc_link = &scheduler_;
-      fibers_[t].done = false;
-      makecontext(&fibers_[t].context, &Machine::start, 0);
-    }
+    for (Fiber& fiber : fibers_) fiber.done = false;
     while (done_ < threads_ && error_.empty()) {
       const int64_t before_round = progress_;
       for (thread_ = 0; thread_ < threads_; ++thread_)
-        if (!fibers_[thread_].done) swapcontext(&scheduler_, &fibers_[thread_].context);
-      if (progress_ == before_round) {
+        if (!fibers_[thread_].done) resume(fibers_[thread_]);
+      if (progress_ == before_round)
         error_ = "a block waits for ever: some of its threads never reach a barrier or a sum over a warp";
-      }
     }
-    current() = before;
     if (!error_.empty()) throw std::runtime_error(error_);
   }
 
@@ -80,9 +81,10 @@ class Machine {
 
  private:
   struct Fiber {
-    ucontext_t context;
+    ucontext_t context;  // to begin with; jumps are faster afterwards, as they leave signals alone
+    jmp_buf place;
     std::vector<char> stack;
-    bool done = false;
+    bool begun = false, done = false;
   };
   struct Barrier {
     int arrived = 0;
@@ -96,17 +98,30 @@ class Machine {
       barrier.arrived = 0, ++barrier.generation;
       return;
     }
-    while (barrier.generation == generation) swapcontext(&fibers_[thread_].context, &scheduler_);
+    while (barrier.generation == generation) pause(fibers_[thread_]);
+  }
+  __attribute__((noinline)) void resume(Fiber& fiber) {
+    if (_setjmp(scheduler_)) return;
+    if (fiber.begun) _longjmp(fiber.place, 1);
+    fiber.begun = true;
+    setcontext(&fiber.context);
+  }
+  __attribute__((noinline)) void pause(Fiber& fiber) {
+    if (!_setjmp(fiber.place)) _longjmp(scheduler_, 1);
   }
   static void start() {
     Machine& machine = *current();
-    try {
-      machine.call_(machine.kernel_);
-    } catch (const std::exception& error) {  // no exception may leave a coroutine
-      machine.error_ = error.what();
+    Fiber& fiber = machine.fibers_[machine.thread_];
+    while (true) {  // one block after the other
+      try {
+        machine.call_(machine.kernel_);
+      } catch (const std::exception& error) {  // no exception may leave a thread
+        machine.error_ = error.what();
+      }
+      fiber.done = true;
+      ++machine.done_, ++machine.progress_;
+      machine.pause(fiber);
     }
-    machine.fibers_[machine.thread_].done = true;
-    ++machine.done_, ++machine.progress_;
   }
 
   int threads_, thread_ = 0, block_y_ = 0, done_ = 0;
@@ -116,7 +131,7 @@ class Machine {
   std::vector<Barrier> warps_;
   Barrier block_;
   std::vector<char> memory_;
-  ucontext_t scheduler_{};
+  jmp_buf scheduler_;
   void (*call_)(const void*) = nullptr;
   const void* kernel_ = nullptr;
   std::string error_;
@@ -145,12 +160,14 @@ inline void store_four(float* to, const float* x) {
   std::memcpy(to, x, 16);
 }
 
-struct Grid;
 template <class Body, class G> void launch(const Body& body, G grid, int64_t shared_bytes, void*) {
+  static thread_local std::map<int, std::unique_ptr<Machine>> machines;
   if (grid.x == 0 || grid.y == 0) return;
-  Machine machine(Body::kThreads, shared_bytes);
+  std::unique_ptr<Machine> machine = std::move(machines[Body::kThreads]);
+  if (!machine) machine = std::make_unique<Machine>(Body::kThreads);
   for (int y = 0; y < grid.y; ++y)
-    for (int64_t x = 0; x < grid.x; ++x) machine.run(body, x, y);
+    for (int64_t x = 0; x < grid.x; ++x) machine->run(body, shared_bytes, x, y);
+  machines[Body::kThreads] = std::move(machine);  // not after an error
 }
 
 }  // namespace host

@@ -60,7 +60,7 @@ KG_DEVICE void store_four(float* to, const float* x) {
 inline void check(cudaError_t status) {
   if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
 }
-template <class Body> __global__ void __launch_bounds__(Body::kThreads) run(const __grid_constant__ Body body) { body(); }
+template <class Body> __global__ void __launch_bounds__(Body::kThreads, 1) run(const __grid_constant__ Body body) { body(); }
 
 // Runs body() in grid.x * grid.y blocks of Body::kThreads threads on the caller's stream.
 template <class Body> void launch(const Body& body, Grid grid, int64_t shared_bytes, void* stream) {

@@ -55,13 +55,14 @@ template <class Sim, int L, int V> struct RowTiles {
   static constexpr int kThreads = L == 32 ? 128 : L, kTeams = kThreads / L, kFlight = V <= 4 ? 4 : 2;
   static constexpr int64_t kShared = 64 * sizeof(float);
   SortedRows a;
-  Rule rule;
+  Rule given;
   bool aligned;
   int64_t tiles;
 
   KG_DEVICE void operator()() const {
     const int64_t tile = block_x() * kTeams + Team<L>::index();
     if (tile >= tiles) return;
+    const Rule rule = given.read();
     const int64_t begin = tile * kTilePairs, end = begin + kTilePairs < a.total ? begin + kTilePairs : a.total;
     const int rank = Team<L>::rank(), dim = int(a.dim);
     for (int64_t i = begin; i < end;) {
@@ -118,13 +119,14 @@ template <int L, int V> struct CrossingRows {
   static constexpr int kThreads = L == 32 ? 128 : L, kTeams = kThreads / L;
   static constexpr int64_t kShared = 64 * sizeof(float);
   SortedRows a;
-  Rule rule;
+  Rule given;
   bool aligned;
   int64_t tiles;
 
   KG_DEVICE void operator()() const {
     const int64_t tile = block_x() * kTeams + Team<L>::index();
     if (tile + 1 >= tiles) return;
+    const Rule rule = given.read();
     const int64_t begin = tile * kTilePairs, end = begin + kTilePairs, id = id_at(a, end - 1);
     if (id_at(a, end) != id) return;                                        // no row goes on
     if (tile > 0 && id_at(a, begin) == id && id_at(a, begin - 1) == id) return;  // it began before
@@ -179,12 +181,12 @@ struct WideRows {
   static constexpr int kThreads = 256;
   static constexpr int64_t kShared = 32 * sizeof(float);
   SortedRows a;
-  Rule rule;
+  Rule given;
 
   KG_DEVICE void operator()() const {
     const int64_t i = block_x(), id = id_at(a, i);
     if (i > 0 && id_at(a, i - 1) == id) return;
-    apply_wide<kThreads>(rule, id, place_at(a, i), a.dim, [&](int64_t d) {
+    apply_wide<kThreads>(given.read(), id, place_at(a, i), a.dim, [&](int64_t d) {
       float sum = 0;
       for (int64_t j = i; j < a.total && id_at(a, j) == id; ++j) sum += extra_row(a, uint32_t(a.entries[j]))[d];
       return sum;
@@ -197,11 +199,11 @@ struct AllRows {
   static constexpr int64_t kShared = 32 * sizeof(float);
   const float* gradients;
   int64_t dim;
-  Rule rule;
+  Rule given;
 
   KG_DEVICE void operator()() const {
     const float* g = gradients + block_x() * dim;
-    apply_wide<kThreads>(rule, block_x(), block_x(), dim, [&](int64_t d) { return g[d]; });
+    apply_wide<kThreads>(given.read(), block_x(), block_x(), dim, [&](int64_t d) { return g[d]; });
   }
 };
 

@@ -173,7 +173,7 @@ template <class Sim, bool kOfQueries> struct SharedSlopes {
         g[gj * (kTile + 1) + gi] = row < group.rows && negative < a.count ? a.scores[(group.first + row) * a.count + negative] : 0.f;
       }
       sync();
-#pragma unroll 4
+#pragma unroll 2
       for (int j = 0; j < kStep; ++j) {
         C v[4];
 #pragma unroll

@@ -8,13 +8,15 @@ namespace KGFAST_LEVEL {
 
 struct Draws {
   uint64_t seed, step;
+  const int64_t* step_at;  // where the step stands, if not null: what a captured graph reads must lie in memory
   Side side;
   int64_t entities;
   const int64_t *thresholds, *aliases;  // alias table [entities], or null
 
   KG_HD Words words(int64_t list, int64_t block, uint32_t attempt) const {
     const uint32_t side_bit = side == Side::kHead ? 1u << 31 : 0u;
-    return philox(seed, uint32_t(block) + side_bit + (attempt << 24), uint32_t(list), uint32_t(step), uint32_t(step >> 32));
+    const uint64_t now = step_at ? uint64_t(*step_at) : step;
+    return philox(seed, uint32_t(block) + side_bit + (attempt << 24), uint32_t(list), uint32_t(now), uint32_t(now >> 32));
   }
 };
 
