@@ -1,11 +1,13 @@
 """Question answering: what is read from a question, two heads that answer it, and their gated sum.
 
-    following   p_f(a) = sum_k h_k x_k[a]: mass that walks k hops (see `walk`), h = softmax over the number of hops
-    embedding   p_e(a) = softmax(similarity(query(topic, v), all entities)), v the relation row that the question makes
-    together    p(a) = g p_f(a) + (1 - g) p_e(a), g = sigmoid(gate of the question)
+    following   p_f(a) = sum_k h_k x_k[a]: mass that walks k = 0 .. K hops (see `walk`), h from the question
+    embedding   p_e(a) = softmax(similarity(query(topic + u, v), entities)), v the relation row that the question makes,
+                u a row that all topics share, so that what suits any topic need not be learned by each
+    together    p(a) ~ p_f(a)^alpha p_e(a)^beta, a gated sum of log likelihoods; alpha and beta depend on how much mass
+                found its way along known edges
 
-The embedding head is EmbedKGQA's (Saxena et al. 2020), with every score; the following head is TransferNet's (Shi et al.
-2021).
+The embedding head is EmbedKGQA's (Saxena et al. 2020), with every score; the following head is TransferNet's (Shi et
+al. 2021).
 """
 
 from __future__ import annotations
@@ -16,52 +18,68 @@ import torch
 from torch import Tensor, nn
 
 from kgfast import reference
-from kgfast.autograd import AllScores
-from kgfast.backends.cpu import SIMILARITIES
+from kgfast.joint.fill import Fill, all_scores
 from kgfast.joint.packed import Encoded
-from kgfast.joint.walk import Edges, Links, walk
+from kgfast.joint.walk import Edges, walk
 
 HEADS = ("following", "embedding")
-TINY = 1e-9  # below it a probability counts as this, so that an answer out of reach has a finite loss
+FLOOR = 1e-2  # mass spread over all entities where following meets the gate, so that no answer is ruled out
 
 
 @dataclass(frozen=True)
 class Reading:
     """What B questions say.
 
-    attention [K, 2R, B]: the relations of each hop, summing to 1; hops [K, B]: how many hops, summing to 1;
-    row [B, W]: the question as a relation row; gate [B]: logit of trusting the walk.
+    attention [K, 2R, B]: the relations of each hop, summing to 1; hops [K + 1, B]: how many hops, summing to 1;
+    row [B, W]: the question as a relation row; shared [D]: what all topics have in common.
     """
 
     attention: Tensor
     hops: Tensor
     row: Tensor
-    gate: Tensor
+    shared: Tensor
 
 
 class Reader(nn.Module):
-    """Encoded questions -> Reading. Hop k looks at the tokens by its own attention, then at the relations.
+    """Encoded questions -> Reading. Hop k looks at the tokens, then at the relations.
 
     c_k = sum_i softmax_i(hidden_i . u_k / sqrt H) hidden_i        a_k = softmax(W_r c_k + b_r)
-    h = softmax(W_h pooled)      v = W_v pooled      g = w_g . pooled
+    h = softmax(W_h pooled)      v = W_v pooled
     """
 
-    def __init__(self, hidden: int, hops: int, num_relations: int, relation_width: int, dropout: float = 0.0):
+    def __init__(self, hidden: int, hops: int, num_relations: int, dim: int, relation_width: int, dropout: float = 0.0):
         super().__init__()
         self.looks = nn.Parameter(torch.randn(hops, hidden) * hidden**-0.5)
         self.relations = nn.Linear(hidden, 2 * num_relations)
-        self.hops = nn.Linear(hidden, hops)
+        self.hops = nn.Linear(hidden, hops + 1)
         self.row = nn.Linear(hidden, relation_width)
-        self.gate = nn.Linear(hidden, 1)
+        self.shared = nn.Parameter(torch.randn(dim) * 0.3)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, encoded: Encoded) -> Reading:
         pooled = self.dropout(encoded.pooled)
         seen = self.dropout(look(encoded.hidden, encoded.offsets, self.looks))
-        attention = self.relations(seen).softmax(-1)
-        return Reading(
-            attention.permute(1, 2, 0), self.hops(pooled).softmax(-1).t(), self.row(pooled), self.gate(pooled)[:, 0]
-        )
+        attention = self.relations(seen).softmax(-1).permute(1, 2, 0)
+        return Reading(attention, self.hops(pooled).softmax(-1).t(), self.row(pooled), self.shared)
+
+
+class Gate(nn.Module):
+    """Weights of both heads in the sum, from the part of the mass that walked along known edges alone.
+
+    alpha, beta = softplus(w log(known + 0.01) / 4 + b)
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.slopes = nn.Parameter(torch.zeros(2))
+        self.levels = nn.Parameter(torch.tensor([0.5, -1.0]))
+
+    def forward(self, following: Tensor, embedding: Tensor, known: Tensor) -> Tensor:
+        """log p [B, E] from p_f [E, B], log p_e [B, E] and the mass known [B]."""
+        level = (known.clamp(0, 1) + 0.01).log()[:, None] / 4
+        alpha, beta = nn.functional.softplus(level * self.slopes + self.levels).t()[:, :, None]
+        spread = following.t() + FLOOR / len(following)
+        return (alpha * spread.log() + beta * embedding).log_softmax(1)
 
 
 def look(hidden: Tensor, offsets: Tensor, looks: Tensor) -> Tensor:
@@ -70,51 +88,39 @@ def look(hidden: Tensor, offsets: Tensor, looks: Tensor) -> Tensor:
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=hidden.device), lengths)
     scores = hidden @ looks.t() * hidden.shape[1] ** -0.5
     shape = (len(lengths), scores.shape[1])
-    highest = scores.new_full(shape, -torch.inf).scatter_reduce(
-        0, owner[:, None].expand_as(scores), scores.detach(), "amax"
-    )
+    places = owner[:, None].expand_as(scores)
+    highest = scores.new_full(shape, -torch.inf).scatter_reduce(0, places, scores.detach(), "amax")
     weights = (scores - highest[owner]).exp()
-    total = weights.new_zeros(shape).index_add(0, owner, weights)
-    shares = weights / total[owner]
-    seen = hidden.new_zeros(len(lengths), shape[1], hidden.shape[1])
-    return seen.index_add(0, owner, shares[:, :, None] * hidden[:, None])
+    shares = weights / weights.new_zeros(shape).index_add(0, owner, weights)[owner]
+    return hidden.new_zeros(*shape, hidden.shape[1]).index_add(0, owner, shares[:, :, None] * hidden[:, None])
 
 
-def follow(topics: Tensor, reading: Reading, edges: Edges, links: Links | None = None) -> Tensor:
-    """p_f: [E, B]. Sums to 1 where no mass is lost, to less where it finds no edge."""
-    masses = walk(topics, reading.attention, edges, links)[1:]
+def follow(topics: Tensor, reading: Reading, edges: Edges, fill: Fill | None = None) -> Tensor:
+    """p_f: [E, B]. Sums to 1 where no mass is lost."""
+    masses = walk(topics, reading.attention, edges, fill)
     return sum(share * mass for share, mass in zip(reading.hops, masses, strict=True))
 
 
 def embedding_query(rows: Tensor, reading: Reading, score: str) -> Tensor:
-    """The topic's rows [B, D] transformed by the question as a relation: [B, D]."""
-    return reference.find_score(score).tail_query(rows, reading.row)
+    """The topics' rows [B, D] transformed by the questions as relations: [B, D]."""
+    return reference.find_score(score).tail_query(rows + reading.shared, reading.row)
 
 
 def embed(query: Tensor, table: Tensor, score: str) -> Tensor:
-    """p_e: [B, E]."""
-    similarity = SIMILARITIES.index(reference.find_score(score).similarity)
-    return AllScores.apply(query.contiguous(), table, similarity).softmax(1)
-
-
-def together(following: Tensor, embedding: Tensor, gate: Tensor) -> Tensor:
-    """g p_f + (1 - g) p_e for probabilities [.., B] of B questions."""
-    trust = gate.sigmoid()
-    return trust * following + (1 - trust) * embedding
+    """log p_e: [B, E]."""
+    return all_scores(query, table, score).log_softmax(1)
 
 
 def answer_metrics(probabilities: Tensor, offsets: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
     """(hits@1, F1) of each question: float64 [B] each, from probabilities [B, E] and CSR answers.
 
     hits@1: the likeliest entity is an answer (ties: the lowest id). F1 is that of the entities at least half as likely
-    as the likeliest.
+    as the likeliest. A question that no mass answers has no prediction, and misses.
     """
-    batch = len(offsets) - 1
-    owner = torch.repeat_interleave(torch.arange(batch, device=answers.device), offsets.diff())
+    owner = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=answers.device), offsets.diff())
     right = torch.zeros_like(probabilities, dtype=torch.bool)
     right[owner, answers] = True
     best = probabilities.max(1, keepdim=True)
-    # a question that no mass answers has no prediction, and misses
     named = (probabilities >= best.values / 2) & (best.values > 0)
     hits = right.gather(1, best.indices)[:, 0] & (best.values[:, 0] > 0)
     both = (named & right).sum(1).double()

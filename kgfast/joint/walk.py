@@ -1,9 +1,9 @@
 """Following: probability mass walks from the topic along the edges, hop by hop, where the question's attention leads.
 
-Per hop k a question spreads its attention a_k over the 2R relations (r, and r + R for r turned around). Mass at entity e
-moves to each of the n(e, r) tails of relation r:
+Per hop k a question spreads its attention a_k over the 2R relations (r, and r + R for r turned around). Mass at
+entity e moves to each of the n(e, r) tails of relation r:
 
-    x_k[t] = sum over edges (e, r, t) of x_{k-1}[e] a_k[r] / n(e, r)        (+ what `predicted` makes of missing edges)
+    x_k[t] = sum over edges (e, r, t) of x_{k-1}[e] a_k[r] / n(e, r)        (+ what `Fill` makes of missing edges)
 
 After TransferNet (Shi et al. 2021), whose mass is not divided by n; divided, it is the probability of a random walk.
 Mass is stored as [E, B], so that an edge reads and writes B neighbouring numbers.
@@ -13,17 +13,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from kgfast import reference
-from kgfast.autograd import AllScores
-from kgfast.backends.cpu import SIMILARITIES
 from kgfast.joint.packed import gather_places
 from kgfast.known import check_triples
+
+if TYPE_CHECKING:
+    from kgfast.joint.fill import Fill
 
 CHUNK = 2**22  # numbers of a temporary: edges of a chunk x questions
 
@@ -66,12 +67,6 @@ class Edges:
         bounds = torch.searchsorted(heads, torch.arange(num_entities + 1, device=heads.device))
         return cls(heads, relations, tails, counts.float().reciprocal()[place], triples, bounds, num_relations)
 
-    def only(self, kept: Tensor) -> Edges:
-        """The edges of the triples that `kept`, bool [M / 2], marks; rates are counted anew."""
-        chosen = kept[self.triples]
-        parts = (part[chosen] for part in (self.heads, self.relations, self.tails, self.triples))
-        return Edges.sorted(*parts, self.num_entities, self.num_relations)
-
     def to(self, device) -> Edges:
         names = ("heads", "relations", "tails", "rates", "triples", "offsets")
         return Edges(*(getattr(self, name).to(device) for name in names), self.num_relations)
@@ -87,6 +82,20 @@ class Edges:
     def keys(self) -> Tensor:
         """entity * 2R + relation of the pairs that have an edge, ascending."""
         return torch.unique_consecutive(self.heads * (2 * self.num_relations) + self.relations)
+
+    @cached_property
+    def present(self) -> Tensor:
+        """Sparse [2R, E]: 1 where an edge of the relation leaves the entity."""
+        width = 2 * self.num_relations
+        return sparse(self.keys % width, self.keys // width, torch.ones_like(self.keys, dtype=torch.float32),
+                      (width, self.num_entities))  # fmt: skip
+
+    @cached_property
+    def marginals(self) -> Tensor:
+        """Sparse [E, 2R]: the share of a relation's edges that lead to each entity."""
+        width = 2 * self.num_relations
+        counts = torch.bincount(self.relations, minlength=width).float()
+        return sparse(self.tails, self.relations, 1 / counts[self.relations], (self.num_entities, width))
 
     def has(self, entities: Tensor, relations: Tensor) -> Tensor:
         """Whether an edge of `relations` leaves `entities`: bool, of their shape."""
@@ -136,6 +145,10 @@ class Move(Function):
         return d_mass, d_attention, None
 
 
+def sparse(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, shape, check_invariants=False).coalesce()
+
+
 def active(mass: Tensor, edges: Edges) -> Tensor:
     """Places of the edges that leave an entity with mass in any question."""
     return edges.leaving((mass != 0).any(1).nonzero()[:, 0])
@@ -149,82 +162,31 @@ def rate(edges: Edges, places: Tensor, like: Tensor) -> Tensor:
     return edges.rates[places].to(like.dtype)[:, None]
 
 
-@dataclass(frozen=True)
-class Links:
-    """What fills in for missing edges: the link predictor's tables, and how much of it is asked.
-
-    rows [E, D], relations [R or 2R, W] (2R: row r + R is r turned around), temperature: a factor of the scores;
-    pairs: how many missing (entity, relation) pairs a question may ask in a hop.
-    """
-
-    rows: Tensor
-    relations: Tensor
-    score: str
-    temperature: Tensor | float = 1.0
-    pairs: int = 8
-
-    def queries(self, entities: Tensor, relations: Tensor, num_relations: int) -> Tensor:
-        """[P, D] for the pairs (entity, relation of 2R)."""
-        spec = reference.find_score(self.score)
-        known = self.rows[entities]
-        if len(self.relations) == 2 * num_relations:
-            return spec.tail_query(known, self.relations[relations])
-        row = self.relations[relations % num_relations]
-        forward = (relations < num_relations)[:, None]
-        return torch.where(forward, spec.tail_query(known, row), spec.head_query(known, row))
-
-    def probabilities(self, entities: Tensor, relations: Tensor, num_relations: int) -> Tensor:
-        """p(t | entity, relation) = softmax over all entities of temperature x score: [P, E]."""
-        query = self.queries(entities, relations, num_relations).contiguous()
-        scores = AllScores.apply(query, self.rows, SIMILARITIES.index(reference.find_score(self.score).similarity))
-        return (scores * self.temperature).softmax(1)
-
-
-def predicted(mass: Tensor, attention: Tensor, edges: Edges, links: Links) -> Tensor:
-    """Where mass goes that finds no edge: sum over missing pairs (e, r) of x[e] a[r] p(t | e, r): [E, B].
-
-    Of the pairs without an edge, those `links.pairs` with the most mass, found among the entities and relations with
-    the most; the rest is lost. Memory O(B pairs E).
-    """
-    entities, relations = missing_pairs(mass.detach(), attention.detach(), edges, links.pairs)
-    lost = mass.gather(0, entities) * attention.gather(0, relations) * ~edges.has(entities, relations)
-    pairs, batch = lost.shape
-    flows = links.probabilities(entities.t().flatten(), relations.t().flatten(), edges.num_relations)
-    return torch.bmm(lost.t()[:, None], flows.view(batch, pairs, -1))[:, 0].t()
-
-
-@torch.no_grad()
-def missing_pairs(mass: Tensor, attention: Tensor, edges: Edges, pairs: int) -> tuple[Tensor, Tensor]:
-    """(entities, relations) [P, B], P <= pairs: the pairs without an edge that most mass would take."""
-    weights, entities = mass.topk(min(pairs, len(mass)), dim=0)
-    shares, relations = attention.topk(min(4, len(attention)), dim=0)
-    shape = (len(entities), len(relations), mass.shape[1])
-    each_entity, each_relation = entities[:, None].expand(shape), relations[None].expand(shape)
-    lost = weights[:, None] * shares[None] * ~edges.has(each_entity, each_relation)
-    best = lost.flatten(0, 1).topk(min(pairs, shape[0] * shape[1]), dim=0).indices
-    return each_entity.flatten(0, 1).gather(0, best), each_relation.flatten(0, 1).gather(0, best)
-
-
 def start(topics: Tensor, num_entities: int, dtype=torch.float32) -> Tensor:
     """All mass at the topic: [E, B]."""
     mass = torch.zeros(num_entities, len(topics), dtype=dtype, device=topics.device)
     return mass.scatter_(0, topics[None], 1.0)
 
 
-def walk(topics: Tensor, attention: Tensor, edges: Edges, links: Links | None = None) -> list[Tensor]:
-    """Mass after 0, 1, .. K hops, each [E, B], for topics [B] and attention [K, 2R, B]."""
+def walk(topics: Tensor, attention: Tensor, edges: Edges, fill: Fill | None = None) -> list[Tensor]:
+    """Mass after 0, 1, .. K hops, each [E, B], for topics [B] and attention [K, 2R, B].
+
+    Mass that finds no edge is lost, or goes where `fill` predicts.
+    """
     masses = [start(topics, edges.num_entities, attention.dtype)]
     for hop in attention:
-        mass = masses[-1]
-        moved = Move.apply(mass, hop.contiguous(), edges)
-        masses.append(moved if links is None else moved + predicted(mass, hop, edges, links))
+        mass, hop = masses[-1], hop.contiguous()
+        moved = Move.apply(mass, hop, edges)
+        masses.append(moved if fill is None else moved + fill.flow(mass, hop, edges))
     return masses
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the way to an answer. known: whether it is a triple of the graph, or predicted; share: which part of
-    the mass that arrived came this way."""
+    """One step of the way to an answer, as a triple of the graph: a step against an edge has its start as the tail.
+
+    known: whether the graph holds it, or it is predicted; share: which part of the mass that arrived came this way.
+    """
 
     head: int
     relation: int
@@ -234,31 +196,30 @@ class Step:
 
 
 @torch.no_grad()
-def support(
-    answer: int, masses: list[Tensor], attention: Tensor, edges: Edges, links: Links | None = None
-) -> list[Step]:
-    """The likeliest way to an answer of one question: masses [E, 1] of each hop, attention [K, 2R, 1].
+def support(answer: int, masses: list[Tensor], attention: Tensor, edges: Edges, fill: Fill | None = None) -> list[Step]:
+    """The likeliest way to an answer of one question, first step first, after len(masses) - 1 hops.
 
-    Backwards from the answer, each step is the edge, known or predicted, that brought the most mass. Triples are as in
-    the graph: a step against an edge yields (h, r, t) with the answer's side as its head.
+    masses [E, 1] of each hop, attention [K, 2R, 1]. Backwards from the answer, each step is the one, known or
+    predicted, that brought the most mass. Empty where none arrived.
     """
-    steps, place, count = [], answer, edges.num_relations
-    for mass, hop, arrived in zip(masses[-2::-1], attention.flip(0), masses[:0:-1], strict=True):
+    steps, place = [], answer
+    for hop in range(len(masses) - 1, 0, -1):
+        mass, shares = masses[hop - 1][:, 0], attention[hop - 1][:, 0]
         here = (edges.tails == place).nonzero()[:, 0]
-        brought = mass[edges.heads[here], 0] * hop[edges.relations[here], 0] * edges.rates[here].to(mass)
-        ways = [(edges.heads[here], edges.relations[here], brought, True)]
-        if links is not None:
-            entities, relations = (ids[:, 0] for ids in missing_pairs(mass, hop, edges, links.pairs))
-            lost = mass[entities, 0] * hop[relations, 0] * ~edges.has(entities, relations)
-            ways.append((entities, relations, lost * links.probabilities(entities, relations, count)[:, place], False))
-        ways = [(float(mass.max()), way, int(mass.argmax())) for way in ways if len(mass := way[2])]
-        most, (entities, relations, _, known), best = (
-            max(ways, key=lambda way: way[0], default=(0.0, None, 0)) if ways else (0.0, (None, None, None, None), 0)
-        )
-        if most <= 0:
+        sources, relations = edges.heads[here], edges.relations[here]
+        brought = mass[sources] * shares[relations] * edges.rates[here].to(mass)
+        known = len(brought)
+        if fill is not None:
+            missing = fill.arrivals(masses[hop - 1], attention[hop - 1], edges, place)
+            sources, relations, brought = (
+                torch.cat(parts) for parts in zip((sources, relations, brought), missing, strict=True)
+            )
+        if not len(brought) or float(brought.max()) <= 0:
             return []
-        source, relation = int(entities[best]), int(relations[best])
-        triple = (source, relation, place) if relation < count else (place, relation - count, source)
-        steps.append(Step(*triple, known, most / float(arrived[place, 0])))
+        best = int(brought.argmax())
+        source, relation = int(sources[best]), int(relations[best])
+        inverse = relation >= edges.num_relations
+        triple = (place, relation - edges.num_relations, source) if inverse else (source, relation, place)
+        steps.append(Step(*triple, best < known, float(brought[best] / masses[hop][place, 0])))
         place = source
     return steps[::-1]

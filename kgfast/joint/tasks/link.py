@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kgfast import functional, reference
+from kgfast import reference
 from kgfast.data import KnowledgeGraph
-from kgfast.errors import ConfigError, DataError
+from kgfast.errors import DataError
 from kgfast.evaluate.metrics import evaluate
-from kgfast.joint.likelihood import likelihood_term
+from kgfast.joint.likelihood import cubed, likelihood_term
 from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, generator, register
 from kgfast.nn import KGEModel
 
@@ -122,9 +122,12 @@ class LinkTask(nn.Module):
         )  # fmt: skip
         if not self.options.n3:
             return [term]
-        complex_rows = self.score.name in ("complex", "rotate")
-        relation_rows = [] if self.score.name == "rotate" else [rows, turned]  # phases have no size
-        cubes = sum(cubed(part, complex_rows) for part in (heads, tails, heads, tails, *relation_rows)) / 2
+        rows_used = (
+            [heads, tails] if self.score.name == "rotate" else [heads, tails, rows, turned]
+        )  # phases have no size
+        sizes = torch.stack([cubed(part, self.score.name) for part in rows_used])
+        # both queries of a triple use its head and tail, each its own relation row: per query, both and one
+        cubes = sizes[:2].sum(0) + sizes[2:].sum(0) / 2
         return [term, likelihood_term(cubes, weight=self.options.n3, name="n3")]
 
     def evaluate(self, model, split: str) -> dict:
@@ -144,14 +147,6 @@ def rows_of(table: Tensor, entities: Tensor, ids: Tensor, model) -> Tensor:
         return rows
     outside = (~inside).nonzero()[:, 0]
     return rows.index_copy(0, outside, model.entities.rows(ids[outside]).to(rows.dtype))
-
-
-def cubed(rows: Tensor, complex_rows: bool) -> Tensor:
-    """sum_k |row_k|^3 of each row, over complex numbers where rows hold them: [B]."""
-    if not complex_rows:
-        return rows.abs().pow(3).sum(1)
-    real, imaginary = rows.chunk(2, 1)
-    return torch.linalg.vector_norm(torch.stack([real, imaginary], -1), dim=-1).pow(3).sum(1)
 
 
 def link_model(model, graph: KnowledgeGraph) -> KGEModel:

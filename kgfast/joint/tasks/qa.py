@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -11,37 +11,42 @@ from torch import Tensor, nn
 
 from kgfast import reference
 from kgfast.data import KnowledgeGraph
-from kgfast.errors import ConfigError
 from kgfast.joint import answering
-from kgfast.joint.answering import HEADS, TINY, Reader, Reading
-from kgfast.joint.likelihood import likelihood_term
-from kgfast.joint.packed import Encoded, Packed
+from kgfast.joint.answering import HEADS, Gate, Reader, Reading
+from kgfast.joint.fill import Fill
+from kgfast.joint.likelihood import cubed, likelihood_term
+from kgfast.joint.packed import Encoded, Packed, gather_places
 from kgfast.joint.questions import Questions
 from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, generator, register
-from kgfast.joint.walk import Edges, Links
+from kgfast.joint.texts import TextStore
+from kgfast.joint.walk import Edges
+
+LEAST_MASS = 1e-5  # added to the mass at an answer, so that one out of reach has a finite loss
 
 
 class QAOptions(TaskOptions):
     """Options of the task "qa"."""
 
-    heads: tuple[str, ...] = Field(HEADS, description="following, embedding, or both and their gated sum")
-    max_hops: int = Field(3, ge=1, le=8, description="steps along edges at most; the question says how many")
-    predicted: int = Field(
-        8, ge=0, description="missing (entity, relation) pairs that a hop asks of the link predictor"
+    heads: tuple[Literal["following", "embedding"], ...] = Field(
+        HEADS, min_length=1, description="following, embedding, or both and their gated sum"
     )
-    drop_edges: float = Field(0.0, ge=0, lt=1, description="share of the triples that a step does not walk along")
+    max_hops: int = Field(3, ge=1, le=8, description="steps along edges at most; the question says how many")
+    predicted: int = Field(8, ge=0, description="missing edges that a hop asks of the link predictor; 0: mass is lost")
+    held_out: float = Field(
+        0.15, gt=0, lt=1, description="share of the topics whose questions teach the gate, not the embedding head"
+    )
+    n3: float = Field(0.3, ge=0, description="weight of the N3 regulariser of the embedding head")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout of what is read from a question")
 
 
 @dataclass(frozen=True)
 class QABatch:
-    """Questions `rows` [B] of a split with topics [B] and CSR answers; kept: bool [M], the triples to walk along."""
+    """Questions `rows` [B] of a split with topics [B] and CSR answers, and their texts."""
 
     rows: Tensor
     topics: Tensor
     offsets: Tensor
     answers: Tensor
-    kept: Tensor | None
     texts: Packed
 
 
@@ -49,32 +54,35 @@ class QABatch:
 class QATask(nn.Module):
     """Terms, each a mean over questions of the mean -log likelihood of their answers:
 
-    embedding  the topic transformed by the question, against all entities
-    following  the mass that has walked to the answers
-    together   the gated sum of both
+    following  the mass that walked to the answers; entities' and relations' rows only fill in for missing edges, and
+               get no gradient: they would learn the training questions' answers by heart
+    embedding  the topic transformed by the question, against all entities, and its N3 regulariser
+    gate       the gated sum of both, on topics held out from the embedding head (stacking: Wolpert 1992), for on the
+               others that head seems better than it is; both heads stand still
     """
 
     name: ClassVar[str] = "qa"
     backbone: ClassVar[bool] = True
     Options: ClassVar[type[TaskOptions]] = QAOptions
 
-    def __init__(self, options: QAOptions, graph: KnowledgeGraph, texts, dims: ModelDims, seed: int):
+    def __init__(self, options: QAOptions, graph: KnowledgeGraph, texts: TextStore, dims: ModelDims, seed: int):
         super().__init__()
-        unknown = [head for head in options.heads if head not in HEADS]
-        if unknown or not options.heads:
-            raise ConfigError(f"qa.heads: {unknown or 'none'}; at least one of {', '.join(HEADS)} is needed")
         self.options, self.graph, self.seed, self.texts = options, graph, seed, texts
         self.score = dims.score
         self.questions: dict[str, Questions] = {}
-        self.train_questions = self.load("train")
-        self.schedule = Schedule(len(self.train_questions), options.batch_size, seed, self.name)
+        self.schedule = Schedule(len(self.load("train")), options.batch_size, seed, self.name)
         self.edges = Edges.of(graph.train, graph.num_entities, graph.num_relations)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.reader = Reader(
-                dims.hidden, options.max_hops, graph.num_relations, dims.relation_width, options.dropout
+                dims.hidden, options.max_hops, graph.num_relations, dims.dim, dims.relation_width, options.dropout
             )
+        self.gate = Gate()
         self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.trust = nn.Parameter(torch.zeros(()))
+        self.both = len(set(options.heads)) == 2
+        draws = torch.rand(graph.num_entities, generator=generator(seed, "qa/held out"))
+        self.held_out = draws < options.held_out if self.both else torch.zeros_like(draws, dtype=torch.bool)
 
     def load(self, split: str) -> Questions:
         """The questions of a split, tokenized as the group "qa/SPLIT" of the texts."""
@@ -87,17 +95,13 @@ class QATask(nn.Module):
         return len(self.schedule)
 
     def batch(self, step: int) -> QABatch:
-        kept = None
-        if self.options.drop_edges:
-            draw = torch.rand(len(self.graph.train), generator=generator(self.seed, f"qa/edges/{step}"))
-            kept = draw >= self.options.drop_edges
-        return self.of("train", self.schedule.rows(step), kept)
+        return self.of("train", self.schedule.rows(step))
 
-    def of(self, split: str, rows: Tensor, kept: Tensor | None = None) -> QABatch:
+    def of(self, split: str, rows: Tensor) -> QABatch:
+        """The questions `rows` of a split."""
         questions = self.load(split)
-        return QABatch(
-            rows, questions.topics[rows], *questions.answers_of(rows), kept, self.texts.packed(f"qa/{split}", rows)
-        )
+        texts = self.texts.packed(f"qa/{split}", rows)
+        return QABatch(rows, questions.topics[rows], *questions.answers_of(rows), texts)
 
     def requests(self, batch: QABatch) -> Packed:
         return batch.texts
@@ -107,62 +111,88 @@ class QATask(nn.Module):
 
     def terms(self, model, batch: QABatch, encoded: Encoded) -> list[Term]:
         device = encoded.pooled.device
-        topics, offsets, answers = batch.topics.to(device), batch.offsets.to(device), batch.answers.to(device)
-        owner = torch.repeat_interleave(torch.arange(len(topics), device=device), offsets.diff())
-        reading, table = self.reader(encoded), model.entities.all_rows()
-        terms, found = [], {}
-        if "following" in self.options.heads:
-            edges = self.edges if batch.kept is None else self.edges.only(batch.kept)
-            mass = answering.follow(topics, reading, edges.to(device), self.links(model, table))
-            found["following"] = mass[answers, owner]
-            terms.append(likelihood_term(mean_loss(found["following"], offsets, owner), name="qa/following"))
-        if "embedding" in self.options.heads:
-            query = answering.embedding_query(table[topics], reading, self.score)
-            similarity = reference.find_score(self.score).similarity
-            terms.append(Term(query, table, (offsets, answers), similarity=similarity, name="qa/embedding"))
-            found["embedding"] = answering.embed(query, table, self.score)[owner, answers]
-        if len(found) == 2:
-            likelihood = answering.together(found["following"], found["embedding"], reading.gate[owner])
-            terms.append(likelihood_term(mean_loss(likelihood, offsets, owner), name="qa/together"))
+        with torch.autocast(device.type, enabled=False):
+            reading, table = self.reader(encoded), model.entities.all_rows()
+            topics, held = batch.topics.to(device), self.held_out[batch.topics]
+            terms, following = [], None
+            if "following" in self.options.heads:
+                following = answering.follow(topics, reading, self.edges_on(device), self.fill(model, table))
+                losses = answer_losses((following.t() + LEAST_MASS).log(), batch)
+                terms.append(likelihood_term(losses, name="qa/following"))
+            if "embedding" in self.options.heads:
+                terms += self.embedding_terms(table, topics, reading, batch, (~held).nonzero()[:, 0])
+            if self.both:
+                terms.append(self.gate_term(table, topics, reading, following, batch, held.nonzero()[:, 0]))
+            return terms
+
+    def embedding_terms(self, table, topics, reading: Reading, batch: QABatch, chosen: Tensor) -> list[Term]:
+        """The embedding head's loss over the questions `chosen` of a batch, and its regulariser."""
+        device = table.device
+        offsets, answers = (part.to(device) for part in slices(batch, chosen))
+        rows, relations = table[topics], reading.row
+        query = answering.embedding_query(rows, reading, self.score)[chosen.to(device)]
+        similarity = reference.find_score(self.score).similarity
+        terms = [Term(query, table, (offsets, answers), similarity=similarity, name="qa/embedding")]
+        if self.options.n3 and len(chosen):
+            owner = torch.repeat_interleave(torch.arange(len(chosen), device=device), offsets.diff())
+            sizes = cubed(rows[chosen.to(device)], self.score)
+            sizes = sizes.index_add(0, owner, cubed(table[answers], self.score) / offsets.diff()[owner])
+            if self.score != "rotate":  # phases have no size
+                sizes = sizes + cubed(relations[chosen.to(device)], self.score)
+            terms.append(likelihood_term(sizes, weight=self.options.n3, name="qa/n3"))
         return terms
 
-    def links(self, model, table: Tensor) -> Links | None:
-        """What fills in for missing edges; None: nothing does."""
+    def gate_term(self, table, topics, reading: Reading, following, batch: QABatch, chosen: Tensor) -> Term:
+        """The gated sum's loss over the questions `chosen` of a batch; gradients reach the gate alone."""
+        with torch.no_grad():
+            query = answering.embedding_query(table[topics], reading, self.score)
+            embedding, known = answering.embed(query, table, self.score), self.known_mass(topics, reading)
+        log_sum = self.gate(following.detach(), embedding, known)
+        return likelihood_term(answer_losses(log_sum, batch)[chosen.to(table.device)], name="qa/gate")
+
+    def edges_on(self, device) -> Edges:
+        if self.edges.heads.device != device:
+            self.edges = self.edges.to(device)
+        return self.edges
+
+    def fill(self, model, table: Tensor) -> Fill | None:
+        """What missing edges become; None: mass that finds no edge is lost."""
         if not self.options.predicted:
             return None
-        return Links(table, model.relations, self.score, self.log_temperature.exp(), self.options.predicted)
+        factors = self.log_temperature.exp(), self.trust.sigmoid()
+        return Fill(table.detach(), model.relations.detach(), self.score, *factors, self.options.predicted)
 
-    def probabilities(self, model, topics: Tensor, reading: Reading, table: Tensor) -> dict[str, Tensor]:
-        """{head: [B, E]}: "known" (following known edges alone), "following", "embedding", "together", as there are."""
-        found, edges = {}, self.edges.to(topics.device)
-        if "following" in self.options.heads:
-            found["known"] = answering.follow(topics, reading, edges).t()
-            links = self.links(model, table)
-            found["following"] = (
-                found["known"] if links is None else answering.follow(topics, reading, edges, links).t()
-            )
-        if "embedding" in self.options.heads:
-            found["embedding"] = answering.embed(
-                answering.embedding_query(table[topics], reading, self.score), table, self.score
-            )
-        if "following" in found and "embedding" in found:
-            found["together"] = answering.together(found["following"].t(), found["embedding"].t(), reading.gate).t()
+    @torch.no_grad()
+    def known_mass(self, topics: Tensor, reading: Reading) -> Tensor:
+        """How much mass walks along known edges to its end, that which stays at the topic aside: [B]."""
+        known = answering.follow(topics, reading, self.edges_on(topics.device))
+        return known.sum(0) - reading.hops[0]
+
+    def probabilities(self, model, topics: Tensor, encoded: Encoded) -> dict[str, Tensor]:
+        """{head: [B, E]}, as there are: "known" (following known edges alone), "following", "embedding", "together"."""
+        found, edges = {}, self.edges_on(topics.device)
+        with torch.autocast(topics.device.type, enabled=False):
+            reading, table = self.reader(encoded), model.entities.all_rows()
+            if "following" in self.options.heads:
+                found["known"] = answering.follow(topics, reading, edges).t()
+                fill = self.fill(model, table)
+                found["following"] = answering.follow(topics, reading, edges, fill).t() if fill else found["known"]
+            if "embedding" in self.options.heads:
+                query = answering.embedding_query(table[topics], reading, self.score)
+                found["embedding"] = answering.embed(query, table, self.score).exp()
+            if self.both:
+                known = self.known_mass(topics, reading)
+                found["together"] = self.gate(found["following"].t(), found["embedding"].log(), known).exp()
         return found
-
-    def read(self, model, texts: Packed) -> Reading:
-        """The questions' reading, encoded now."""
-        return self.reader(encode(model, texts, self.name))
 
     def evaluate(self, model, split: str) -> dict:
         """hits@1 and F1 of the gated sum (of the only head, where there is one); each head's under its name; and by
         the fewest hops from topic to answer."""
-        questions, device = self.load(split), model.relations.device
-        table, parts = model.entities.all_rows(), {}
+        questions, device, parts = self.load(split), model.relations.device, {}
         for rows in torch.arange(len(questions)).split(256):
             batch = self.of(split, rows)
-            reading = self.read(model, batch.texts.to(device))
-            found = self.probabilities(model, batch.topics.to(device), reading, table)
-            for head, probabilities in found.items():
+            encoded = model.backbone.encode(batch.texts.to(device), self.name)
+            for head, probabilities in self.probabilities(model, batch.topics.to(device), encoded).items():
                 measured = answering.answer_metrics(probabilities.cpu(), batch.offsets, batch.answers)
                 parts.setdefault(head, []).append(torch.stack(measured))
         heads = {head: torch.cat(measured, 1) for head, measured in parts.items()}
@@ -176,17 +206,19 @@ class QATask(nn.Module):
         return result
 
 
-def mean_loss(likelihood: Tensor, offsets: Tensor, owner: Tensor) -> Tensor:
-    """Mean over the answers of each question of -log(likelihood), likelihood [A]: [B]."""
+def answer_losses(log_likelihood: Tensor, batch: QABatch) -> Tensor:
+    """- the mean over each question's answers of log_likelihood [B, E]: [B]."""
+    offsets, answers = batch.offsets.to(log_likelihood.device), batch.answers.to(log_likelihood.device)
     counts = offsets.diff()
-    losses = -(likelihood + TINY).log() / counts[owner]
-    return losses.new_zeros(len(counts)).index_add(0, owner, losses)
+    owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    return log_likelihood.new_zeros(len(counts)).index_add(0, owner, -log_likelihood[owner, answers] / counts[owner])
+
+
+def slices(batch: QABatch, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """CSR of the answers of the questions `chosen` of a batch."""
+    places, offsets = gather_places(batch.offsets, chosen)
+    return offsets, batch.answers[places]
 
 
 def summary(measured: Tensor) -> dict[str, float]:
     return {"hits@1": float(measured[0].mean()), "f1": float(measured[1].mean())}
-
-
-def encode(model, texts: Packed, task: str) -> Encoded:
-    """The texts through the model's backbone, outside a training step."""
-    return model.encode(texts, task=task)
