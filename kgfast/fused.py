@@ -48,6 +48,8 @@ class Step:
         if name == "reference":
             raise KgfastError("impl='reference' has no training steps: use its losses and kgfast.optim")
         self.backend = backends.module(name)
+        # where a GPU's kernels read the step's index, so that a captured graph draws other numbers when replayed
+        self.counter = None if name == "cpu" else torch.zeros(1, dtype=torch.int64, device=self.device)
         self.entity_parts = 2 if model.score in COMPLEX_ROWS else 1
         self.relation_parts = 2 if model.score == "complex" else 1
         self.workspace = self.backend.Workspace(self.device)
@@ -76,6 +78,10 @@ class Step:
         wanted = {"alternate": (("tail", "head")[index % 2],), "both": ("tail", "head")}.get(self.side, (self.side,))
         return [self.model.turned(triples, side) for side in wanted]
 
+    def counted(self, index: int):
+        """The index as kernels take it."""
+        return index if self.counter is None else self.counter.fill_(index)
+
     def slices(self, part: int, parts: int):
         """An allocator whose buffers lie one part after the other, so that all parts are one array afterwards."""
         return lambda name, shape, dtype: self.workspace(name, (parts, *shape), dtype)[part]
@@ -91,7 +97,7 @@ class Step:
         sum = total(weights)
         return weights.to(self.dtype) / (torch.where(sum == 0, 1.0, sum) * parts)
 
-    def dropout_mask(self, shape, index: int) -> Tensor | None:
+    def dropout_mask(self, shape, index) -> Tensor | None:
         if not self.dropout:
             return None
         return self.backend.dropout_mask(shape, self.dropout, self.seed, index, self.entities.dtype, self.device)
@@ -200,7 +206,7 @@ class NegativeSamplingStep(Step):
         for p, (part, side) in enumerate(parts):
             self.make_queries(part, side, self.slices(p, len(parts)))
         query = self.joined("query", (rows, dim), self.entities.dtype)
-        mask = self.dropout_mask(query.shape, index)
+        mask = self.dropout_mask(query.shape, self.counted(index))
         if mask is not None:
             query *= mask
         anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
@@ -281,7 +287,7 @@ class OneVsAllStep(Step):
         for p, (part, side) in enumerate(parts):
             self.make_queries(part, side, self.slices(p, len(parts)))
         query = self.joined("query", (rows, dim), self.entities.dtype)
-        mask = self.dropout_mask(query.shape, index)
+        mask = self.dropout_mask(query.shape, self.counted(index))
         if mask is not None:
             query *= mask
         anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))

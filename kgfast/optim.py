@@ -62,9 +62,12 @@ class RowOptimizer(Optimizer):
             self.state_tensor(param, name, like, state) for name, like in self.new_state(param, group, "meta").items()
         ]
         state["step"] += 1
-        return backend.sink(
-            self.kernel(group), param.detach(), *tensors, **self.constants(group), step=int(state["step"])
-        )
+        held = self.__dict__.setdefault("sinks", {})  # a copy of an optimizer starts without
+        held[param] = backend.sink(
+            self.kernel(group), param.detach(), *tensors, **self.constants(group), step=int(state["step"]),
+            last=held.get(param),
+        )  # fmt: skip
+        return held[param]
 
     def group_of(self, param: Tensor) -> dict:
         for group in self.param_groups:
@@ -146,8 +149,8 @@ class RowAdagrad(RowOptimizer):
         return "adagrad" if group["full"] else "row_adagrad"
 
     def new_state(self, param, group, device=None):
-        shape = param.shape if group["full"] else param.shape[:1]
-        return {"sum": torch.full(shape, group["initial"], dtype=param.dtype, device=device or param.device)}
+        shape, dtype = param.shape if group["full"] else param.shape[:1], checks.sum_dtype(param.dtype)
+        return {"sum": torch.full(shape, group["initial"], dtype=dtype, device=device or param.device)}
 
     def constants(self, group):
         return {"lr": group["lr"], "eps": group["eps"]}
@@ -164,8 +167,8 @@ class RowAdam(RowOptimizer):
         super().__init__(params, {"lr": checks.finite("lr", lr, 0.0), "betas": betas, "eps": positive("eps", eps)})
 
     def new_state(self, param, group, device=None):
-        like = param.detach()
-        return {name: torch.zeros_like(like, device=device) for name in ("exp_avg", "exp_avg_sq")}
+        options = dict(dtype=checks.sum_dtype(param.dtype), device=device)
+        return {name: torch.zeros_like(param.detach(), **options) for name in ("exp_avg", "exp_avg_sq")}
 
     def constants(self, group):
         beta1, beta2 = group["betas"]

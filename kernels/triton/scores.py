@@ -88,7 +88,7 @@ def tail(h_a, h_b, r_a, r_b, OPERATOR: tl.constexpr):
     elif OPERATOR == SIMPLE:
         return r_b * h_b * 0.5, r_a * h_a * 0.5
     elif OPERATOR == CP:
-        return h_a * 0.0, r_a * h_a
+        return tl.zeros_like(h_a), r_a * h_a
     else:
         return product(h_a, h_b, r_a, r_b)
 
@@ -102,7 +102,7 @@ def head(t_a, t_b, r_a, r_b, OPERATOR: tl.constexpr):
     elif OPERATOR == SIMPLE:
         return r_a * t_b * 0.5, r_b * t_a * 0.5
     elif OPERATOR == CP:
-        return r_a * t_b, t_a * 0.0
+        return r_a * t_b, tl.zeros_like(t_a)
     else:
         return conjugate_product(t_a, t_b, r_a, r_b)
 
@@ -117,7 +117,7 @@ def tail_adjoint(g_a, g_b, h_a, h_b, r_a, r_b, OPERATOR: tl.constexpr):
     elif OPERATOR == SIMPLE:
         return g_b * r_a * 0.5, g_a * r_b * 0.5, g_b * h_a * 0.5, g_a * h_b * 0.5
     elif OPERATOR == CP:
-        return g_b * r_a, g_b * 0.0, g_b * h_a, g_b * h_a
+        return g_b * r_a, tl.zeros_like(g_b), g_b * h_a, g_b * h_a
     else:
         d_a, d_b = conjugate_product(g_a, g_b, r_a, r_b)
         if OPERATOR == ROTATE:
@@ -139,7 +139,7 @@ def head_adjoint(g_a, g_b, t_a, t_b, r_a, r_b, OPERATOR: tl.constexpr):
     elif OPERATOR == SIMPLE:
         return g_b * r_b * 0.5, g_a * r_a * 0.5, g_a * t_b * 0.5, g_b * t_a * 0.5
     elif OPERATOR == CP:
-        return g_a * 0.0, g_a * r_a, g_a * t_b, g_a * t_b
+        return tl.zeros_like(g_a), g_a * r_a, g_a * t_b, g_a * t_b
     else:
         d_a, d_b = product(g_a, g_b, r_a, r_b)
         if OPERATOR == ROTATE:

@@ -287,7 +287,7 @@ def answers(starts, ends, ids, targets):
 assert_answers = answers  # what a step calls; on a GPU it may not wait to learn whether all targets are among them
 
 
-def sink(update: str, rows: Tensor, state1=None, state2=None, lr=0.0, eps=0.0, beta1=0.0, beta2=0.0, step=0):
+def sink(update: str, rows: Tensor, state1=None, state2=None, lr=0.0, eps=0.0, beta1=0.0, beta2=0.0, step=0, last=None):
     states = [0 if state is None else pointer(state) for state in (state1, state2)]
     return (UPDATES[update], pointer(rows), *states, lr, eps, beta1, beta2, step)
 

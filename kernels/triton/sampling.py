@@ -1,0 +1,165 @@
+"""Negatives and dropout from counters: Philox-4x32-10, the same ids as csrc/include/kgfast/sampling.h bit for bit.
+
+A draw costs some 100 integer operations for four ids and 8 bytes an id; known answers add a binary search each. The step
+is read from the device, so that a captured graph draws other ids each time it is replayed.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+SEED = ["seed"]  # no kernel is compiled for a seed
+
+
+@triton.jit
+def below(word, bound):
+    """A 32-bit word as an integer below `bound` (< 2^31)."""
+    return (word.to(tl.uint64) * bound.to(tl.uint64) >> 32).to(tl.int64)
+
+
+@triton.jit
+def contains(ids, start, end, value):
+    """Whether the ascending ids[start:end] hold each value."""
+    low = tl.zeros_like(value) + start
+    high = tl.zeros_like(value) + end
+    last = high
+    while tl.max(high - low) > 0:
+        middle = (low + high) // 2
+        undecided = low < high
+        smaller = undecided & (tl.load(ids + middle, mask=undecided, other=0) < value)
+        low = tl.where(smaller, middle + 1, low)
+        high = tl.where(undecided & (smaller == 0), middle, high)
+    return (low < last) & (tl.load(ids + low, mask=low < last, other=-1) == value)
+
+
+@triton.jit
+def nth_unknown(j, ids, start, end):
+    """The j-th id that is not among the ascending ids[start:end]."""
+    low = tl.zeros_like(j)
+    high = tl.zeros_like(j) + (end - start)
+    while tl.max(high - low, 0) > 0:
+        middle = (low + high) // 2
+        undecided = low < high
+        passed = undecided & (tl.load(ids + start + middle, mask=undecided, other=0) - middle <= j)
+        low = tl.where(passed, middle + 1, low)
+        high = tl.where(undecided & (passed == 0), middle, high)
+    return j + low
+
+
+@triton.jit
+def words(seed, block, row, step, SIDE: tl.constexpr, attempt):
+    side = 2147483648 if SIDE == 1 else 0
+    c0 = (block.to(tl.int64) + side + (attempt << 24)).to(tl.uint32)
+    zero = tl.zeros_like(c0)
+    c1 = zero + row.to(tl.uint32)
+    c2 = zero + step.to(tl.uint32)
+    c3 = zero + (step >> 32).to(tl.uint32)
+    return tl.philox(seed, c0, c1, c2, c3)
+
+
+@triton.jit
+def choose_word(place, x0, x1, x2, x3):
+    return tl.where(place == 0, x0, tl.where(place == 1, x1, tl.where(place == 2, x2, x3)))
+
+
+@triton.jit(do_not_specialize=["seed", "count", "entities"])
+def draw(ids, seed: tl.int64, step_at, count, entities, thresholds, aliases, starts, ends, known, SIDE: tl.constexpr,
+         WEIGHTED: tl.constexpr, KNOWN: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """ids[list, column] of one list and BLOCK columns."""
+    row = tl.program_id(0)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    step = tl.load(step_at)
+    size = tl.zeros((BLOCK,), tl.int64) + entities
+    start = tl.zeros((), tl.int64)
+    end = start
+    if KNOWN:
+        start, end = tl.load(starts + row), tl.load(ends + row)
+    if WEIGHTED:
+        id = tl.zeros((BLOCK,), tl.int64)
+        waiting = column < count
+        attempt = tl.zeros((), tl.int64)
+        while (attempt < 64) & (tl.max(waiting.to(tl.int32), 0) > 0):
+            x0, x1, x2, x3 = words(seed, column // 2, row, step, SIDE, attempt)
+            odd = column % 2 == 1
+            bucket = below(tl.where(odd, x2, x0), size)
+            keep = tl.where(odd, x3, x1).to(tl.int64) < tl.load(thresholds + bucket, mask=waiting, other=0)
+            drawn = tl.where(keep, bucket, tl.load(aliases + bucket, mask=waiting, other=0))
+            id = tl.where(waiting, drawn, id)
+            if KNOWN:
+                waiting &= contains(known, start, end, drawn)
+            else:
+                waiting &= False
+            attempt += 1
+        if KNOWN:
+            x0, x1, x2, x3 = words(seed, column // 4, row, step, SIDE, tl.full((), 64, tl.int64))
+            rest = below(choose_word(column % 4, x0, x1, x2, x3), tl.maximum(size - (end - start), 0))
+            id = tl.where(waiting, nth_unknown(rest, known, start, end), id)
+    else:
+        x0, x1, x2, x3 = words(seed, column // 4, row, step, SIDE, tl.zeros((), tl.int64))
+        word = choose_word(column % 4, x0, x1, x2, x3)
+        if KNOWN:
+            id = nth_unknown(below(word, tl.maximum(size - (end - start), 0)), known, start, end)
+        else:
+            id = below(word, size)
+    if KNOWN:
+        id = tl.where(end - start >= size, -1, id)
+    tl.store(ids + row.to(tl.int64) * count + column, id, mask=column < count)
+
+
+@triton.jit(do_not_specialize=["seed"])
+def dropout(out, seed: tl.int64, step_at, size, rate, scale, BLOCK: tl.constexpr):
+    """out = scale where a uniform number is >= rate, else 0."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    step = tl.load(step_at)
+    zero = tl.zeros((BLOCK,), tl.uint32)
+    x0, _, _, _ = tl.philox(seed, place.to(tl.uint32), (place >> 32).to(tl.uint32), zero + step.to(tl.uint32),
+                            zero + (1 << 31))  # fmt: skip
+    keep = x0.to(tl.float64) * (1.0 / 4294967296.0) >= rate
+    tl.store(out + place, tl.where(keep, scale, 0.0).to(out.dtype.element_ty), mask=place < size)
+
+
+def on_device(step, device):
+    """The step where a kernel reads it: given as such, or as a number."""
+    return step if isinstance(step, torch.Tensor) else torch.full((1,), step, dtype=torch.int64, device=device)
+
+
+def signed(seed: int) -> int:
+    seed %= 2**64
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+def sample(ids, seed: int, step, entities: int, side: int, thresholds, aliases, starts, ends, known) -> None:
+    """Fills ids [lists, count]; empty tensors stand for no weights and nothing known."""
+    lists, count = ids.shape
+    if ids.numel():
+        block = min(1024, max(16, triton.next_power_of_2(count)))
+        draw[(lists, triton.cdiv(count, block))](
+            ids, signed(seed), on_device(step, ids.device), count, entities, thresholds, aliases, starts, ends, known,
+            side, len(thresholds) > 0, len(starts) > 0, block, num_warps=1 if block <= 128 else 4,
+        )  # fmt: skip
+
+
+def dropout_mask(out, rate: float, seed: int, step) -> None:
+    if out.numel():
+        dropout[(triton.cdiv(out.numel(), 1024),)](
+            out, signed(seed), on_device(step, out.device), out.numel(), rate, 1 / (1 - rate), 1024
+        )
+
+
+@triton.jit
+def hold(starts, ends, ids, targets, out, count, BLOCK: tl.constexpr):
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    live = row < count
+    start, end = tl.load(starts + row, mask=live, other=0), tl.load(ends + row, mask=live, other=0)
+    target = tl.load(targets + row, mask=live, other=0)
+    tl.store(out + row, contains(ids, start, end, target), mask=live)
+
+
+def held(starts, ends, ids, targets):
+    """Whether each query's known answers hold its target: bool [B]."""
+    out = torch.empty(targets.shape, dtype=torch.bool, device=targets.device)
+    if len(targets):
+        hold[(triton.cdiv(len(targets), 128),)](starts, ends, ids, targets, out, len(targets), 128)
+    return out

@@ -1,0 +1,230 @@
+"""Losses over lists of negatives that many queries share: tiles of queries against a list, on the tensor cores for dots.
+
+`scores` writes the [B, N] scores (-inf where masked), `objective` makes them dL/dscore a row at a time, and the tiles of
+slopes multiply those with the list's rows (query gradient) and with the queries (the rows' gradient). Lists g and queries
+b belong together where g = b G // B. Memory: the scores B N, and the lists' rows G N D where distances read them turned.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from .configurations import GROUP, arithmetic, bits, constants, sum_dtype, tiles
+from .objectives import LOWEST, MARGIN, exponents, first_top, negative_term, outcome, weights_of
+from .pairs import chained
+from .sampled import MASKED, weighed
+from .sampling import contains
+from .scores import DOT, MODULUS, accumulate, accumulate_modulus, add_slope, add_slope_modulus, finish
+from .tiles import number, place_of, score_tile, slope_tile
+
+
+@triton.jit
+def rows_of(group, batch, groups):
+    """First query of a group, and the first of the next."""
+    wide = group.to(tl.int64)
+    return (wide * batch + groups - 1) // groups, ((wide + 1) * batch + groups - 1) // groups
+
+
+@triton.jit
+def scores(query, q_row, q_d, table, t_list, t_row, t_d, targets, negatives, starts, ends, known, out, batch, groups, count,
+           dim, row_tiles, GATHER: tl.constexpr, KNOWN: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
+           PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+           GROUP: tl.constexpr):  # fmt: skip
+    """out[b, n] of one tile; GATHER: rows are read from the table by id, else from the lists' own copies."""
+    group = tl.program_id(1)
+    first, stop = rows_of(group, batch, groups)
+    row_tile, column_tile = place_of(tl.program_id(0), row_tiles, tl.cdiv(count, COLUMNS), GROUP)
+    row = first + row_tile * ROWS + tl.arange(0, ROWS)
+    if first + row_tile * ROWS < stop:
+        read = tl.minimum(row, stop - 1)
+        column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
+        live = column < count
+        id = tl.load(negatives + group.to(tl.int64) * count + column, mask=live, other=-1)
+        if GATHER:
+            places = tl.maximum(id, 0)
+        else:
+            places = column.to(tl.int64)
+            table += group.to(tl.int64) * t_list
+        score = score_tile(tl.zeros((ROWS, COLUMNS), SUM), query, q_row, q_d, read, table, t_row, t_d, places, dim,
+                           SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
+        keep = (id >= 0)[None, :] & (id[None, :] != tl.load(targets + read)[:, None])
+        if KNOWN:
+            ids = tl.zeros((ROWS, COLUMNS), tl.int64) + id[None, :]
+            keep &= contains(known, tl.load(starts + read)[:, None], tl.load(ends + read)[:, None], ids) == 0
+        place = out + row[:, None] * count + column[None, :]
+        tl.store(place, tl.where(keep, score, MASKED), mask=(row < stop)[:, None] & live[None, :])
+
+
+@triton.jit(do_not_specialize=["margin", "temperature", "count"])
+def objective(query, table, targets, weights, scores, g, losses, coefficients, d_query, count, dim, margin: tl.int64,
+              temperature: tl.int64, OBJECTIVE: tl.constexpr, WEIGHED: tl.constexpr, GRADIENT: tl.constexpr,
+              SIMILARITY: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+    """Row b: loss; g = dL/dscore of its negatives; the target's coefficient and its part of the query's gradient."""
+    b = tl.program_id(0).to(tl.int64)
+    margin, temperature = number(margin, SUM), number(temperature, SUM)
+    length = dim // 2 if SIMILARITY == MODULUS else dim
+    x = query + b * dim
+    y = table + tl.load(targets + b) * dim
+    sum = tl.zeros((WIDTH,), SUM)
+    for first in range(0, length, WIDTH):
+        d = first + tl.arange(0, WIDTH)
+        inside = d < length
+        x_a = tl.load(x + d, mask=inside, other=0.0).to(SUM)
+        y_a = tl.load(y + d, mask=inside, other=0.0).to(SUM)
+        if SIMILARITY == MODULUS:
+            x_b = tl.load(x + length + d, mask=inside, other=0.0).to(SUM)
+            y_b = tl.load(y + length + d, mask=inside, other=0.0).to(SUM)
+            sum = accumulate_modulus(sum, x_a, x_b, y_a, y_b)
+        else:
+            sum = accumulate(sum, x_a, y_a, SIMILARITY)
+    own = finish(tl.sum(sum, 0), SIMILARITY)
+    top = first_top(own, OBJECTIVE)
+    weight = tl.zeros((), SUM)
+    value, slope, valid = weight, weight, weight
+    for first in range(0, count, BLOCK):
+        n = first + tl.arange(0, BLOCK)
+        score = tl.load(scores + b * count + n, mask=n < count, other=MASKED)
+        keep = score != MASKED
+        scale = tl.full((), 1.0, SUM)
+        if WEIGHED:
+            now = tl.maximum(top, tl.max(tl.where(keep, exponents(score, temperature, OBJECTIVE), LOWEST), 0))
+            scale = tl.exp(top - now)
+            top = now
+        p = weights_of(score, keep, top, temperature, OBJECTIVE, WEIGHED)
+        term, term_slope = negative_term(own, score, margin, OBJECTIVE)
+        weight = weight * scale + tl.sum(p, 0)
+        value = value * scale + tl.sum(tl.where(keep, p * term, 0.0), 0)
+        slope = slope * scale + tl.sum(tl.where(keep, p * term_slope, 0.0), 0)
+        valid += tl.sum(tl.where(keep, 1.0, 0.0).to(SUM), 0)
+    loss, d_target, share = outcome(own, top, weight, value, slope, valid, margin, OBJECTIVE, WEIGHED)
+    of_row = tl.load(weights + b).to(SUM)
+    tl.store(losses + b, loss * of_row)
+    if GRADIENT:
+        for first in range(0, count, BLOCK):
+            n = first + tl.arange(0, BLOCK)
+            score = tl.load(scores + b * count + n, mask=n < count, other=MASKED)
+            keep = score != MASKED
+            p = weights_of(score, keep, top, temperature, OBJECTIVE, WEIGHED)
+            _, term_slope = negative_term(own, score, margin, OBJECTIVE)
+            c = chained(tl.where(keep, p * term_slope * (share * of_row), 0.0), score, SIMILARITY)
+            tl.store(g + b * count + n, c.to(g.dtype.element_ty), mask=n < count)
+        c = chained(d_target * of_row, own, SIMILARITY)
+        tl.store(coefficients + b, c)
+        for first in range(0, length, WIDTH):
+            d = first + tl.arange(0, WIDTH)
+            inside = d < length
+            zeros = tl.zeros((WIDTH,), SUM)
+            x_a = tl.load(x + d, mask=inside, other=0.0).to(SUM)
+            y_a = tl.load(y + d, mask=inside, other=0.0).to(SUM)
+            if SIMILARITY == MODULUS:
+                x_b = tl.load(x + length + d, mask=inside, other=0.0).to(SUM)
+                y_b = tl.load(y + length + d, mask=inside, other=0.0).to(SUM)
+                part, part_b = add_slope_modulus(zeros, zeros, c, x_a, x_b, y_a, y_b)
+                tl.store(d_query + b * dim + length + d, part_b, mask=inside)
+            else:
+                part = add_slope(zeros, c, x_a, y_a, SIMILARITY)
+            tl.store(d_query + b * dim + d, part, mask=inside)
+
+
+@triton.jit
+def query_slopes(g, query, table, list_ids, d_query, batch, groups, count, dim, row_tiles, SIMILARITY: tl.constexpr,
+                 SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+                 DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+    """d_query[b] += sum_n g[b, n] d similarity(q_b, row n of its list) / dq; rows are read from the table by id."""
+    group = tl.program_id(1)
+    first, stop = rows_of(group, batch, groups)
+    length = dim // 2 if SIMILARITY == MODULUS else dim
+    row_tile, d_tile = place_of(tl.program_id(0), row_tiles, tl.cdiv(length, WIDTH), GROUP)
+    row = first + row_tile * ROWS + tl.arange(0, ROWS)
+    if first + row_tile * ROWS < stop:
+        read = tl.minimum(row, stop - 1)
+        d = d_tile * WIDTH + tl.arange(0, WIDTH)
+        kept = (row < stop)[:, None] & (d < length)[None, :]
+        out = d_query + row[:, None] * dim + d[None, :]
+        a = tl.load(out, mask=kept, other=0.0)
+        b = a
+        if SIMILARITY == MODULUS:
+            b = tl.load(out + length, mask=kept, other=0.0)
+        a, b = slope_tile(a, b, g, count, 1, read, query, read, table, list_ids + group.to(tl.int64) * count, count,
+                          dim, d_tile * WIDTH, SIMILARITY, True, SUM, PRECISION, ROWS, WIDTH, DEPTH)  # fmt: skip
+        tl.store(out, a, mask=kept)
+        if SIMILARITY == MODULUS:
+            tl.store(out + length, b, mask=kept)
+
+
+@triton.jit
+def list_slopes(g, query, table, list_ids, d_list, batch, groups, count, dim, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
+                PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
+                GROUP: tl.constexpr):  # fmt: skip
+    """d_list[g, n] = sum over the queries b of list g of g[b, n] d similarity / d row n."""
+    group = tl.program_id(1)
+    first, stop = rows_of(group, batch, groups)
+    length = dim // 2 if SIMILARITY == MODULUS else dim
+    row_tile, d_tile = place_of(tl.program_id(0), tl.cdiv(count, ROWS), tl.cdiv(length, WIDTH), GROUP)
+    place = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    read = tl.minimum(place, count - 1)
+    own = tl.load(list_ids + group.to(tl.int64) * count + read)
+    zeros = tl.zeros((ROWS, WIDTH), SUM)
+    a, b = slope_tile(zeros, zeros, g + first * count, 1, count, read, table, own, query + first * dim, list_ids,
+                      (stop - first).to(tl.int32), dim, d_tile * WIDTH, SIMILARITY, False, SUM, PRECISION, ROWS,
+                      WIDTH, DEPTH)  # fmt: skip
+    d = d_tile * WIDTH + tl.arange(0, WIDTH)
+    kept = (place < count)[:, None] & (d < length)[None, :]
+    out = d_list + (group.to(tl.int64) * count + place)[:, None] * dim + d[None, :]
+    tl.store(out, a, mask=kept)
+    if SIMILARITY == MODULUS:
+        tl.store(out + length, b, mask=kept)
+
+
+def loss(query, table, targets, negatives, starts, ends, known, weights, similarity: int, kind: int, margin: float,
+         temperature: float, losses, d_query, coefficients, d_negatives, allocate) -> None:  # fmt: skip
+    """Fills losses [B] and, unless d_query is empty, d_query [B, D], the targets' coefficients [B, 1] and d_negatives
+    [G, N, D]."""
+    (batch, dim), (groups, count), dtype = query.shape, negatives.shape, table.dtype
+    if batch == 0:
+        return
+    gradient, wide = len(d_query) > 0, sum_dtype(dtype)
+    shared = arithmetic(dtype, similarity)
+    largest = -(-batch // groups)
+    sizes = tiles("scores", dtype, similarity, query.device, largest)
+    raw = allocate("raw_scores", (batch, count), wide)
+    row_tiles = -(-largest // sizes.rows)
+    column_tiles = -(-count // sizes.columns)
+    if count:
+        if similarity == DOT.value:
+            turned, rows = (query, dim, 1), (table, 0, dim, 1)
+        else:  # tiles of distances read a coordinate of many rows at once
+            padded = column_tiles * sizes.columns
+            lists = torch.zeros((groups, padded), dtype=torch.int64, device=query.device)
+            lists[:, :count] = negatives.clamp(min=0)
+            copy = table.index_select(0, lists.view(-1)).view(groups, padded, dim).transpose(1, 2).contiguous()
+            turned, rows = (query.t().contiguous(), 1, batch), (copy, padded * dim, 1, padded)
+        scores[(row_tiles * column_tiles, groups)](
+            *turned, *rows, targets, negatives, starts, ends, known, raw, batch, groups, count, dim, row_tiles,
+            GATHER=similarity == DOT.value, KNOWN=len(starts) > 0, **shared, ROWS=sizes.rows, COLUMNS=sizes.columns,
+            DEPTH=sizes.depth, GROUP=GROUP, **constants(sizes),
+        )  # fmt: skip
+    g = raw
+    if gradient and similarity == DOT.value and wide != dtype:  # the tensor cores take both factors in the table's dtype
+        g = allocate("coefficients_of_lists", (batch, count), dtype)
+    block = min(1024, triton.next_power_of_2(max(count, 1)))
+    width = min(1024, max(32, triton.next_power_of_2(dim)))
+    objective[(batch,)](
+        query, table, targets, weights, raw, g, losses, coefficients, d_query, count, dim, bits(margin),
+        bits(temperature), kind, weighed(kind, temperature), gradient, similarity, shared["SUM"], block, width,
+        num_warps=4,
+    )  # fmt: skip
+    if not gradient or not count:
+        return
+    ids = negatives.clamp(min=0)
+    length = dim // 2 if similarity == MODULUS.value else dim
+    for kernel, most, out in ((query_slopes, largest, d_query), (list_slopes, count, d_negatives)):
+        sizes = tiles("slopes", dtype, similarity, query.device, most)
+        row_tiles = -(-most // sizes.rows)
+        extra = (row_tiles,) if kernel is query_slopes else ()
+        kernel[(row_tiles * -(-length // sizes.columns), groups)](
+            g, query, table, ids, out, batch, groups, count, dim, *extra, **shared, ROWS=sizes.rows,
+            WIDTH=sizes.columns, DEPTH=sizes.depth, GROUP=GROUP, **constants(sizes),
+        )  # fmt: skip
