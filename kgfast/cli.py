@@ -104,7 +104,7 @@ def train(
     from kgfast.train import loop
 
     graph = KnowledgeGraph.load(config.data)
-    run = loop.run_folder(config, graph, config.resume)
+    run = loop.run_folder(config.out, loop.run_name(config, graph), config.resume)
     console = errors()
     console.print(f"{graph.name}: {graph.num_entities:,} entities, {graph.num_relations:,} relations")
     try:

@@ -12,7 +12,7 @@ import torch
 from training_helpers import grouped_graph, run, same_bits, small_config, write_dataset
 
 from kgfast.errors import CheckpointError
-from kgfast.train import checkpoint, load_run
+from kgfast.train import checkpoint, load_run, storage
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def test_disk_full_keeps_the_old_checkpoint(graph, finished, monkeypatch, error,
             raise error
         save_file(tensors, path, **options)
 
-    save_file = checkpoint.save_file
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    save_file = storage.save_file
+    monkeypatch.setattr(storage, "save_file", full)
     with pytest.raises(
         CheckpointError, match=r"could not be written \(.*(No space|full).*the one of step \d+ is intact"
     ):

@@ -5,18 +5,18 @@ Precedence, lowest first: defaults < recipe < YAML file < key=value pairs < name
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kgfast.errors import ConfigError
 from kgfast.reference import SCORES
+from kgfast.train import settings
 from kgfast.train.recipes import recipe_values
+from kgfast.train.settings import boolean, canonical, parse_pairs
 
 ALIASES = {"transe": "transe_l1"}
 DEFAULT_EPOCHS = 100
@@ -97,7 +97,7 @@ class TrainConfig(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError("; ".join(map(describe, error.errors()))) from None
+            raise ConfigError(settings.explain(error, TrainConfig)) from None
         check_combination(self)
 
     @field_validator("model", mode="before")
@@ -118,9 +118,7 @@ class TrainConfig(BaseModel):
         """Write the settings which have an effect as YAML (to a temporary name, then renamed)."""
         left_out = {"resume", *unused(self)}
         values = {key: value for key, value in self.model_dump().items() if key not in left_out}
-        temporary = Path(f"{path}.tmp")
-        temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        os.replace(temporary, path)
+        settings.write_yaml(path, values)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> TrainConfig:
@@ -158,19 +156,7 @@ def resolve(
 
 def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     """The settings in a YAML file, keys checked; ConfigError names the file."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold `key: value` lines, got a {type(values).__name__}")
-    values = {canonical(str(key)): value for key, value in values.items()}
+    values = settings.read_yaml(path)
     try:
         refuse_unknown(values)
     except ConfigError as error:
@@ -178,44 +164,9 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     return values
 
 
-def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["dim=100", "minutes=null"]` as a dictionary; values stay text, which validation converts."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"{pair!r} is not a key=value pair, such as dim=200")
-        values[canonical(key)] = None if value == "null" else value
-    return values
-
-
-def canonical(key: str) -> str:
-    """`--batch-size` and `batch-size` are `batch_size`."""
-    return key.strip().lstrip("-").replace("-", "_")
-
-
-def refuse_unknown(values: Mapping[str, Any]) -> None:
+def refuse_unknown(values: Iterable[str]) -> None:
     """ConfigError for the first key that is no setting, with the nearest ones."""
-    known = list(TrainConfig.model_fields)
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known settings: {', '.join(known)}"
-            raise ConfigError(f"unknown setting {key!r}; {hint}")
-
-
-def describe(error: Mapping[str, Any]) -> str:
-    """One pydantic error as `key=value: what is allowed`."""
-    key = str(error["loc"][0]) if error["loc"] else "settings"
-    if error["type"] == "missing":
-        return f"{key} is missing: {TrainConfig.model_fields[key].description}"
-    if error["type"] == "string_pattern_mismatch":
-        return f"{key}={error['input']!r}: must be {TrainConfig.model_fields[key].description}"
-    return f"{key}={error['input']!r}: {error['msg'].replace('Input should be', 'must be')}"
-
-
-def boolean(value: Any) -> bool:
-    return str(value).lower() in ("true", "1", "yes", "on", "y", "t")
+    settings.refuse_unknown(values, TrainConfig.model_fields)
 
 
 def unused(config: TrainConfig) -> dict[str, str]:

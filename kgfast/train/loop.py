@@ -8,14 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import resource
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from kgfast.data import KnowledgeGraph
-from kgfast.errors import ConfigError, DataError, KgfastError
+from kgfast.errors import ConfigError, DataError
 from kgfast.evaluate.metrics import all_ranks, evaluate, summarize
 from kgfast.evaluate.report import write_report
 from kgfast.train import checkpoint
@@ -33,15 +27,18 @@ from kgfast.train.build import build_model, build_optimizer, build_step
 from kgfast.train.config import TrainConfig
 from kgfast.train.monitor import Monitor
 from kgfast.train.schedule import learning_rate
+from kgfast.train.session import (
+    CHECKPOINT_SHARE,
+    LOG_SECONDS,
+    TrainingError,
+    leave,
+    peak_memory_bytes,
+    run_folder,
+    stop_signals,
+)
 
 REPORTED = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank", "triples", "head", "tail")
-LOG_SECONDS = 2.0
 LOG_STEPS = 4096  # at most, between two reads of the losses
-CHECKPOINT_SHARE = 20  # a checkpoint that took s seconds is followed by 20 s or more of training
-
-
-class TrainingError(KgfastError):
-    """Training can't go on, and says what to try."""
 
 
 def train(
@@ -70,29 +67,13 @@ def train(
     graph = KnowledgeGraph.load(config.data) if graph is None else graph
     if len(graph.train) == 0:
         raise DataError(f"graph {graph.name!r} has no train triples")
-    run = run_folder(config, graph, resume)
+    run = run_folder(config.out, run_name(config, graph), resume)
     return Training(config, graph, run, console, resume=resume).run_to_end()
 
 
-def run_folder(config: TrainConfig, graph: KnowledgeGraph, resume: bool) -> Path:
-    """The folder of the run, which exists then; ConfigError if it holds another run already."""
-    if config.out is not None:
-        run = Path(config.out)
-        taken = [name for name in ("checkpoint", "metrics.json") if (run / name).exists()]
-        if taken and not resume:
-            found = ", ".join(taken)
-            raise ConfigError(f"out={config.out!r} holds a run already ({found}): resume it, or choose another folder")
-        run.mkdir(parents=True, exist_ok=True)
-        return run
-    name = f"{Path(graph.name).name}-{config.recipe or config.model}"
-    number = 1
-    while True:
-        try:
-            run = Path("runs") / f"{name}-{number}"
-            run.mkdir(parents=True)
-            return run
-        except FileExistsError:
-            number += 1
+def run_name(config: TrainConfig, graph: KnowledgeGraph) -> str:
+    """The name of a run's folder, but for its number."""
+    return f"{Path(graph.name).name}-{config.recipe or config.model}"
 
 
 class Training:
@@ -249,7 +230,11 @@ class Training:
             "triples_per_second": triples / seconds,
             "lr": self.optimizer.param_groups[0]["lr"],
         }
-        self.monitor.training(record, over, left)
+        text = (
+            f"loss {record['loss']:.4f}  {record['triples_per_second']:,.0f} triples/s  "
+            f"{timedelta(seconds=round(left))} left"
+        )
+        self.monitor.training(record, over, text, f"epoch {record['epoch']:.1f}")
 
     def validate(self) -> None:
         """Filtered MRR of the valid triples (or the drawn ones); the best tables so far are kept."""
@@ -268,7 +253,9 @@ class Training:
             else:
                 for name, table in checkpoint.tables(self.model).items():
                     self.best[name].copy_(table)
-        self.monitor.validation({"step": position.step, "epoch": self.epoch(), "valid": metrics}, better)
+        text = f"epoch {self.epoch():.1f}  valid MRR {metrics['mrr']:.4f}  hits@10 {metrics['hits@10']:.4f}"
+        record = {"step": position.step, "epoch": self.epoch(), "valid": metrics}
+        self.monitor.validation(record, text + "  best so far" * better)
         self.mark = time.monotonic()  # validation is no training time
 
     def save(self) -> float:
@@ -310,45 +297,3 @@ class Training:
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM in the yielded list, so that a step is never cut; a second one
-    acts as usual."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def put_back() -> None:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
-
-    def receive(number: int, frame: object) -> None:
-        received.append(number)
-        put_back()
-
-    for number in usual:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        put_back()
-
-
-def leave(number: int, run: os.PathLike) -> None:
-    """End as the signal asks, after a checkpoint."""
-    message = f"stopped by {signal.Signals(number).name}; a checkpoint is in {run}, go on with resume"
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt(message)
-    raise SystemExit(128 + number)
-
-
-def peak_memory_bytes(device: str) -> int:
-    """The most memory that this process held so far: on its GPU if it trains there, else resident in RAM."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from datetime import timedelta
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,30 +51,24 @@ class Monitor:
         if self.writer is not None:
             self.writer.close()
 
-    def training(self, record: dict[str, Any], over: float, seconds_left: float) -> None:
-        """A line of history: step, epoch, loss, triples_per_second, lr; `over` is the part of training that
-        is done."""
+    def training(self, record: dict[str, Any], over: float, text: str, name: str) -> None:
+        """A line of history; `over` is the part of training that is done, `text` and `name` say the rest to people."""
         self._write(record)
-        speed, left = record["triples_per_second"], timedelta(seconds=round(seconds_left))
-        text = f"loss {record['loss']:.4f}  {speed:,.0f} triples/s  {left} left"
-        name = f"epoch {record['epoch']:.1f}"
         self.bar.update(self.task, completed=over, description=name, text=text)
         if not self.console.is_terminal and time.monotonic() - self._spoke > QUIET_SECONDS:
-            self._say(f"{name}  {over:.0%}  {text}")
+            self.say(f"{name}  {over:.0%}  {text}")
 
-    def validation(self, record: dict[str, Any], best: bool) -> None:
+    def validation(self, record: dict[str, Any], text: str) -> None:
         """A line of history: step, epoch, valid (metrics)."""
         self._write(record)
-        valid = record["valid"]
-        text = f"epoch {record['epoch']:.1f}  valid MRR {valid['mrr']:.4f}  hits@10 {valid['hits@10']:.4f}"
-        self._say(text + "  best so far" * best)
+        self.say(text)
 
     def position(self) -> int:
         """Bytes of history that are safe on disk."""
         os.fsync(self.file.fileno())
         return os.path.getsize(self.path)
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         self._spoke = time.monotonic()
         self.console.print(text, highlight=False, markup=False)
 
@@ -87,8 +81,15 @@ class Monitor:
         if self.writer is None:
             return
         for key, value in record.items():
-            if key == "valid":
-                for metric in ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank"):
-                    self.writer.add_scalar(f"valid/{metric.replace('@', '_at_')}", value[metric], record["step"])
-            elif key not in ("step", "epoch"):
-                self.writer.add_scalar(f"train/{key}", value, record["step"])
+            if key not in ("step", "epoch"):
+                for path, number in numbers(key if key == "valid" else f"train/{key}", value):
+                    self.writer.add_scalar(path.replace("@", "_at_"), number, record["step"])
+
+
+def numbers(path: str, value: Any) -> Iterator[tuple[str, float]]:
+    """(path, number) of all numbers in nested dictionaries."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from numbers(f"{path}/{key}", inner)
+    elif isinstance(value, (int, float)):
+        yield path, value

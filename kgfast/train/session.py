@@ -1,0 +1,86 @@
+"""What every kind of run needs around its steps: a folder, signals that stop it in good order, the memory it took."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from kgfast.errors import ConfigError, KgfastError
+
+LOG_SECONDS = 2.0
+CHECKPOINT_SHARE = 20  # a checkpoint that took s seconds is followed by 20 s or more of training
+
+
+class TrainingError(KgfastError):
+    """Training can't go on, and says what to try."""
+
+
+def run_folder(out: str | None, name: str, resume: bool) -> Path:
+    """The folder of a run, which exists then: `out`, or a new one under runs/ that is called `name`; ConfigError if it
+    holds another run already."""
+    if out is not None:
+        run = Path(out)
+        taken = [name for name in ("checkpoint", "metrics.json") if (run / name).exists()]
+        if taken and not resume:
+            found = ", ".join(taken)
+            raise ConfigError(f"out={out!r} holds a run already ({found}): resume it, or choose another folder")
+        run.mkdir(parents=True, exist_ok=True)
+        return run
+    number = 1
+    while True:
+        try:
+            run = Path("runs") / f"{name}-{number}"
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            number += 1
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect the first SIGINT or SIGTERM in the yielded list, so that a step is never cut; a second one
+    acts as usual."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def put_back() -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        put_back()
+
+    for number in usual:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        put_back()
+
+
+def leave(number: int, run: os.PathLike) -> None:
+    """End as the signal asks, after a checkpoint."""
+    message = f"stopped by {signal.Signals(number).name}; a checkpoint is in {run}, go on with resume"
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt(message)
+    raise SystemExit(128 + number)
+
+
+def peak_memory_bytes(device: str) -> int:
+    """The most memory that this process held so far: on its GPU if it trains there, else resident in RAM."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
