@@ -35,8 +35,11 @@ def why_not(name: str, device: str | None = None) -> str | None:
     if name == "cuda":
         if not CUDA:
             return "the CUDA kernels are not built: they need nvcc when kgfast is installed"
-        reason = module("cuda").why_not()
-        return reason or (None if device == "cuda" else missing_gpu(device))
+        cuda = module("cuda")
+        reason = cuda.why_not()
+        if reason or device == "cuda" or (device in (None, "cpu") and cuda.ON_HOST):
+            return reason
+        return missing_gpu(device)
     raise KgfastError(f"impl {name!r} is unknown; the backends are {', '.join(NAMES)}")
 
 
