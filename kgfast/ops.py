@@ -19,7 +19,7 @@ from kgfast.backends import cpu
 NAMESPACES = {
     "kgfast": {"CPU": "cpu", "CUDA": backends.GPU},
     "kgfast_triton": {"CPU": "triton", "CUDA": "triton"},
-    "kgfast_cuda": {"CUDA": "cuda"},
+    "kgfast_cuda": {"CPU": "cuda", "CUDA": "cuda"},  # CPU: tests, see backends/cuda.py
 }
 OF_BACKEND = {"cpu": "kgfast", "triton": "kgfast_triton", "cuda": "kgfast_cuda"}
 LIBRARIES = {namespace: torch.library.Library(namespace, "DEF") for namespace in NAMESPACES}
