@@ -165,7 +165,10 @@ class CandidateLoss(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        return *(gradient * g for gradient in ctx.saved_tensors), *[None] * 6
+        gradients = ctx.saved_tensors
+        if g.device.type != "cpu" or torch.compiler.is_compiling() or float(g) != 1:  # a large table costs a pass
+            gradients = (gradient * g for gradient in gradients)
+        return *gradients, *[None] * 6
 
 
 class CandidateLosses(Function):

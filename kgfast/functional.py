@@ -263,7 +263,7 @@ def one_vs_all_loss(
     f = softmax: -sum_c y_c log softmax(s)_c, y = (1 - e) / (number of answers) at each + e / C  (Lacroix et al. 2018)
         bce:     mean_c of -y_c log sigma(s_c) - (1 - y_c) log sigma(-s_c), y = (1 - e) at each answer + e / C
     e = `label_smoothing`. The target is the answer (1vsAll); with `known` all known answers of the query are (KvsAll).
-    side="both" is the mean of both sides. Memory O(B D) and 32 MB of scores at most, whatever B and C; the gradient of
+    side="both" is the mean of both sides. Memory O(B D) and 48 MB of scores at most, whatever B and C; the gradient of
     the entities is dense [E, D], as every row has one.
     """
     entities, relations, _ = checks.tables(entities, relations, score)
@@ -302,7 +302,7 @@ def linear_cross_entropy(
 
     hidden [.., D], weight [C, D], targets int64 [..], bias [C]. Rows whose target is `ignore_index` are skipped, not
     masked: they cost nothing. reduction: mean over the others (0 where there are none), sum, or none ([..]).
-    Memory: 32 MB of logits at most, and the gradients.
+    Memory: 48 MB of logits at most, and the gradients.
     """
     checks.choose("reduction", reduction, ("mean", "sum", "none"))
     weight = checks.table("weight", weight)

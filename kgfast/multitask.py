@@ -23,8 +23,8 @@ class Term:
 
     targets: int64 [B], where `ignore_index` marks a row to skip; or CSR (offsets [B + 1], ids) for several answers, of
     which softmax takes the mean log-likelihood. bias [C] is added to dot products. known (CSR: rows that are right, but
-    not the answer asked for) and candidates [K] restrict who competes; only impl="reference" serves candidates, and known
-    beside anything but softmax over dot products.
+    not the answer asked for) and candidates [K] restrict who competes. impl="reference" alone serves candidates, and
+    known beside anything but softmax over dot products.
     """
 
     query: Tensor
@@ -48,7 +48,7 @@ def multitask_loss(
     A mean is over the rows with an answer.
 
     weights: T numbers, or a tensor [T] through which gradients flow; None: all 1. A term without any answer counts 0.
-    Memory: 32 MB of scores at most, and the gradients of queries and tables.
+    Memory: 48 MB of scores at most, and the gradients of queries and tables.
     """
     terms = list(terms)
     if not terms:

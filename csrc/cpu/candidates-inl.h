@@ -17,15 +17,26 @@ struct CandidateChunk {
 
   void score(int64_t n0, int64_t columns) const {
     score_matrix<Sim>(packed, rows, candidates(n0), columns, a.dim, a.threads, scores, ld);
-    const int64_t padded = padded_count<F>(columns);
-    parallel_for(rows, 16, a.threads, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) {
-        F* row = scores + i * ld;
-        if (a.bias)
-          for (int64_t n = 0; n < columns; ++n) row[n] += a.bias[n0 + n];
-        for (int64_t n = columns; n < padded; ++n) row[n] = -std::numeric_limits<F>::infinity();
-      }
-    });
+  }
+
+  // Adds the bias to a row of scores and -inf past its end; returns the largest, at least `top`.
+  F finish_scores(int64_t i, int64_t n0, int64_t columns, F top) const {
+    constexpr int kLanes = Lanes<F>::kCount;
+    F* row = scores + i * ld;
+    for (int64_t n = columns, padded = padded_count<F>(columns); n < padded; ++n) row[n] = -std::numeric_limits<F>::infinity();
+    auto largest_of = splat(top);
+    int64_t n = 0;
+    for (; n + kLanes <= columns; n += kLanes) {
+      auto s = load(row + n);
+      if (a.bias) s += load(a.bias + n0 + n), store(row + n, s);
+      largest_of = larger(s, largest_of);
+    }
+    F most = largest_lane(largest_of);
+    for (; n < columns; ++n) {
+      if (a.bias) row[n] += a.bias[n0 + n];
+      most = row[n] > most ? row[n] : most;
+    }
+    return most;
   }
 
   // Answers of query i among candidates [n0, n0 + columns): a range of the ascending ids.
@@ -53,6 +64,7 @@ struct CandidateChunk {
     const F floor = a.smoothing / F(a.count);
     parallel_for(rows, 8, a.threads, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
+        const F now = finish_scores(i, n0, columns, largest[i]);
         if (!counts(i)) continue;
         const F* row = scores + i * ld;
         int64_t k, stop;
@@ -67,9 +79,6 @@ struct CandidateChunk {
         }
         typename Lanes<F>::V part{};
         if (a.objective == Objective::kSoftmax) {
-          auto top = splat(largest[i]);
-          for (int64_t n = 0; n < padded; n += kLanes) top = larger(load(row + n), top);
-          const F now = largest_lane(top);
           for (int64_t n = 0; n < padded; n += kLanes) part += exponential(load(row + n) - now);
           total[i] = total[i] * std::exp(largest[i] - now) + sum_lanes(part);
           largest[i] = now;
@@ -92,7 +101,7 @@ struct CandidateChunk {
   }
 
   // Scores become dL/dscore in place, then both gradients are two more tile products.
-  void gradients(int64_t n0, int64_t columns) const {
+  void gradients(int64_t n0, int64_t columns, bool fresh) const {
     const int64_t padded = padded_count<F>(columns);
     constexpr int kLanes = Lanes<F>::kCount;
     const F floor = a.smoothing / F(a.count);
@@ -103,6 +112,7 @@ struct CandidateChunk {
           for (int64_t n = 0; n < columns; ++n) row[n] = 0;
           continue;
         }
+        if (fresh) finish_scores(i, n0, columns, 0);
         const bool softmax = a.objective == Objective::kSoftmax;
         const F weight = a.weights[first + i] / (softmax ? F(1) : F(a.count)), own = label(i) * weight;
         int64_t k, stop;
@@ -144,8 +154,12 @@ template <class Sim, class F>
 static void candidate_loss(const CandidateArguments<F>& a, const CandidateResults<F>& out) {
   if (a.batch == 0) return;
   const bool wants_gradient = out.d_query || out.d_table || out.d_bias;
-  const int64_t most = a.batch < 384 ? packed_rows<F>(a.batch) : packed_rows<F>(384 - Tile<F>::kRows + 1);
-  int64_t width = a.workspace / most / Tile<F>::kColumns * Tile<F>::kColumns;
+  // as many queries at a time as leave room for all their scores; with fewer than 96 tables would be walked too often
+  constexpr int64_t kRows = Tile<F>::kRows, kColumns = Tile<F>::kColumns;
+  int64_t most = a.workspace / padded_count<F>(a.count) / kRows * kRows;
+  most = most < 96 ? 96 / kRows * kRows : (most > 384 ? 384 / kRows * kRows : most);
+  if (most > a.batch) most = packed_rows<F>(a.batch);
+  int64_t width = a.workspace / most / kColumns * kColumns;
   if (width < 1024) width = 1024;
   if (width > a.count) width = a.count;
   const int64_t ld = padded_count<F>(width);
@@ -168,7 +182,7 @@ static void candidate_loss(const CandidateArguments<F>& a, const CandidateResult
     for (int64_t n0 = 0; n0 < a.count; n0 += width) {
       const int64_t columns = a.count - n0 < width ? a.count - n0 : width;
       if (width < a.count) chunk.score(n0, columns);
-      chunk.gradients(n0, columns);
+      chunk.gradients(n0, columns, width < a.count);
     }
   }
 }
