@@ -13,7 +13,7 @@ from .scores import DOT, L2, MODULUS
 from .tiles import place_of, score_tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "count"])
 def score_matrix(query, q_row, q_d, table, t_row, t_d, out, out_row, batch, count, dim, SIMILARITY: tl.constexpr,
                  SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
                  DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip

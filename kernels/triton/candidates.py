@@ -44,11 +44,13 @@ def compact_rows(weights, starts, ends, rows, counted, largest, batch, OBJECTIVE
 
 
 @triton.jit
-def score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, first, origin, here, dim, HAS_BIAS: tl.constexpr,
+def score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, origin, offset, here, dim, HAS_BIAS: tl.constexpr,
                   SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
                   COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
-    """Scores of queries `row` and the `here` columns from `first` on; `table` begins with column `origin`. Distances
-    read transposed tables, padded to whole tiles, in which the queries that count lie together, at `place`."""
+    """Scores of queries `row` and the `here` columns from origin + offset on; `table` begins with `origin`.
+
+    Distances read transposed tables, padded to whole tiles, in which the queries that count lie together, at `place`.
+    """
     columns = tl.arange(0, COLUMNS)
     read = columns
     if SIMILARITY == DOT:
@@ -58,15 +60,15 @@ def score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, first,
     sum = tl.zeros((ROWS, COLUMNS), SUM)
     if HAS_BIAS:  # only dot products have one; to begin with it costs no registers later
         there = tl.where(bias.to(tl.int64) != 0, here, 0)  # in a group some tasks have none
-        sum += tl.load(bias + first + columns, mask=columns < there, other=0.0).to(SUM)[None, :]
-    table += tl.cast(first - origin, tl.int64) * t_row
+        sum += tl.load(bias + origin + offset + columns, mask=columns < there, other=0.0).to(SUM)[None, :]
+    table += tl.cast(offset, tl.int64) * t_row
     return score_tile(sum, query, q_row, q_d, row, table, t_row, t_d, read, dim, SIMILARITY, SUM, PRECISION, ROWS,
                       COLUMNS, DEPTH)  # fmt: skip
 
 
 @triton.jit
 def statistics_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, counted, largest, total,
-                    right, row_tile, first, origin, end, dim, share, floor, HAS_BIAS: tl.constexpr, OBJECTIVE,
+                    right, row_tile, origin, offset, end, dim, share, floor, HAS_BIAS: tl.constexpr, OBJECTIVE,
                     SMOOTH: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
                     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """What the loss needs of one tile: per row the largest score, the sum of exponentials (bce: of softplus), and the
@@ -74,8 +76,9 @@ def statistics_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, an
     place = row_tile * ROWS + tl.arange(0, ROWS)
     row = tl.load(rows + tl.minimum(place, counted - 1)).to(tl.int64)
     columns = tl.arange(0, COLUMNS)
+    first = origin + offset
     here = tl.minimum(end - first, COLUMNS)
-    scores = score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, first, origin, here, dim, HAS_BIAS,
+    scores = score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, origin, offset, here, dim, HAS_BIAS,
                            SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
     start, stop = tl.load(starts + row), tl.load(ends + row)
     own = tl.zeros((ROWS,), SUM) + share
@@ -142,11 +145,11 @@ def losses_block(weights, rows, counted, largest, total, right, losses, log_tota
 
 @triton.jit
 def coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, counted, weights, most,
-                      log_total, g, g_row, row_tile, first, end, origin, dim, share, floor,
+                      log_total, g, g_row, row_tile, origin, offset, end, dim, share, floor,
                       HAS_BIAS: tl.constexpr, OBJECTIVE, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
                       PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
                       DEPTH: tl.constexpr):  # fmt: skip
-    """dL/dscore of columns [first, first + COLUMNS) below `end`, relative to the largest weight.
+    """dL/dscore of COLUMNS columns from origin + offset on, below `end`, relative to the largest weight.
 
     `table` and g hold columns [origin, end).
 
@@ -159,8 +162,9 @@ def coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, 
     if OBJECTIVE == SOFTMAX:
         own = share / (stop - start).to(SUM)
     columns = tl.arange(0, COLUMNS)
+    first = origin + offset
     here = tl.minimum(end - first, COLUMNS)
-    scores = score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, first, origin, here, dim, HAS_BIAS,
+    scores = score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, origin, offset, here, dim, HAS_BIAS,
                            SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
     if OBJECTIVE == SOFTMAX:
         normalizer = tl.load(log_total + tl.minimum(place, counted - 1))
@@ -172,8 +176,9 @@ def coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, 
     value *= (tl.load(weights + row).to(SUM) / most)[:, None]
     if SIMILARITY == L2:
         value = tl.where(scores < 0, value / scores, 0.0)
-    target = g + (first - origin) + place[:, None] * g_row + columns[None, :]
-    tl.store(target, value.to(g.dtype.element_ty), mask=(place < counted)[:, None] & (columns < here)[None, :])
+    value = tl.where((columns < here)[None, :], value, 0.0)  # zeros in the padding
+    target = g + offset + place[:, None] * g_row + columns[None, :]
+    tl.store(target, value.to(g.dtype.element_ty), mask=(place < counted)[:, None] & (columns < g_row - offset)[None, :])
 
 
 @triton.jit
@@ -199,7 +204,10 @@ def slopes_block(g, g_x, g_y, x, x_ids, x_count, y, y_ids, y_count, scale, sums,
         a = tl.load(sums + target, mask=kept, other=0.0)
         if SIMILARITY == MODULUS:
             b = tl.load(sums + length + target, mask=kept, other=0.0)
-    a, b = slope_tile(a, b, g, g_x, g_y, read, x, row, y, y_ids, y_count, dim, first_d, SIMILARITY, Y_ROWS, SUM,
+    g_count = y_count
+    if X_ROWS:  # a panel of coefficients is padded with zeros: its rows are read 16 bytes at a time
+        g_count = tl.cdiv(y_count, 16) * 16
+    a, b = slope_tile(a, b, g, g_x, g_y, read, g_count, x, row, y, y_ids, y_count, dim, first_d, SIMILARITY, Y_ROWS, SUM,
                       PRECISION, ROWS, WIDTH, DEPTH)  # fmt: skip
     if ONLY:
         tl.store(out + target, (a * scale).to(out.dtype.element_ty), mask=kept)
@@ -214,13 +222,13 @@ def slopes_block(g, g_x, g_y, x, x_ids, x_count, y, y_ids, y_count, scale, sums,
 # ---- kernels: which tile is whose ----------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def compact(weights, starts, ends, rows, counted, largest, batch, OBJECTIVE: tl.constexpr, SUM: tl.constexpr,
             BLOCK: tl.constexpr):  # fmt: skip
     compact_rows(weights, starts, ends, rows, counted, largest, batch, OBJECTIVE, SUM, BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["origin", "end", "batch"])
 def statistics(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, counted, largest, total, right,
                origin, end, batch, dim, share: tl.int64, floor: tl.int64, HAS_BIAS: tl.constexpr,
                OBJECTIVE: tl.constexpr, SMOOTH: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
@@ -231,19 +239,19 @@ def statistics(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers
     if row_tile * ROWS < here:
         part = (tile + 1) * batch
         statistics_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, here, largest + part,
-                        total + part, right + part, row_tile, origin + tile * COLUMNS, origin, end, dim,
+                        total + part, right + part, row_tile, origin, tile * COLUMNS, end, dim,
                         number(share, SUM), number(floor, SUM), HAS_BIAS, OBJECTIVE, SMOOTH, SIMILARITY, SUM, PRECISION,
                         ROWS, COLUMNS, DEPTH)  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits", "batch", "count"])
 def losses(weights, rows, counted, largest, total, right, losses, log_total, splits, batch, count, BEGIN: tl.constexpr,
            LAST: tl.constexpr, OBJECTIVE: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     losses_block(weights, rows, tl.load(counted), largest, total, right, losses, log_total, tl.program_id(0), splits,
                  batch, count, BEGIN, LAST, OBJECTIVE, SUM, BLOCK)  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["origin", "end", "batch"])
 def coefficients(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, counted, weights, largest,
                  log_total, g, g_row, origin, end, batch, dim, share: tl.int64, floor: tl.int64, HAS_BIAS: tl.constexpr,
                  OBJECTIVE: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
@@ -252,12 +260,12 @@ def coefficients(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answe
     here = tl.load(counted)
     if row_tile * ROWS < here:
         coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, here, weights,
-                          tl.load(largest), log_total, g, g_row, row_tile, origin + column_tile * COLUMNS, end, origin,
+                          tl.load(largest), log_total, g, g_row, row_tile, origin, column_tile * COLUMNS, end,
                           dim, number(share, SUM), number(floor, SUM), HAS_BIAS, OBJECTIVE, SIMILARITY, SUM, PRECISION, ROWS, COLUMNS,
                           DEPTH)  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["x_count", "y_count", "factor"])
 def slopes(g, g_x, g_y, x, x_count, y, y_count, rows, counted, largest, factor: tl.int64, sums, out, dim,
            ADD: tl.constexpr, ONLY: tl.constexpr, X_ROWS: tl.constexpr, Y_ROWS: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
            PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
@@ -276,7 +284,7 @@ def slopes(g, g_x, g_y, x, x_count, y, y_count, rows, counted, largest, factor: 
                      ONLY, X_ROWS, Y_ROWS, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH, GROUP)  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["columns", "factor"])
 def bias_gradient(g, g_row, counted, largest, factor: tl.int64, out, columns, SUM: tl.constexpr, ROWS: tl.constexpr,
                   COLUMNS: tl.constexpr):  # fmt: skip
     """out[c] = scale * sum_b g[b, c]: a panel's part of the bias' gradient."""

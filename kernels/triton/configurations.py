@@ -34,20 +34,22 @@ class Tiles:
 
 
 # kind of arithmetic -> (tiles of scores, tiles of slopes)
-HALF_80 = (Tiles(128, 128, 32, 4, 4), Tiles(128, 128, 32, 4, 4))
+HALF_80 = (Tiles(128, 128, 32, 8, 4), Tiles(128, 128, 32, 8, 4))
 HALF_90 = (Tiles(256, 128, 64, 8, 3), Tiles(128, 256, 64, 8, 3))
+HALF_100 = (Tiles(256, 128, 64, 8, 3), Tiles(128, 128, 64, 8, 4))
 SINGLE = (Tiles(128, 128, 32, 8, 3), Tiles(128, 128, 32, 8, 3))  # tf32
 THREEFOLD = (Tiles(64, 128, 32, 8, 2), Tiles(64, 128, 32, 8, 2))  # tf32x3: each operand twice in registers
 DOUBLE = (Tiles(32, 32, 16, 4, 2), Tiles(32, 32, 16, 4, 2))
 # fewer rows and columns than threads: only then a coordinate is loaded straight into the layout of the sums
 DISTANCE = (Tiles(64, 64, 1, 4, 1), Tiles(32, 64, 1, 4, 1))
 DISTANCE_DOUBLE = (Tiles(32, 32, 1, 4, 1), Tiles(16, 32, 1, 4, 1))
+GROUPED_90 = (Tiles(128, 128, 64, 8, 3), Tiles(128, 128, 64, 8, 3))  # what describes a task needs registers too
 SMALL = (Tiles(32, 64, 32, 4, 1), Tiles(32, 32, 32, 4, 1))  # the interpreter: many tiles even of small tables
 
 TABLE = {
-    80: {"half": HALF_80, "tf32": SINGLE, "tf32x3": THREEFOLD},
-    90: {"half": HALF_90, "tf32": SINGLE, "tf32x3": THREEFOLD},
-    100: {"half": HALF_90, "tf32": SINGLE, "tf32x3": THREEFOLD},
+    80: {"half": HALF_80, "grouped": HALF_80, "tf32": SINGLE, "tf32x3": THREEFOLD},
+    90: {"half": HALF_90, "grouped": GROUPED_90, "tf32": SINGLE, "tf32x3": THREEFOLD},
+    100: {"half": HALF_100, "grouped": GROUPED_90, "tf32": SINGLE, "tf32x3": THREEFOLD},
 }
 
 
@@ -94,20 +96,21 @@ def sum_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def tiles(what: str, dtype: torch.dtype, similarity: int, device: torch.device, rows: int) -> Tiles:
-    """Tiles of "scores" or "slopes"; `rows` is how many rows there are at most."""
+    """Tiles of "scores" or "slopes", "grouped" before it for many tasks at once; `rows`: how many there are at most."""
     architecture, _ = device_properties(device)
-    place = ("scores", "slopes").index(what)
+    place = ("scores", "slopes").index(what.removeprefix("grouped "))
     if architecture == 0:
         return SMALL[place].fit(rows)
-    return choose(architecture, dtype, similarity, precision(dtype))[place].fit(rows)
+    kind = precision(dtype) if dtype == torch.float32 else "grouped" if what.startswith("grouped") else "half"
+    return choose(architecture, dtype, similarity, kind)[place].fit(rows)
 
 
-def choose(architecture: int, dtype: torch.dtype, similarity: int, multiply: str) -> tuple[Tiles, Tiles]:
+def choose(architecture: int, dtype: torch.dtype, similarity: int, kind: str) -> tuple[Tiles, Tiles]:
     if SIMILARITIES[similarity] != "dot":
         return DISTANCE_DOUBLE if dtype == torch.float64 else DISTANCE
     if dtype == torch.float64:
         return DOUBLE
-    return TABLE[architecture][multiply if dtype == torch.float32 else "half"]
+    return TABLE[architecture][kind]
 
 
 def constants(sizes: Tiles) -> dict:

@@ -36,7 +36,7 @@ FIELDS = tl.constexpr(32)
     tl.constexpr(place) for place in range(29))  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*range(1, 31)])
 def describe(jobs, task, a: tl.int64, b: tl.int64, c: tl.int64, d: tl.int64, e: tl.int64, f: tl.int64, g: tl.int64,
              h: tl.int64, i: tl.int64, j: tl.int64, k: tl.int64, l: tl.int64, m: tl.int64, n: tl.int64, o: tl.int64,
              p: tl.int64, q: tl.int64, r: tl.int64, s: tl.int64, t: tl.int64, u: tl.int64, v: tl.int64, w: tl.int64,
@@ -82,10 +82,10 @@ def size(job, FIELD: tl.constexpr):
 @triton.jit
 def address(job, FIELD: tl.constexpr, TYPE: tl.constexpr, ALIGNED: tl.constexpr):
     """ALIGNED: tables begin at multiples of 16 bytes, which makes loads of 16 bytes possible."""
-    found = tl.load(job + FIELD)
+    found = tl.load(job + FIELD).to(tl.pointer_type(TYPE))
     if ALIGNED:
         found = tl.multiple_of(found, 16)
-    return found.to(tl.pointer_type(TYPE))
+    return found
 
 
 @triton.jit
@@ -106,7 +106,7 @@ def grouped_compact(jobs, SUM: tl.constexpr, BLOCK: tl.constexpr):
                  size(job, OBJECTIVE), SUM, BLOCK)  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tasks", "turn"])
 def grouped_statistics(jobs, tasks, turn, WIDE_DIM: tl.constexpr, HAS_BIAS: tl.constexpr, SMOOTH: tl.constexpr,
                        TYPE: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
                        ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
@@ -130,14 +130,14 @@ def grouped_statistics(jobs, tasks, turn, WIDE_DIM: tl.constexpr, HAS_BIAS: tl.c
                             address(job, ENDS, tl.int64, False), address(job, ANSWERS, tl.int64, False),
                             address(job, ROW_LIST, tl.int32, False), counted, address(job, LARGEST, SUM, False) + part,
                             address(job, TOTAL, SUM, False) + part, address(job, RIGHT, SUM, False) + part, row_tile,
-                            origin + column_tile * COLUMNS, origin, end, dim, number(tl.load(job + SHARE), SUM),
+                            origin, column_tile * COLUMNS, end, dim, number(tl.load(job + SHARE), SUM),
                             number(tl.load(job + FLOOR), SUM), HAS_BIAS, size(job, OBJECTIVE), SMOOTH, SIMILARITY, SUM,
                             PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
             tile += tl.num_programs(0)
         done += row_tiles * column_tiles
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["turn"])
 def grouped_losses(jobs, turn, per_task, COLUMNS: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr):
     """One program a task: its rows' losses in their order, so that the sum is always the same."""
     job = jobs + tl.program_id(0) * FIELDS
@@ -158,7 +158,7 @@ def grouped_losses(jobs, turn, per_task, COLUMNS: tl.constexpr, SUM: tl.constexp
             tl.store(per_task + tl.program_id(0), tl.sum(sum, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tasks", "turn"])
 def grouped_coefficients(jobs, tasks, turn, WIDE_DIM: tl.constexpr, HAS_BIAS: tl.constexpr, TYPE: tl.constexpr,
                          SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
                          COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
@@ -181,14 +181,14 @@ def grouped_coefficients(jobs, tasks, turn, WIDE_DIM: tl.constexpr, HAS_BIAS: tl
                               address(job, ROW_LIST, tl.int32, False), counted, address(job, WEIGHTS, SUM, False),
                               tl.load(address(job, MOST, SUM, False)), address(job, LOG_TOTAL, SUM, False),
                               address(job, COEFFICIENTS, TYPE, True), tl.multiple_of(size(job, SLICE_ROW), 16), row_tile,
-                              origin + column_tile * COLUMNS, end, origin, dim, number(tl.load(job + SHARE), SUM),
+                              origin, column_tile * COLUMNS, end, dim, number(tl.load(job + SHARE), SUM),
                               number(tl.load(job + FLOOR), SUM), HAS_BIAS, size(job, OBJECTIVE), SIMILARITY, SUM,
                               PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
             tile += tl.num_programs(0)
         done += row_tiles * column_tiles
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tasks", "turn"])
 def grouped_slopes(jobs, tasks, turn, WIDE_DIM: tl.constexpr, QUERIES: tl.constexpr, TYPE: tl.constexpr,
                    SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
                    WIDTH: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
@@ -251,8 +251,8 @@ class Group:
         self.tasks = tasks
         first = tasks[0].query
         self.dtype, self.device, self.wide = first.dtype, first.device, sum_dtype(first.dtype)
-        self.sizes = tiles("scores", self.dtype, 0, self.device, max(len(task.query) for task in tasks))
-        self.slope_sizes = tiles("slopes", self.dtype, 0, self.device, 2**30)
+        self.sizes = tiles("grouped scores", self.dtype, 0, self.device, max(len(task.query) for task in tasks))
+        self.slope_sizes = tiles("grouped slopes", self.dtype, 0, self.device, 2**30)
         self.jobs = self.new((len(tasks), FIELDS.value), torch.int64)
         self.most = self.new((len(tasks),), self.wide)
         self.widths, self.buffers = [], []

@@ -35,7 +35,7 @@ def tile_at(program, query, q_row, q_d, table, t_row, t_d, batch, count, dim, SI
     return scores, place, first, here, tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def own_scores(query, q_row, q_d, table, t_row, t_d, out, batch, dim, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
                PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """Score of query b and row b of `table`: the diagonal of a tile, so that it is the same chain of operations, bit for
@@ -43,16 +43,17 @@ def own_scores(query, q_row, q_d, table, t_row, t_d, out, batch, dim, SIMILARITY
     side: tl.constexpr = ROWS if ROWS < COLUMNS else COLUMNS
     first = tl.program_id(0) * side
     place, columns = first + tl.arange(0, ROWS), first + tl.arange(0, COLUMNS)
-    row, column = tl.minimum(place, batch - 1), tl.minimum(columns, batch - 1)
+    read, row = tl.arange(0, COLUMNS), place
     if SIMILARITY == DOT:
-        row, column = row.to(tl.int64), column.to(tl.int64)
-    scores = score_tile(tl.zeros((ROWS, COLUMNS), SUM), query, q_row, q_d, row, table, t_row, t_d, column, dim,
+        read, row = tl.minimum(read, batch - 1 - first), tl.minimum(place, batch - 1).to(tl.int64)
+    table += tl.cast(first, tl.int64) * t_row
+    scores = score_tile(tl.zeros((ROWS, COLUMNS), SUM), query, q_row, q_d, row, table, t_row, t_d, read, dim,
                         SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
     diagonal = tl.sum(tl.where(place[:, None] == columns[None, :], scores, 0.0), 1)
     tl.store(out + place, diagonal, mask=(place < batch) & (place < first + side))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["origin", "batch", "count"])
 def count_better(query, q_row, q_d, table, t_row, t_d, own, targets, starts, ends, known, greater, equal, origin, batch,
                  count, dim, FILTER: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
                  PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
@@ -94,7 +95,8 @@ def rank(query, table, targets, starts, ends, known, similarity: int):
     kind = arithmetic(query.dtype, similarity)
     sizes = tiles("scores", query.dtype, similarity, device, batch)
     turned = readable(query, similarity, sizes.rows)
-    mine = readable(table.index_select(0, targets), similarity, sizes.columns)
+    beyond = torch.nn.functional.pad(targets, (0, sizes.columns))  # the last tile's columns go on past the targets
+    mine = readable(table.index_select(0, beyond), similarity, sizes.columns)
     own_scores[(ceil_div(batch, min(sizes.rows, sizes.columns)),)](*turned, *mine, own, batch, dim, **kind, **block(sizes))
     each = 8 * batch / sizes.columns + (dim * query.element_size() if similarity != DOT else 0)
     for begin, end in panels(count, each, WORKSPACE_BYTES, sizes.columns):
@@ -109,7 +111,7 @@ def rank(query, table, targets, starts, ends, known, similarity: int):
     return greater, equal, own
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["origin", "batch", "count"])
 def keys(query, q_row, q_d, table, t_row, t_d, starts, ends, excluded, out, out_row, origin, batch, count, dim,
          FILTER: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
          ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip

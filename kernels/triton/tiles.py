@@ -67,7 +67,7 @@ def score_tile(sum, query, q_row, q_d, rows, table, t_row, t_d, columns, dim, SI
                 query += q_d
                 table += t_d
         else:
-            for _ in tl.range(0, dim, loop_unroll_factor=4):
+            for _ in tl.range(0, dim, loop_unroll_factor=2):
                 sum = accumulate(sum, tl.load(query + x).to(SUM), tl.load(table + y).to(SUM), SIMILARITY)
                 query += q_d
                 table += t_d
@@ -75,12 +75,12 @@ def score_tile(sum, query, q_row, q_d, rows, table, t_row, t_d, columns, dim, SI
 
 
 @triton.jit
-def slope_tile(sum, sum_b, g, g_x, g_y, places, x, rows, y, y_ids, count, dim, first_d, SIMILARITY: tl.constexpr,
+def slope_tile(sum, sum_b, g, g_x, g_y, places, g_count, x, rows, y, y_ids, count, dim, first_d, SIMILARITY: tl.constexpr,
                GATHER: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
                WIDTH: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """sum + sum_k g[places, k] * d similarity(x[rows], y_k) / dx at WIDTH coordinates from first_d: [ROWS, WIDTH].
 
-    k runs over y's rows [0, count), or those named by y_ids (GATHER). For the modulus a coordinate is a complex number:
+    k runs over y's rows [0, count), or those named by y_ids (GATHER); g may be read up to g_count, zeros from count on. For the modulus a coordinate is a complex number:
     sum_b is the gradient of the second half, else it is of no meaning.
     """
     steps_d = tl.arange(0, WIDTH)
@@ -93,7 +93,7 @@ def slope_tile(sum, sum_b, g, g_x, g_y, places, x, rows, y, y_ids, count, dim, f
         right = steps[:, None] * dim + steps_d[None, :]
         for k in range(0, count, DEPTH):
             inside = steps < count - k
-            c = tl.load(g + left, mask=inside[None, :], other=0.0)
+            c = tl.load(g + left, mask=(steps < g_count - k)[None, :], other=0.0)
             if GATHER:
                 ids = tl.load(y_ids + steps, mask=inside, other=0).to(tl.int64)
                 rows_y = tl.load(y + (ids[:, None] * dim + steps_d[None, :]), mask=inside[:, None] & here, other=0.0)

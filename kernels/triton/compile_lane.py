@@ -1,0 +1,87 @@
+"""Compiles every kernel for every architecture without a GPU: registers, stack and shared memory of each as a table.
+
+    python -m kgfast.kernels.triton.compile_lane [--architectures 80 90 100] [--cases NAME ..] [--update TABLE]
+
+A stack is where spilled registers go, so it must be empty. Triton keeps what it compiled in its own cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import triton.backends
+
+from .cases import CASES
+from .signatures import record
+
+ARCHITECTURES = (80, 90, 100)
+
+
+def cuobjdump() -> str:
+    """The program that comes with Triton, or one on the path."""
+    own = Path(triton.backends.__file__).parent / "nvidia" / "bin" / "cuobjdump"
+    found = str(own) if own.exists() else shutil.which("cuobjdump")
+    if not found:
+        raise FileNotFoundError("cuobjdump came neither with Triton nor is it on the path")
+    return found
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """{"registers", "stack"} of the one kernel in a cubin."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        run = subprocess.run([cuobjdump(), "-res-usage", file.name], capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", run.stdout)
+    if not found:
+        raise ValueError(f"cuobjdump says nothing of registers: {run.stdout[:500]}")
+    return {"registers": int(found[1]), "stack": int(found[2])}
+
+
+def compile_case(case: str, architecture: int) -> dict[str, dict]:
+    """{kernel's key: its resources} of one case."""
+    table = {}
+    for signature in record(CASES[case], architecture):
+        kernel = signature.compile(architecture)
+        table[signature.key] = {"case": case, **resources(kernel.asm["cubin"]), "shared": kernel.metadata.shared}
+    return table
+
+
+def compile_cases(cases, architectures=ARCHITECTURES, workers: int = 2) -> dict[str, dict[str, dict]]:
+    """{"sm_90": {kernel's key: {"case", "registers", "stack", "shared"}}, ..}; a kernel of several cases stands once."""
+    tables: dict[str, dict[str, dict]] = {f"sm_{one}": {} for one in architectures}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        runs = [(one, pool.submit(compile_case, case, one)) for case in cases for one in architectures]
+        for architecture, run in runs:
+            for key, row in run.result().items():
+                tables[f"sm_{architecture}"].setdefault(key, row)
+    return tables
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architectures", type=int, nargs="+", default=list(ARCHITECTURES))
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="NAME")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--update", type=Path, help="write the table here")
+    options = parser.parse_args()
+    tables = compile_cases(options.cases, options.architectures, options.workers)
+    for architecture, table in tables.items():
+        for key, row in sorted(table.items()):
+            print(f"{architecture} {key:44} {row['registers']:4} registers {row['stack']:5} stack {row['shared']:7} "
+                  f"shared  {row['case']}")  # fmt: skip
+    if options.update:
+        options.update.parent.mkdir(parents=True, exist_ok=True)
+        options.update.write_text(json.dumps(tables, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
