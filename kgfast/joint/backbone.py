@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,9 +128,7 @@ class Backbone(nn.Module):
                 f"backbone {folder}: there is no config.json; a local folder of transformers is needed"
             )
         if not list(folder.glob("*.safetensors")):
-            raise CheckpointError(
-                f"backbone {folder}: there are no weights in safetensors (other formats may run code)"
-            )
+            raise CheckpointError(f"backbone {folder}: there are no safetensors (other formats may run code)")
         transformers = needs("transformers")
         local = dict(local_files_only=True, trust_remote_code=False)
         try:
@@ -142,9 +141,10 @@ class Backbone(nn.Module):
         kind = "bert" if config.model_type in ENCODERS else "gpt"
         options = {"add_pooling_layer": False} if config.model_type in ("bert", "ernie", *SHIFTED) else {}
         try:
-            model = transformers.AutoModel.from_pretrained(
-                folder, config=config, use_safetensors=True, dtype=torch.float32, **local, **options
-            )
+            with quiet(transformers):
+                model = transformers.AutoModel.from_pretrained(
+                    folder, config=config, use_safetensors=True, dtype=torch.float32, **local, **options
+                )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise CheckpointError(f"backbone {folder}: can't be loaded: {error}") from error
         rows = len(model.get_input_embeddings().weight)
@@ -214,6 +214,7 @@ class Backbone(nn.Module):
         """
         plain = "sdpa" if getattr(self.model, "_supports_sdpa", False) else "eager"
         self.packing = "padded"
+        self.model.set_attn_implementation(plain)
         if packing != "padded":
             difference = self.packing_error()
             if difference < 1e-4:
@@ -223,7 +224,8 @@ class Backbone(nn.Module):
                     f"packing='packed': {self.model.config.model_type} mixes texts that lie side by side "
                     f"(difference {difference:.2g}); use packing=auto or padded"
                 )
-        self.model.set_attn_implementation(attention.install() if self.packing == "packed" else plain)
+        if self.packing == "padded":
+            self.model.set_attn_implementation(plain)
         return self
 
     @torch.no_grad()
@@ -245,12 +247,31 @@ class Backbone(nn.Module):
 
     def checkpoint_activations(self) -> None:
         """Compute states anew in the backward pass instead of keeping them."""
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        options = {"use_reentrant": False}
+        if hasattr(self.model, "activation_checkpointing_enable"):  # its name in newer versions
+            self.model.activation_checkpointing_enable(options)
+        else:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
     def extra_repr(self) -> str:
         return (
             f"{self.kind}, hidden={self.hidden}, vocabulary={self.vocabulary}, {self.packing}, pooling={self.pooling}"
         )
+
+
+@contextlib.contextmanager
+def quiet(transformers):
+    """Without progress bars and reports: heads that are left out of a checkpoint are no news here."""
+    logging = transformers.utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def check_packing(packing: str) -> None:

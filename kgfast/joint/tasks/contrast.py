@@ -14,6 +14,7 @@ from kgfast.errors import DataError
 from kgfast.joint.packed import Encoded, Packed
 from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, register
 from kgfast.joint.tasks.mlm import device_of
+from kgfast.joint.texts import relation_texts
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ContrastBatch:
 
 @register
 class ContrastTask(nn.Module):
-    """Query: the unit vector of "entity, relation" as a pair of texts, over a learned temperature. Table: the unit
+    """Query: the unit vector of the pair of texts "entity, relation", over a learned temperature. Table: the unit
     vectors of the texts of the batch's answers. Both sides are asked, heads through "inverse of" the relation's text.
 
     In-batch candidates that train knows to be right are left out of the softmax; a triple whose head or tail has no
@@ -54,9 +55,7 @@ class ContrastTask(nn.Module):
         if not len(self.triples):
             raise DataError("task contrast: no triple of train has texts on both sides")
         if "inverse" not in texts:
-            tokens, offsets = texts.groups["relation"]
-            texts.add("inverse", ["inverse of " + texts.tokenizer.decode(tokens[slice(*pair)])
-                                  for pair in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)])  # fmt: skip
+            texts.add("inverse", [f"inverse of {text}" for text in relation_texts(graph)])
         self.answers = graph.known("train")
         self.schedule = Schedule(len(self.triples), options.batch_size, seed, self.name)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(options.temperature)))
