@@ -204,11 +204,8 @@ def slopes_block(g, g_x, g_y, x, x_ids, x_count, y, y_ids, y_count, scale, sums,
         a = tl.load(sums + target, mask=kept, other=0.0)
         if SIMILARITY == MODULUS:
             b = tl.load(sums + length + target, mask=kept, other=0.0)
-    g_count = y_count
-    if X_ROWS:  # a panel of coefficients is padded with zeros: its rows are read 16 bytes at a time
-        g_count = tl.cdiv(y_count, 16) * 16
-    a, b = slope_tile(a, b, g, g_x, g_y, read, g_count, x, row, y, y_ids, y_count, dim, first_d, SIMILARITY, Y_ROWS, SUM,
-                      PRECISION, ROWS, WIDTH, DEPTH)  # fmt: skip
+    a, b = slope_tile(a, b, g, g_x, g_y, read, x, row, y, y_ids, y_count, dim, first_d, SIMILARITY, Y_ROWS, SUM,
+                      PRECISION, ROWS, WIDTH, DEPTH, X_ROWS)  # fmt: skip
     if ONLY:
         tl.store(out + target, (a * scale).to(out.dtype.element_ty), mask=kept)
         if SIMILARITY == MODULUS:

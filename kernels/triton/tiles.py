@@ -75,12 +75,13 @@ def score_tile(sum, query, q_row, q_d, rows, table, t_row, t_d, columns, dim, SI
 
 
 @triton.jit
-def slope_tile(sum, sum_b, g, g_x, g_y, places, g_count, x, rows, y, y_ids, count, dim, first_d, SIMILARITY: tl.constexpr,
+def slope_tile(sum, sum_b, g, g_x, g_y, places, x, rows, y, y_ids, count, dim, first_d, SIMILARITY: tl.constexpr,
                GATHER: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
-               WIDTH: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+               WIDTH: tl.constexpr, DEPTH: tl.constexpr, PADDED: tl.constexpr = False):  # fmt: skip
     """sum + sum_k g[places, k] * d similarity(x[rows], y_k) / dx at WIDTH coordinates from first_d: [ROWS, WIDTH].
 
-    k runs over y's rows [0, count), or those named by y_ids (GATHER); g may be read up to g_count, zeros from count on. For the modulus a coordinate is a complex number:
+    k runs over y's rows [0, count), or those named by y_ids (GATHER). PADDED: g has zeros from count to the
+    next multiple of 16, so that it is read 16 bytes at a time. For the modulus a coordinate is a complex number:
     sum_b is the gradient of the second half, else it is of no meaning.
     """
     steps_d = tl.arange(0, WIDTH)
@@ -89,6 +90,9 @@ def slope_tile(sum, sum_b, g, g_x, g_y, places, g_count, x, rows, y, y_ids, coun
     y += first_d
     if SIMILARITY == DOT:
         steps = tl.arange(0, DEPTH)
+        g_count = count
+        if PADDED:
+            g_count = tl.cdiv(count, 16) * 16
         left = places[:, None] * g_x + steps[None, :] * g_y
         right = steps[:, None] * dim + steps_d[None, :]
         for k in range(0, count, DEPTH):
