@@ -24,17 +24,18 @@ RELATIONS = 4  # of a hop, whose missing edges are asked of the link predictor
 
 @dataclass(frozen=True)
 class Fill:
-    """rows [E, D] and relations [R or 2R, W] (2R: row r + R is r turned around) of the link predictor with this score.
+    """rows [E, D] and relations [R or 2R, W] (2R: row r + R is r turned around) of the link predictor with this score;
+    without them the marginals alone fill in.
 
     temperature: a factor of its scores; trust: its part, against the marginals; pairs: how many missing (entity,
     relation) pairs a question asks it in a hop, those with the most mass. Memory O(B pairs E) a hop.
     """
 
-    rows: Tensor
-    relations: Tensor
-    score: str
+    rows: Tensor | None = None
+    relations: Tensor | None = None
+    score: str = ""
     temperature: Tensor | float = 1.0
-    trust: Tensor | float = 0.5
+    trust: Tensor | float = 0.0
     pairs: int = 8
 
     def flow(self, mass: Tensor, attention: Tensor, edges: Edges) -> Tensor:
@@ -42,9 +43,9 @@ class Fill:
         present, marginals = edges.present.to(mass.dtype), edges.marginals.to(mass.dtype)
         lost = attention * (mass.sum(0) - torch.sparse.mm(present, mass)).clamp(min=0)  # rounding may fall below
         flow = (1 - self.trust) * torch.sparse.mm(marginals, lost)
-        entities, relations = self.missing(mass, attention, edges)
-        if not len(entities):
+        if self.rows is None:
             return flow
+        entities, relations = self.missing(mass, attention, edges)
         lost = mass.gather(0, entities) * attention.gather(0, relations) * ~edges.has(entities, relations)
         guesses = self.probabilities(entities.t().flatten(), relations.t().flatten(), edges.num_relations)
         guessed = torch.bmm(lost.t()[:, None], guesses.unflatten(0, lost.t().shape))[:, 0].t()
@@ -54,11 +55,13 @@ class Fill:
         """(entities, relations, what they bring to `place`) of one question's missing pairs: [P] each."""
         entities, relations = (ids[:, 0] for ids in self.missing(mass, attention, edges))
         lost = mass[entities, 0] * attention[relations, 0] * ~edges.has(entities, relations)
-        guesses = self.probabilities(entities, relations, edges.num_relations)[:, place]
         column = torch.zeros(edges.num_entities, 1, dtype=mass.dtype, device=mass.device)
         column[place] = 1
         often = torch.sparse.mm(edges.marginals.to(mass.dtype).t(), column)[relations, 0]
-        return entities, relations, lost * (self.trust * guesses + (1 - self.trust) * often)
+        chance = (1 - self.trust) * often
+        if self.rows is not None:
+            chance = chance + self.trust * self.probabilities(entities, relations, edges.num_relations)[:, place]
+        return entities, relations, lost * chance
 
     @torch.no_grad()
     def missing(self, mass: Tensor, attention: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ class LinkBatch:
 
 @register
 class LinkTask(nn.Module):
-    """Terms: the queries of both sides of B triples [2B, D] against the entities' rows [E, D], or [K, D] of those drawn.
+    """Terms: the queries of both sides of B triples [2B, D] against the entities' rows [E, D] or [K, D].
 
     With 2R relation rows, row r + R asks for heads as tails of the inverse relation; with R rows the score's own head
     query does. Memory O(B D) beyond the rows: no scores are stored.

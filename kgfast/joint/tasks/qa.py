@@ -54,11 +54,11 @@ class QABatch:
 class QATask(nn.Module):
     """Terms, each a mean over questions of the mean -log likelihood of their answers:
 
-    following  the mass that walked to the answers; entities' and relations' rows only fill in for missing edges, and
-               get no gradient: they would learn the training questions' answers by heart
+    following  the mass that walked to the answers, along edges and, where there is none, to where the relation leads
     embedding  the topic transformed by the question, against all entities, and its N3 regulariser
-    gate       the gated sum of both, on topics held out from the embedding head (stacking: Wolpert 1992), for on the
-               others that head seems better than it is; both heads stand still
+    gate       the gated sum of both, where the link predictor fills in for missing edges too. Learned on topics held
+               out from the embedding head (stacking: Wolpert 1992): of the others the entities' rows know the answers
+               by heart. Gradients reach the gate, and how far the link predictor is trusted
     """
 
     name: ClassVar[str] = "qa"
@@ -94,6 +94,11 @@ class QATask(nn.Module):
     def __len__(self) -> int:
         return len(self.schedule)
 
+    @property
+    def fill(self) -> Fill | None:
+        """Missing edges as the marginals see them; None: mass that finds no edge is lost."""
+        return Fill() if self.options.predicted else None
+
     def batch(self, step: int) -> QABatch:
         return self.of("train", self.schedule.rows(step))
 
@@ -114,15 +119,16 @@ class QATask(nn.Module):
         with torch.autocast(device.type, enabled=False):
             reading, table = self.reader(encoded), model.entities.all_rows()
             topics, held = batch.topics.to(device), self.held_out[batch.topics]
-            terms, following = [], None
+            terms = []
             if "following" in self.options.heads:
-                following = answering.follow(topics, reading, self.edges_on(device), self.fill(model, table))
+                following = answering.follow(topics, reading, self.edges_on(device), self.fill)
                 losses = answer_losses((following.t() + LEAST_MASS).log(), batch)
                 terms.append(likelihood_term(losses, name="qa/following"))
             if "embedding" in self.options.heads:
                 terms += self.embedding_terms(table, topics, reading, batch, (~held).nonzero()[:, 0])
+            chosen = held.nonzero()[:, 0]
             if self.both:
-                terms.append(self.gate_term(table, topics, reading, following, batch, held.nonzero()[:, 0]))
+                terms.append(self.gate_term(model, encoded.select(chosen.to(device)), select(batch, chosen)))
             return terms
 
     def embedding_terms(self, table, topics, reading: Reading, batch: QABatch, chosen: Tensor) -> list[Term]:
@@ -142,32 +148,33 @@ class QATask(nn.Module):
             terms.append(likelihood_term(sizes, weight=self.options.n3, name="qa/n3"))
         return terms
 
-    def gate_term(self, table, topics, reading: Reading, following, batch: QABatch, chosen: Tensor) -> Term:
-        """The gated sum's loss over the questions `chosen` of a batch; gradients reach the gate alone."""
+    def gate_term(self, model, encoded: Encoded, batch: QABatch) -> Term:
+        """The gated sum's loss over a batch."""
         with torch.no_grad():
-            query = answering.embedding_query(table[topics], reading, self.score)
-            embedding, known = answering.embed(query, table, self.score), self.known_mass(topics, reading)
-        log_sum = self.gate(following.detach(), embedding, known)
-        return likelihood_term(answer_losses(log_sum, batch)[chosen.to(table.device)], name="qa/gate")
+            reading, table = self.reader(encoded), model.entities.all_rows()
+        log_sum = self.together(model, batch.topics.to(table.device), reading, table)
+        return likelihood_term(answer_losses(log_sum, batch), name="qa/gate")
 
     def edges_on(self, device) -> Edges:
         if self.edges.heads.device != device:
             self.edges = self.edges.to(device)
         return self.edges
 
-    def fill(self, model, table: Tensor) -> Fill | None:
-        """What missing edges become; None: mass that finds no edge is lost."""
-        if not self.options.predicted:
-            return None
+    def link_fill(self, model, table: Tensor) -> Fill:
+        """Missing edges as the link predictor and the marginals see them."""
         factors = self.log_temperature.exp(), self.trust.sigmoid()
         return Fill(table.detach(), model.relations.detach(), self.score, *factors, self.options.predicted)
 
-    @torch.no_grad()
-    def known_mass(self, topics: Tensor, reading: Reading) -> Tensor:
-        """How much mass walks along known edges to its end, that which stays at the topic aside: [B]."""
-        known = answering.follow(topics, reading, self.edges_on(topics.device))
-        return known.sum(0) - reading.hops[0]
+    def together(self, model, topics: Tensor, reading: Reading, table: Tensor) -> Tensor:
+        """log p of the gated sum: [B, E]. Gradients reach the gate, trust and temperature alone."""
+        edges, fill = self.edges_on(topics.device), self.link_fill(model, table) if self.options.predicted else None
+        with torch.no_grad():
+            query = answering.embedding_query(table[topics], reading, self.score)
+            embedding = answering.embed(query, table, self.score)
+            known = answering.follow(topics, reading, edges).sum(0) - reading.hops[0]  # what stays at the topic aside
+        return self.gate(answering.follow(topics, reading, edges, fill), embedding, known)
 
+    @torch.no_grad()
     def probabilities(self, model, topics: Tensor, encoded: Encoded) -> dict[str, Tensor]:
         """{head: [B, E]}, as there are: "known" (following known edges alone), "following", "embedding", "together"."""
         found, edges = {}, self.edges_on(topics.device)
@@ -175,14 +182,12 @@ class QATask(nn.Module):
             reading, table = self.reader(encoded), model.entities.all_rows()
             if "following" in self.options.heads:
                 found["known"] = answering.follow(topics, reading, edges).t()
-                fill = self.fill(model, table)
-                found["following"] = answering.follow(topics, reading, edges, fill).t() if fill else found["known"]
+                found["following"] = answering.follow(topics, reading, edges, self.fill).t()
             if "embedding" in self.options.heads:
                 query = answering.embedding_query(table[topics], reading, self.score)
                 found["embedding"] = answering.embed(query, table, self.score).exp()
             if self.both:
-                known = self.known_mass(topics, reading)
-                found["together"] = self.gate(found["following"].t(), found["embedding"].log(), known).exp()
+                found["together"] = self.together(model, topics, reading, table).exp()
         return found
 
     def evaluate(self, model, split: str) -> dict:
@@ -218,6 +223,11 @@ def slices(batch: QABatch, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """CSR of the answers of the questions `chosen` of a batch."""
     places, offsets = gather_places(batch.offsets, chosen)
     return offsets, batch.answers[places]
+
+
+def select(batch: QABatch, chosen: Tensor) -> QABatch:
+    """The questions `chosen` of a batch."""
+    return QABatch(batch.rows[chosen], batch.topics[chosen], *slices(batch, chosen), batch.texts.select(chosen))
 
 
 def summary(measured: Tensor) -> dict[str, float]:
