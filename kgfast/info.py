@@ -22,8 +22,40 @@ def collect():
     found["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found["threads"] = torch.get_num_threads()
     found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    found["CUDA kernels"] = cuda_kernels()
+    found["ops of impl='cuda'"] = served_by_cuda()
+    found["Triton kernels ahead of time"] = ahead_of_time()
     found["backends"] = backends.status()
     return found
+
+
+def cuda_kernels():
+    """With what they were built, or why they were not."""
+    from kgfast.backends.cpu import _C
+
+    return f"built by {_C.cuda.about}" if _C.cuda.built else f"not built: {_C.cuda.about}"
+
+
+def served_by_cuda():
+    """Which kernels serve which op: CUDA C++ has the irregular ones."""
+    from kgfast.backends import cuda
+
+    return f"by CUDA: {', '.join(cuda.OWN)}; by Triton: {', '.join(cuda.FROM_TRITON)}"
+
+
+def ahead_of_time():
+    """For which chips Triton kernels were compiled while building, or why they can't be used."""
+    from kgfast import backends
+
+    if not backends.TRITON:
+        return "not built: Triton is not installed"
+    from kgfast.kernels.triton import ahead
+
+    reason = ahead.why_not()
+    built = ahead.manifest()
+    counts = {} if built is None else {f"sm_{chip}": len(kernels) for chip, kernels in built["kernels"].items()}
+    text = ", ".join(f"{count} for {chip}" for chip, count in counts.items())
+    return (f"{text}; " if text else "") + (f"not used: {reason}" if reason else "KGFAST_TRITON_LAUNCH=ahead uses them")
 
 
 def package_version(name):

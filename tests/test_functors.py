@@ -1,7 +1,7 @@
 """The CUDA kernels on the host: every thread of every block runs the code that a GPU would (kernels/cuda/emulate.h).
 
-So the formulae that host and device share (csrc/include/kgfast), the sums over warps and blocks, tiles, and masks are
-held against the specification where there is no GPU. What only a device can show (races, speed) is in benchmarks/gpu.sh.
+So the formulae that host and device share (csrc/include/kgfast), sums over warps and blocks, tiles and masks are
+held against the specification where there is no GPU. What only a device can show (races, speed): benchmarks/gpu.sh.
 """
 
 import pytest
@@ -87,7 +87,9 @@ def test_every_layout_of_a_row(score, dim):
     case = testing.make_case(score, dim, 3, 6)
 
     def loss(op, entities, relations, **impl):
-        return op(entities, relations, case.triples, case.negatives, score=score, side="tail", objective="softmax", **impl)
+        return op(
+            entities, relations, case.triples, case.negatives, score=score, side="tail", objective="softmax", **impl
+        )
 
     compare("negative_sampling_loss", [case.entities, case.relations], loss)
 
@@ -188,7 +190,9 @@ def test_update_of_every_row(update):
     for backend in (cuda, cpu):
         table = torch.ones(5, 7)
         states = [torch.full((5,) if update == "row_adagrad" else (5, 7), 0.5), torch.full((5, 7), 0.5)]
-        backend.update_all_rows(gradients, backend.sink(update, table, *states, lr=0.1, eps=1e-3, beta1=0.9, beta2=0.99, step=2))
+        backend.update_all_rows(
+            gradients, backend.sink(update, table, *states, lr=0.1, eps=1e-3, beta1=0.9, beta2=0.99, step=2)
+        )
         found.append((table, *states))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -25,6 +25,10 @@ __all__ = ["OBJECTIVES", "SCORES", "SIDES", "SIMILARITIES", "total"]  # of cpu.p
 ON_HOST = os.environ.get("KGFAST_CUDA_HOST") == "1" and _C.cuda.on_host
 DTYPES = {torch.float32: 0}
 WIDEST = 4096  # numbers of an entity row; relation rows may be wider
+OWN = (
+    "queries", "queries_adjoint", "pair_scores", "pair_query_gradient", "sampled_loss", "reduce_rows", "table_gradient",
+    "table_gradient_rows", "update_all_rows", "add_regularizer", "sample_negatives",
+)  # fmt: skip
 FROM_TRITON = (
     "all_scores", "all_scores_gradient", "candidate_loss", "rank", "topk", "answers", "assert_answers",
     "assert_triples", "assert_weights", "dropout_mask",
@@ -170,7 +174,7 @@ class Sink:
 
 
 def sink(update: str, rows, state1=None, state2=None, lr=0.0, eps=0.0, beta1=0.0, beta2=0.0, step=0, last=None):
-    """last: what this returned for the step before; its memory is used again, so a captured graph follows a schedule."""
+    """last: what this returned for the step before; its memory is used again: a captured graph follows a schedule."""
     check_rows("the table to update", rows, None)
     same = last is not None and last.update == UPDATES[update] and last.tensors[0].data_ptr() == rows.data_ptr()
     if not same:
