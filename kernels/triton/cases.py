@@ -87,5 +87,3 @@ CASES: dict[str, Callable[[], object]] = {
     "tasks, bfloat16": lambda: tasks(BFLOAT),
     "tasks, float32": lambda: tasks(FLOAT),
 }
-# one of each kind of arithmetic; the others differ in constants or operand types
-REPRESENTATIVE = ("language head, bfloat16", "links, float32", "modulus", "rank, l1", "topk, float32", "tasks, bfloat16")

@@ -19,10 +19,12 @@ from pathlib import Path
 
 import triton.backends
 
-from .cases import CASES
+from .cases import CASES as TILE_CASES
+from .cases_of_rows import ROW_CASES
 from .signatures import record
 
 ARCHITECTURES = (80, 90, 100)
+CASES = {**TILE_CASES, **ROW_CASES}
 
 
 def cuobjdump() -> str:
