@@ -56,7 +56,7 @@ class Experts(nn.Module):
 
     def begin(self, tasks: Tensor) -> None:
         """tasks int64 [T]: the task of each token of the pass that follows."""
-        self.tasks, self.recording, self.balance = tasks, self.training, None
+        self.tasks, self.recording, self.balance = tasks, True, None
 
     def forward(self, hidden: Tensor) -> Tensor:
         shape = hidden.shape
@@ -67,7 +67,7 @@ class Experts(nn.Module):
         best, chosen = chances.topk(self.top_k, dim=-1)
         if self.top_k > 1:
             best = best / best.sum(-1, keepdim=True)
-        if self.recording:  # once a pass: with activation checkpointing the layer runs again in the backward pass
+        if self.training:
             self.record(chances, chosen)
         routes = chosen.flatten()
         order = routes.argsort(stable=True)
@@ -83,14 +83,17 @@ class Experts(nn.Module):
         return torch.zeros_like(weighted[: len(flat)]).index_add(0, tokens, weighted).reshape(shape)
 
     def record(self, chances: Tensor, chosen: Tensor) -> None:
+        """Counts and balance of this pass. With activation checkpointing the layer runs again in the backward pass and
+        must do the same operations; it is recorded once."""
         experts = len(self.experts)
         with torch.no_grad():
             pairs = (self.tasks[:, None] * experts + chosen).flatten()
             counts = torch.bincount(pairs, minlength=self.counts.numel()).view_as(self.counts)
-            self.counts += counts
             share = counts.sum(0) / counts.sum()
-        self.balance = experts * (share * chances.mean(0)).sum()
-        self.recording = False
+        balance = experts * (share * chances.mean(0)).sum()
+        if self.recording:
+            self.counts += counts
+            self.balance, self.recording = balance, False
 
 
 class Inner(nn.Module):
