@@ -156,15 +156,16 @@ static void sampled_loss(int dtype, int similarity, int objective, double margin
 
 static void candidate_loss(int dtype, int similarity, int objective, double smoothing, Address query, Address table,
                            Address bias, Address starts, Address ends, Address answers, Address weights, int64_t batch,
-                           int64_t count, int64_t dim, int64_t workspace, int threads, Address losses, Address d_query,
-                           Address d_table, Address d_bias) {
+                           int64_t count, int64_t dim, int64_t workspace, int threads, bool bf16, Address losses,
+                           Address d_query, Address d_table, Address d_bias) {
   check_code("objective", objective, 4);
+  if (bf16 && !bf16_supported()) throw std::invalid_argument("bf16 needs a CPU with AVX-512 BF16, and its level in use");
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
     kernels<F>().candidate_loss(
         {similarity_at(similarity), Objective(objective), F(smoothing), at<const F>(query), at<const F>(table),
          at<const F>(bias), known_at(starts, ends, answers), at<const F>(weights), batch, count, dim,
-         workspace / int64_t(sizeof(F)), threads},
+         workspace / int64_t(sizeof(F)), threads, bf16},
         {at<F>(losses), at<F>(d_query), at<F>(d_table), at<F>(d_bias)});
   });
 }
@@ -247,6 +248,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
       if (level_at(i).supported()) out.emplace_back(level_at(i).name);
     return out;
   });
+  m.def("bf16_supported", &bf16_supported);
   m.def("cpu_level", [] { return std::string(level().name); });
   m.def("set_cpu_level", [](const std::string& name) { set_level(name.c_str()); });
   m.def("scratch_bytes", [] { return scratch_total(); });

@@ -254,14 +254,15 @@ class OneVsAllStep(Step):
     """One step of a loss over all entities (see `kgfast.one_vs_all_loss`), if wanted with the relation-prediction head.
 
     answers: KnownTriples of which all are right besides the target (KvsAll); None: the target alone. relation_weight:
-    adds that times the cross-entropy of the relation given head and tail (Chen et al. 2021).
+    adds that times the cross-entropy of the relation given head and tail (Chen et al. 2021). bf16: dot products of
+    operands rounded to bfloat16, summed in float32, on CPUs that have the instructions; tables stay float32.
     """
 
     def __init__(
         self, model: KGEModel, optimizer: RowOptimizer, *, objective: str = "softmax", label_smoothing: float = 0.0,
         answers=None, side: str = "both", seed: int = 0, regularizer: str | None = None,
         regularizer_weight: float = 0.0, query_dropout: float = 0.0, relation_weight: float = 0.0,
-        impl: str | None = None,
+        bf16: bool = False, impl: str | None = None,
     ):  # fmt: skip
         super().__init__(model, optimizer, side=side, seed=seed, regularizer=regularizer,
                          regularizer_weight=regularizer_weight, query_dropout=query_dropout, impl=impl)  # fmt: skip
@@ -275,6 +276,13 @@ class OneVsAllStep(Step):
         self.relation_query = SCORES[model.score].relation_query
         if self.relation_weight and self.relation_query is None:
             raise KgfastError(f"relation_weight: score {model.score!r} has no query for relations")
+        self.precision = {"bf16": True} if bf16 else {}
+        if bf16:
+            reason = self.backend.bf16_reason()
+            if reason is None and (SCORES[model.score].similarity, self.dtype) != ("dot", torch.float32):
+                reason = f"score {model.score!r} on {self.dtype} has no dot product of float32 numbers to round"
+            if reason:
+                raise KgfastError(f"bf16=True can't serve: {reason}")
 
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
         """Trains on triples [B, 3]; returns their loss before the step (without the relation head), a scalar."""
@@ -299,7 +307,7 @@ class OneVsAllStep(Step):
         losses, d_query, d_table, _ = self.backend.candidate_loss(
             query, self.entities, self.entities.new_empty(0), *ranges,
             self.shares(weights, batch, len(parts)).repeat(len(parts)), self.similarity, self.objective,
-            self.smoothing, True, allocate=self.workspace, check=False,
+            self.smoothing, True, allocate=self.workspace, check=False, **self.precision,
         )  # fmt: skip
         if mask is not None:
             d_query *= mask

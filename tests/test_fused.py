@@ -7,6 +7,7 @@ import torch
 
 import kgfast
 from kgfast import fused, nn, optim, reference
+from kgfast.backends import cpu
 from kgfast.testing import make_triples
 
 ENTITIES, RELATIONS, BATCH = 23, 4, 9
@@ -213,3 +214,34 @@ def test_rows_with_one_pair_are_updated_as_all_others(level, score, update):
         torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-6)
     moved_rows = (tables[0][0] != nn.KGEModel(900, RELATIONS, 34, score=score, seed=3).entities).any(1).sum()
     assert 2 * BATCH < moved_rows < 200
+
+
+@pytest.mark.parametrize("dim", [2, 34, 200])
+@pytest.mark.parametrize("objective", ["softmax", "bce"])
+def test_bf16_rounds_operands_and_nothing_else(dim, objective):
+    if cpu.bf16_reason():
+        pytest.skip(f"bf16: {cpu.bf16_reason()}")
+    tables = []
+    triples = make_triples(BATCH, num_entities=61, num_relations=RELATIONS, seed=1)
+    for half in (False, True):
+        model = nn.KGEModel(61, RELATIONS, dim, score="distmult", seed=3)
+        with torch.no_grad():  # what the products multiply is exact in bfloat16: only the gradient's factors are rounded
+            model.entities.copy_(model.entities.bfloat16())
+            model.relations.fill_(2.0)
+        step = fused.OneVsAllStep(
+            model, optim.RowSGD(model.parameters(), lr=1.0), objective=objective, side="tail", bf16=half
+        )
+        before = model.entities.detach().clone()
+        loss = step(triples, 0)
+        tables.append((loss, model.entities.detach() - before))
+    (loss, gradient), (half_loss, half_gradient) = tables
+    torch.testing.assert_close(half_loss, loss, rtol=1e-6, atol=1e-6)
+    assert (half_gradient - gradient).abs().max() < 2**-8 * 2 * gradient.abs().max()
+    assert not torch.equal(half_gradient, gradient)
+
+
+def test_bf16_is_refused_where_it_has_no_meaning():
+    for score, dtype in (("transe_l1", torch.float32), ("distmult", torch.float64)):
+        model = model_for(score, dtype=dtype)
+        with pytest.raises(kgfast.KgfastError, match="bf16=True can't serve"):
+            fused.OneVsAllStep(model, optim.RowSGD(model.parameters()), bf16=True)

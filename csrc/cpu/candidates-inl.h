@@ -11,11 +11,17 @@ struct CandidateChunk {
   const CandidateResults<F>& out;
   int64_t first, rows, width, ld;  // queries [first, first + rows), tiles of `width` candidates, leading dimension ld
   F *packed, *scores, *largest, *total, *sum;
+  static constexpr bool kHalf = Sim::kTag == Similarity::kDot && std::is_same_v<F, float>;
 
   RowView<F> queries() const { return {a.query + first * a.dim, nullptr, a.dim}; }
   RowView<F> candidates(int64_t n0) const { return {a.table + n0 * a.dim, nullptr, a.dim}; }
 
   void score(int64_t n0, int64_t columns) const {
+#if KGFAST_VECTOR_BYTES == 64
+    if constexpr (kHalf)
+      if (a.bf16)
+        return half_score_matrix(a.query + first * a.dim, rows, a.table + n0 * a.dim, columns, a.dim, a.threads, packed, scores, ld);
+#endif
     score_matrix<Sim>(packed, rows, candidates(n0), columns, a.dim, a.threads, scores, ld);
   }
 
@@ -138,12 +144,25 @@ struct CandidateChunk {
           for (; k < stop; ++k) row[a.answers.ids[k] - n0] -= own;
       }
     });
+#if KGFAST_VECTOR_BYTES == 64
+    if constexpr (kHalf)
+      if (a.bf16) {
+        const F *table = a.table + n0 * a.dim, *query = a.query + first * a.dim;
+        if (out.d_query) half_slope_matrix(scores, ld, 1, rows, table, columns, a.dim, a.threads, out.d_query + first * a.dim);
+        if (out.d_table) half_slope_matrix(scores, 1, ld, columns, query, rows, a.dim, a.threads, out.d_table + n0 * a.dim);
+        return bias_gradient(n0, columns);
+      }
+#endif
     if (out.d_query)
       slope_matrix<Sim>(scores, ld, 1, queries(), rows, candidates(n0), columns, a.dim, a.threads,
                         out.d_query + first * a.dim);
     if (out.d_table)
       slope_matrix<Sim>(scores, 1, ld, candidates(n0), columns, queries(), rows, a.dim, a.threads,
                         out.d_table + n0 * a.dim);
+    bias_gradient(n0, columns);
+  }
+
+  void bias_gradient(int64_t n0, int64_t columns) const {
     if (out.d_bias)
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t n = 0; n < columns; ++n) out.d_bias[n0 + n] += scores[i * ld + n];
@@ -163,7 +182,7 @@ static void candidate_loss(const CandidateArguments<F>& a, const CandidateResult
   if (width < 1024) width = 1024;
   if (width > a.count) width = a.count;
   const int64_t ld = padded_count<F>(width);
-  F* packed = scratch<F>(kPacked, packed_rows<F>(most) * a.dim);
+  F* packed = scratch<F>(kPacked, packed_rows<F>(most) * ((a.dim + 31) / 32 * 32));
   F* scores = scratch<F>(kCandidates, most * ld);
   F* running = scratch<F>(kGradient, 3 * most);
   for (int64_t first = 0; first < a.batch; first += most) {

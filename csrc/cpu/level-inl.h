@@ -12,6 +12,7 @@
 #include "pairs-inl.h"
 #include "objectives-inl.h"
 #include "tiles-inl.h"
+#include "bf16-inl.h"
 #include "rows-inl.h"
 #include "sampled-inl.h"
 #include "candidates-inl.h"

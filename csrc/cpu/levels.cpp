@@ -38,4 +38,13 @@ const Level& level() {
   return *current.load();
 }
 
+bool bf16_supported() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return level().float32 == kAvx512Level.float32 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 }  // namespace kgfast

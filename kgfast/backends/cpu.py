@@ -97,6 +97,11 @@ def pointer(tensor: Tensor) -> int:
     return tensor.data_ptr() if tensor.numel() else 0
 
 
+def bf16_reason() -> str | None:
+    """None if the CPU can multiply bfloat16 numbers, else why not."""
+    return None if _C.bf16_supported() else f"it needs AVX-512 BF16, which CPU level {_C.cpu_level()!r} here lacks"
+
+
 def use_huge_pages(tensor: Tensor) -> bool:
     """Puts a large tensor's memory on huge pages where the system can; its contents and address stay."""
     return _C.use_huge_pages(pointer(tensor), tensor.numel() * tensor.element_size())
@@ -241,14 +246,18 @@ def sampled_loss(query, table, targets, negatives, starts, ends, known, weights,
 
 
 def candidate_loss(query, table, bias, starts, ends, answers, weights, similarity: int, objective: int,
-                   smoothing: float, gradient: bool, allocate=fresh, check=True):  # fmt: skip
-    """losses [B] (weighted) and, with gradient, d_query, d_table [C, D], d_bias [C]. Rows of weight 0 cost nothing."""
+                   smoothing: float, gradient: bool, allocate=fresh, check=True, bf16=False):  # fmt: skip
+    """losses [B] (weighted) and, with gradient, d_query, d_table [C, D], d_bias [C]. Rows of weight 0 cost nothing.
+
+    bf16: the operands of dot products are rounded to bfloat16 (sums stay float32), where `bf16_reason()` is None.
+    """
     if check:
         check_csr("targets", starts, ends, answers, len(table))
         counted = weights.nonzero()[:, 0]
         if len(counted) < len(query):
             inputs = (query[counted], table, bias, starts[counted], ends[counted], answers, weights[counted])
-            some, d_some, *rest = candidate_loss(*inputs, similarity, objective, smoothing, gradient, check=False)
+            options = dict(check=False, bf16=bf16)
+            some, d_some, *rest = candidate_loss(*inputs, similarity, objective, smoothing, gradient, **options)
             losses = query.new_zeros(len(query)).index_copy_(0, counted, some)
             d_query = query.new_zeros(query.shape if gradient else (0, query.shape[1]))
             return losses, d_query.index_copy_(0, counted, d_some) if gradient else d_query, *rest
@@ -259,7 +268,7 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     d_bias = allocate("d_bias", (len(bias) if gradient else 0,), query.dtype).zero_()
     _C.candidate_loss(DTYPES[query.dtype], similarity, objective, smoothing, pointer(query), pointer(table),
                       pointer(bias), pointer(starts), pointer(ends), pointer(answers), pointer(weights), len(query),
-                      len(table), table.shape[1], WORKSPACE_BYTES, threads(), pointer(losses), pointer(d_query),
+                      len(table), table.shape[1], WORKSPACE_BYTES, threads(), bf16, pointer(losses), pointer(d_query),
                       pointer(d_table), pointer(d_bias))  # fmt: skip
     return losses, d_query, d_table, d_bias
 

@@ -80,6 +80,11 @@ class Workspace(cpu.Workspace):
     """Buffers on a device, kept between steps."""
 
 
+def bf16_reason() -> str:
+    """Why steps take no bf16=True here."""
+    return "on a GPU the tables' own dtype says it: make the model with dtype=torch.bfloat16"
+
+
 def use_huge_pages(tensor: Tensor) -> bool:
     return False  # a GPU's memory has large pages of its own
 

@@ -39,6 +39,11 @@ def fresh(device):
     return lambda name, shape, dtype: torch.empty(shape, dtype=dtype, device=device)
 
 
+def bf16_reason() -> str:
+    """Why steps take no bf16=True here."""
+    return "on a GPU the tables' own dtype says it: make the model with dtype=torch.bfloat16"
+
+
 def use_huge_pages(tensor: Tensor) -> bool:
     """Nothing to do: the device's pages are large."""
     return False
@@ -120,8 +125,10 @@ def dropout_mask(shape, rate: float, seed: int, index, dtype, device) -> Tensor:
 
 
 def sampled_loss(query, table, targets, negatives, starts, ends, known, weights, similarity: int, objective: int,
-                 margin: float, temperature: float, gradient: bool, allocate=None, check=True):  # fmt: skip
-    """As `cpu.sampled_loss`. Shared lists keep [B, N] scores."""
+                 margin: float, temperature: float, gradient: bool, allocate=None, check=True, ready=None,
+                 into=None):  # fmt: skip
+    """As `cpu.sampled_loss`; shared lists keep [B, N] scores. `ready` and `into` say what the row pass will get: here
+    it sorts by itself."""
     allocate, wide = allocate or fresh(query.device), sum_dtype(table.dtype)
     (batch, dim), (groups, count) = query.shape, negatives.shape
     if check:

@@ -29,7 +29,7 @@ def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> K
         reciprocal=config.reciprocal,
         init_scale=config.init_scale,
         seed=config.seed,
-        dtype=getattr(torch, config.precision),
+        dtype=torch.float64 if config.precision == "float64" else torch.float32,
     )
     return model.to(config.device)
 
@@ -66,6 +66,7 @@ def build_step(
             label_smoothing=config.label_smoothing,
             relation_weight=config.relation_weight,
             answers=graph.known("train").to(config.device) if config.all_answers else None,
+            bf16=config.precision == "bf16",
             **shared,
         )
     weighted = config.objective in ("logistic", "margin")

@@ -41,7 +41,9 @@ class TrainConfig(BaseModel):
     dim: int = Field(256, gt=0, description="real numbers in the row of an entity")
     reciprocal: bool = Field(False, description="rank heads as tails of a second set of relations")
     init_scale: float | None = Field(None, gt=0, description="scale of the initial tables; by default the model's own")
-    precision: Literal["float32", "float64"] = Field("float32", description="number type of the tables")
+    precision: Literal["float32", "float64", "bf16"] = Field(
+        "float32", description="number type of the tables; bf16: of the dot products with all entities, tables float32"
+    )
 
     candidates: Literal["sampled", "all"] = Field("sampled", description="answers a triple is held against")
     objective: Literal["logistic", "softmax", "bce", "margin"] = Field("logistic", description="loss")
@@ -210,5 +212,7 @@ def check_combination(config: TrainConfig) -> None:
         raise ConfigError(
             f"relation_weight={config.relation_weight}: must be 0 for model=rotate, which has no query for relations"
         )
+    if config.precision == "bf16" and config.candidates != "all":
+        raise ConfigError("precision='bf16': must be 'float32' or 'float64' with candidates=sampled")
     if config.regularizer != "none" and config.regularizer_weight == 0:
         raise ConfigError(f"regularizer_weight=0.0: must be positive with regularizer={config.regularizer}")

@@ -68,6 +68,7 @@ template <class F> struct CandidateArguments {
   const F* weights;  // [batch], already divided by their sum
   int64_t batch, count, dim, workspace;  // workspace: the most scores kept at a time
   int threads;
+  bool bf16;  // dot products of bfloat16 operands, summed in float32; only where bf16_supported()
 };
 template <class F> struct CandidateResults {
   F *losses, *d_query, *d_table, *d_bias;  // gradients are added to; null where not wanted
@@ -126,6 +127,7 @@ extern const Kernels<double>* const kDoubleKernels;  // float64 is for checking:
 // The level in use: the best one that the machine has, or the one named by KGFAST_CPU or set_level().
 const Level& level();
 void set_level(const char* name);  // throws std::invalid_argument
+bool bf16_supported();  // by the machine and the level in use
 int level_count();
 const Level& level_at(int index);
 
