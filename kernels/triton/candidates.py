@@ -128,9 +128,10 @@ def losses_block(weights, rows, counted, largest, total, right, losses, log_tota
     loss = tl.zeros((BLOCK,), SUM)
     if LAST:
         if OBJECTIVE == SOFTMAX:
-            normalizer = tl.where(kept, top + tl.log(tl.where(kept, sum, 1.0)), 0.0)
-            tl.store(log_total + place, normalizer, mask=kept)
-            loss = normalizer - at_labels
+            logarithm = tl.log(tl.where(kept, sum, 1.0))
+            tl.store(log_total + place, top, mask=kept)  # apart: their sum would round off what large scores differ by
+            tl.store(log_total + batch + place, logarithm, mask=kept)
+            loss = tl.where(kept, top, 0.0) - at_labels + logarithm
         else:
             loss = (sum - at_labels) / count
         loss *= tl.load(weights + row, mask=kept, other=0.0).to(SUM)
@@ -145,7 +146,7 @@ def losses_block(weights, rows, counted, largest, total, right, losses, log_tota
 
 @triton.jit
 def coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, counted, weights, most,
-                      log_total, g, g_row, row_tile, origin, offset, end, dim, share, floor,
+                      log_total, g, g_row, row_tile, origin, offset, end, batch, dim, share, floor,
                       HAS_BIAS: tl.constexpr, OBJECTIVE, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
                       PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
                       DEPTH: tl.constexpr):  # fmt: skip
@@ -167,8 +168,8 @@ def coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, 
     scores = score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, origin, offset, here, dim, HAS_BIAS,
                            SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
     if OBJECTIVE == SOFTMAX:
-        normalizer = tl.load(log_total + tl.minimum(place, counted - 1))
-        value = tl.exp(scores - normalizer[:, None]) - floor
+        read = tl.minimum(place, counted - 1)
+        value = tl.exp(scores - tl.load(log_total + read)[:, None] - tl.load(log_total + batch + read)[:, None]) - floor
     else:
         value = 1.0 / (1.0 + tl.exp(-scores)) - floor
     cursor = first_at_least(answers, start, stop, first)
@@ -258,7 +259,7 @@ def coefficients(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answe
     if row_tile * ROWS < here:
         coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, here, weights,
                           tl.load(largest), log_total, g, g_row, row_tile, origin, column_tile * COLUMNS, end,
-                          dim, number(share, SUM), number(floor, SUM), HAS_BIAS, OBJECTIVE, SIMILARITY, SUM, PRECISION, ROWS, COLUMNS,
+                          batch, dim, number(share, SUM), number(floor, SUM), HAS_BIAS, OBJECTIVE, SIMILARITY, SUM, PRECISION, ROWS, COLUMNS,
                           DEPTH)  # fmt: skip
 
 
@@ -337,7 +338,7 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     largest, total, right = part_of(workspace, (3 * splits, batch), wide).split(splits)
     turned = readable(query if similarity == DOT else query.index_select(0, rows), similarity, sizes.rows)
     csr = (bias, starts, ends, answers, rows, counted)
-    log_total = allocate("log_total", (batch,), wide)
+    log_total = allocate("log_total", (2, batch), wide)
     for begin, end in parts:
         columns = ceil_div(end - begin, sizes.columns)
         statistics[(ceil_div(batch, sizes.rows) * columns,)](

@@ -181,9 +181,9 @@ def grouped_coefficients(jobs, tasks, turn, WIDE_DIM: tl.constexpr, HAS_BIAS: tl
                               address(job, ROW_LIST, tl.int32, False), counted, address(job, WEIGHTS, SUM, False),
                               tl.load(address(job, MOST, SUM, False)), address(job, LOG_TOTAL, SUM, False),
                               address(job, COEFFICIENTS, TYPE, True), tl.multiple_of(size(job, SLICE_ROW), 16), row_tile,
-                              origin, column_tile * COLUMNS, end, dim, number(tl.load(job + SHARE), SUM),
-                              number(tl.load(job + FLOOR), SUM), HAS_BIAS, size(job, OBJECTIVE), SIMILARITY, SUM,
-                              PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
+                              origin, column_tile * COLUMNS, end, size(job, BATCH), dim,
+                              number(tl.load(job + SHARE), SUM), number(tl.load(job + FLOOR), SUM), HAS_BIAS,
+                              size(job, OBJECTIVE), SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
             tile += tl.num_programs(0)
         done += row_tiles * column_tiles
 
@@ -268,7 +268,7 @@ class Group:
             work = self.new((max(3 * splits * batch * self.wide.itemsize, batch * part * self.dtype.itemsize),), torch.uint8)
             statistics = part_of(work, (3 * splits, batch), self.wide).split(splits)
             lists = self.new((batch,), torch.int32).zero_(), self.new((1,), torch.int32), self.most[place : place + 1]
-            rows = self.new((batch,), self.wide), self.new((batch,), self.wide)
+            rows = self.new((batch,), self.wide), self.new((2, batch), self.wide)
             self.widths.append((panel, part))
             self.buffers.append((work, lists, statistics, rows))
         self.constants = dict(TYPE=TYPES[self.dtype], WIDE_DIM=all(task.query.shape[1] % 16 == 0 for task in tasks))
