@@ -97,13 +97,13 @@ class Backbone(nn.Module):
             config = transformers.BertConfig(
                 hidden_size=shape.hidden, num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
                 intermediate_size=inner, max_position_embeddings=shape.max_length, type_vocab_size=2,
-                hidden_dropout_prob=shape.dropout, attention_probs_dropout_prob=shape.dropout, **options,
+                hidden_dropout_prob=shape.dropout, attention_probs_dropout_prob=0.0, **options,
             )  # fmt: skip
         else:
             config = transformers.GPT2Config(
                 n_embd=shape.hidden, n_layer=shape.layers, n_head=shape.heads, n_inner=inner,
                 n_positions=shape.max_length, resid_pdrop=shape.dropout, embd_pdrop=shape.dropout,
-                attn_pdrop=shape.dropout, bos_token_id=tokenizer.begin, eos_token_id=tokenizer.end, use_cache=False,
+                attn_pdrop=0.0, bos_token_id=tokenizer.begin, eos_token_id=tokenizer.end, use_cache=False,
                 **options,
             )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
