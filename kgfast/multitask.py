@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kgfast import autograd, backends, checks, masked, reference
 from kgfast.backends.cpu import OBJECTIVES, SIMILARITIES, check_ids
@@ -64,14 +65,62 @@ def multitask_loss(
     backend = backends.choose(impl, terms[0].query.device)
     if backend == "reference":
         return reference.multitask_loss(terms, weights)
-    per_task = torch.stack([term_loss(term, f"terms[{place}]", backend) for place, term in enumerate(terms)])
+    per_task = torch.stack(term_losses(terms, backend))
     own = per_task.new_tensor([float(term.weight) for term in terms])
     outer = 1.0 if weights is None else torch.as_tensor(weights, dtype=per_task.dtype, device=per_task.device)
     return (outer * own * per_task).sum(), per_task
 
 
-def term_loss(term: Term, place: str, backend: str) -> Tensor:
-    """Mean loss of one term over its rows with an answer."""
+def term_losses(terms: Sequence[Term], backend: str) -> list[Tensor]:
+    """Mean loss of each term over its rows with an answer; where the backend can, terms share its launches."""
+    ready = [prepare(term, f"terms[{place}]") for place, term in enumerate(terms)]
+    losses: list[Tensor] = [None] * len(terms)
+    alike = [
+        place
+        for place, (term, (query, *_)) in enumerate(zip(terms, ready, strict=True))
+        if term.similarity == "dot" and term.known is None and query.dtype == ready[0][0].dtype
+    ]
+    module = backends.module(backend)
+    if len(alike) > 1 and hasattr(module, "task_losses"):
+        tensors = [one for place in alike for one in ready[place][:7]]
+        objectives = [OBJECTIVES.index(terms[place].objective) for place in alike]
+        for place, loss in zip(alike, TaskLosses.apply(module, objectives, *tensors), strict=True):
+            losses[place] = loss
+    for place, (term, (*inputs, known)) in enumerate(zip(terms, ready, strict=True)):
+        if losses[place] is None:
+            losses[place] = term_loss(term, inputs, known, backend)
+    return losses
+
+
+def term_loss(term: Term, inputs: list[Tensor], known, backend: str) -> Tensor:
+    query, table, bias, starts, ends, answers, share = inputs
+    if known is not None:
+        return masked.KnownLoss.apply(query, table, bias, masked.as_csr(starts, ends, answers), share, known)
+    options = (SIMILARITIES.index(term.similarity), OBJECTIVES.index(term.objective), 0.0)
+    return autograd.CandidateLoss.apply(*inputs, options, backend)
+
+
+class TaskLosses(torch.autograd.Function):
+    """(query, table, bias, starts, ends, answers, share) of every task -> losses [T]; dL/dloss stays on the device."""
+
+    @staticmethod
+    def forward(ctx, module, objectives, *tensors):
+        tasks = [(*tensors[7 * i : 7 * i + 7], objective, 0.0) for i, objective in enumerate(objectives)]
+        losses, ctx.group = module.task_losses(tasks)
+        ctx.gradients = module.task_gradients
+        ctx.save_for_backward(*tensors)  # the group holds them too; this notices where one was changed since
+        return losses.to(tensors[0].dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        ctx.saved_tensors  # noqa: B018  raises where a tensor was changed in place
+        gradients = ctx.gradients(ctx.group, g)
+        return None, None, *(one for found in gradients for one in (*found, *[None] * 4))
+
+
+def prepare(term: Term, place: str):
+    """(query, table, bias, starts, ends, answers, share, known) as the kernels take them."""
     if term.candidates is not None:
         raise KgfastError(f"{place}.candidates is served by impl='reference' only")
     if term.known is not None and (term.similarity, term.objective) != ("dot", "softmax"):
@@ -97,14 +146,13 @@ def term_loss(term: Term, place: str, backend: str) -> Tensor:
     if len(starts) != len(query):
         raise KgfastError(f"{place}.targets are for {len(starts)} rows, query has {len(query)}")
     bias = table.new_empty((0,)) if term.bias is None else term.bias.to(table.dtype).contiguous()
+    known = None
     if term.known is not None:
         offsets, ids = (checks.ids(f"{place}.known", part, 1, table) for part in term.known)
         if len(offsets) != len(query) + 1:
             raise KgfastError(f"{place}.known is for {len(offsets) - 1} rows, query has {len(query)}")
         known = masked.as_csr(*sorted_answers(offsets, ids, len(table), place, "known"))
-        return masked.KnownLoss.apply(query, table, bias, masked.as_csr(starts, ends, answers), share, known)
-    options = (SIMILARITIES.index(term.similarity), OBJECTIVES.index(term.objective), 0.0)
-    return autograd.CandidateLoss.apply(query, table, bias, starts, ends, answers, share, options, backend)
+    return query, table, bias, starts, ends, answers, share, known
 
 
 def sorted_answers(offsets: Tensor, ids: Tensor, count: int, place: str, name: str = "targets"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import kgfast
 from kgfast import backends, reference, testing
 from kgfast.reference.losses import ALL_OBJECTIVES
 
@@ -316,3 +317,32 @@ def test_panels_cover_all_columns():
         parts = launching.panels(count, each, budget, multiple)
         assert [begin for begin, _ in parts] == [0, *(end for _, end in parts[:-1])] and parts[-1][1] == count
         assert all(begin % multiple == 0 for begin, _ in parts)
+
+
+def test_multitask_loss_shares_launches(monkeypatch):
+    """Through the public function: gradients, a term of another similarity beside, weights that learn."""
+    generator = torch.Generator().manual_seed(0)
+    query, table, bias = (torch.randn(*shape, generator=generator) for shape in ((6, 16), (37, 16), (37,)))
+    targets = torch.tensor([0, -100, 36, 3, 3, 20])
+    several = torch.tensor([0, 2, 2, 5, 6, 6, 7]), torch.tensor([1, 4, 0, 9, 10, 7, 36])
+    launched = []
+    together = multitask.task_losses
+    monkeypatch.setattr(multitask, "task_losses", lambda tasks: launched.append(len(tasks)) or together(tasks))
+
+    def run(impl, dtype):
+        inputs = query, table, bias, torch.tensor([1.0, 2.0, 0.5])
+        leaves = [one.to(DEVICE, dtype, copy=True).requires_grad_() for one in inputs]
+        q, t, b, weights = leaves
+        terms = [
+            kgfast.Term(q, t, targets.to(DEVICE), bias=b, weight=0.5),
+            kgfast.Term(q, t, targets.to(DEVICE), similarity="l1"),
+            kgfast.Term(q, t, tuple(on_device(*several)), objective="bce"),
+        ]
+        total, per_task = kgfast.multitask_loss(terms, weights, impl=impl)
+        total.backward()
+        return [total.detach().cpu(), per_task.detach().cpu(), *(leaf.grad.cpu() for leaf in leaves)]
+
+    ours, eager, truth = run("triton", FLOAT), run("reference", FLOAT), run("reference", DOUBLE)
+    assert launched == [2]
+    for mine, same, wide in zip(ours, eager, truth, strict=True):
+        testing.assert_no_worse(mine, same, wide)

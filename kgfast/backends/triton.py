@@ -25,7 +25,7 @@ from kgfast.backends.cpu import (
 )
 from kgfast.errors import KgfastError
 from kgfast.kernels.triton import all_scores as scan
-from kgfast.kernels.triton import candidates, pairs, ranking, rows, sampled, sampling, shared, updates
+from kgfast.kernels.triton import candidates, multitask, pairs, ranking, rows, sampled, sampling, shared, updates
 from kgfast.kernels.triton import queries as operators
 from kgfast.kernels.triton.configurations import sum_dtype
 
@@ -169,6 +169,17 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
         check_csr("targets", starts, ends, answers, len(table))
     inputs = (query, table, bias, starts, ends, answers, weights)
     return candidates.candidate_loss(*inputs, similarity, objective, smoothing, gradient, allocate)
+
+
+def task_losses(tasks):
+    """Losses [T] of several tasks in shared launches, and what `task_gradients` needs; a task is the arguments of
+    `candidate_loss` up to the weights, objective and smoothing, for dot products, all of one dtype."""
+    for place, (_, table, _, starts, ends, answers, *_) in enumerate(tasks):
+        check_csr(f"tasks[{place}].targets", starts, ends, answers, len(table))
+    return multitask.task_losses([multitask.Task(*task) for task in tasks])
+
+
+task_gradients = multitask.task_gradients
 
 
 def answers(starts, ends, ids, targets):
