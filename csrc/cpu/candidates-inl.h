@@ -148,17 +148,13 @@ struct CandidateChunk {
     if constexpr (kHalf)
       if (a.bf16) {
         const F *table = a.table + n0 * a.dim, *query = a.query + first * a.dim;
-        if (out.d_query) half_slope_matrix(scores, ld, 1, rows, table, columns, a.dim, a.threads, out.d_query + first * a.dim);
-        if (out.d_table) half_slope_matrix(scores, 1, ld, columns, query, rows, a.dim, a.threads, out.d_table + n0 * a.dim);
+        half_slope_matrix(scores, ld, 1, rows, table, columns, a.dim, a.threads, out.d_query + first * a.dim);
+        half_slope_matrix(scores, 1, ld, columns, query, rows, a.dim, a.threads, out.d_table + n0 * a.dim);
         return bias_gradient(n0, columns);
       }
 #endif
-    if (out.d_query)
-      slope_matrix<Sim>(scores, ld, 1, queries(), rows, candidates(n0), columns, a.dim, a.threads,
-                        out.d_query + first * a.dim);
-    if (out.d_table)
-      slope_matrix<Sim>(scores, 1, ld, candidates(n0), columns, queries(), rows, a.dim, a.threads,
-                        out.d_table + n0 * a.dim);
+    add_gradients<Sim>(scores, ld, queries(), rows, candidates(n0), columns, a.dim, a.threads, out.d_query + first * a.dim,
+                       out.d_table + n0 * a.dim);
     bias_gradient(n0, columns);
   }
 
@@ -172,7 +168,7 @@ struct CandidateChunk {
 template <class Sim, class F>
 static void candidate_loss(const CandidateArguments<F>& a, const CandidateResults<F>& out) {
   if (a.batch == 0) return;
-  const bool wants_gradient = out.d_query || out.d_table || out.d_bias;
+  const bool wants_gradient = out.d_query != nullptr;
   // as many queries at a time as leave room for all their scores; with fewer than 96 tables would be walked too often
   constexpr int64_t kRows = Tile<F>::kRows, kColumns = Tile<F>::kColumns;
   int64_t most = a.workspace / padded_count<F>(a.count) / kRows * kRows;

@@ -12,6 +12,7 @@
 #include "pairs-inl.h"
 #include "objectives-inl.h"
 #include "tiles-inl.h"
+#include "gradients-inl.h"
 #include "bf16-inl.h"
 #include "rows-inl.h"
 #include "sampled-inl.h"
@@ -79,8 +80,7 @@ template <class F> struct Table {
         weights = chained;
       }
       const RowView<F> x{query, nullptr, dim}, y{table, nullptr, dim};
-      slope_matrix<Sim>(weights, count, 1, x, batch, y, count, dim, threads, d_query);
-      slope_matrix<Sim>(weights, 1, count, y, count, x, batch, dim, threads, d_table);
+      add_gradients<Sim>(weights, count, x, batch, y, count, dim, threads, d_query, d_table);
     });
   }
   static void sampled_loss(const SampledArguments<F>& a, const SampledResults<F>& out) {

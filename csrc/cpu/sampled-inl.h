@@ -119,9 +119,7 @@ static void shared_loss(const SampledArguments<F>& a, const SampledResults<F>& o
     if (!out.d_query) continue;
     F* d_list = out.d_negatives + group * a.count * a.dim;
     for (int64_t i = 0; i < a.count * a.dim; ++i) d_list[i] = 0;
-    slope_matrix<Sim>(gradients, padded, 1, query, rows, candidate, a.count, a.dim, a.threads,
-                      out.d_query + first * a.dim);
-    slope_matrix<Sim>(gradients, 1, padded, candidate, a.count, query, rows, a.dim, a.threads, d_list);
+    add_gradients<Sim>(gradients, padded, query, rows, candidate, a.count, a.dim, a.threads, out.d_query + first * a.dim, d_list);
   }
 }
 

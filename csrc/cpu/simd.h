@@ -59,7 +59,12 @@ template <> KG_HD void store_part<float>(float* p, VF v, int64_t n) {
 KG_HD VF absolute(VF x) { return (VF)((Lanes<float>::I)x & 0x7fffffff); }
 KG_HD VD absolute(VD x) { return (VD)((Lanes<double>::I)x & 0x7fffffffffffffffLL); }
 #if KGFAST_VECTOR_BYTES == 64
-KG_HD VF root(VF x) { return (VF)_mm512_sqrt_ps((__m512)x); }
+KG_HD VF inverse_root(VF x) {  // 14 bits, then one step of Newton: 1 unit in the last place; subnormal squares count as 0
+  const __mmask16 apart = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(1.17549435e-38f), _CMP_NLT_UQ);
+  const VF y = (VF)_mm512_maskz_rsqrt14_ps(apart, (__m512)x);
+  return y + y * (0.5f - 0.5f * x * y * y);
+}
+KG_HD VF root(VF x) { return x * inverse_root(x); }  // the unit for square roots is three times as slow
 KG_HD VD root(VD x) { return (VD)_mm512_sqrt_pd((__m512d)x); }
 KG_HD float sum_lanes(VF v) { return _mm512_reduce_add_ps((__m512)v); }
 #elif KGFAST_VECTOR_BYTES == 32
@@ -85,7 +90,8 @@ KG_HD double sum_lanes(VD v) {
   for (int i = 0; i < Lanes<double>::kCount; ++i) sum += v[i];
   return sum;
 }
-// sum + c * sign(d)
+// sum + c * sign(d), and c * sign(d)
+KG_HD VD signed_like(VD c, VD d) { return d > 0 ? c : (d < 0 ? -c : VD{}); }
 KG_HD VD add_signed(VD sum, VD c, VD d) { return d > 0 ? sum + c : (d < 0 ? sum - c : sum); }
 KG_HD VD inverse_root(VD x) { return x > 0 ? 1. / root(x) : VD{}; }
 #if KGFAST_VECTOR_BYTES == 64
@@ -94,12 +100,12 @@ KG_HD VF add_signed(VF sum, VF c, VF d) {  // c with d's sign mixed in, where d 
   const __mmask16 apart = _mm512_cmp_ps_mask((__m512)d, _mm512_setzero_ps(), _CMP_NEQ_UQ);
   return (VF)_mm512_mask_add_ps((__m512)sum, apart, (__m512)sum, (__m512)turned);
 }
-KG_HD VF inverse_root(VF x) {  // 14 bits, then one step of Newton: 1 unit in the last place; subnormal squares count as 0
-  const __mmask16 apart = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(1.17549435e-38f), _CMP_GE_OQ);
-  const VF y = (VF)_mm512_maskz_rsqrt14_ps(apart, (__m512)x);
-  return y + y * (0.5f - 0.5f * x * y * y);
+KG_HD VF signed_like(VF c, VF d) {
+  const __mmask16 apart = _mm512_cmp_ps_mask((__m512)d, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+  return (VF)_mm512_maskz_ternarylogic_epi32(apart, (__m512i)c, (__m512i)d, _mm512_set1_epi32(int(0x80000000)), 0x78);
 }
 #else
+KG_HD VF signed_like(VF c, VF d) { return d > 0 ? c : (d < 0 ? -c : VF{}); }
 KG_HD VF add_signed(VF sum, VF c, VF d) { return d > 0 ? sum + c : (d < 0 ? sum - c : sum); }
 KG_HD VF inverse_root(VF x) { return x > 0 ? 1.f / root(x) : VF{}; }
 #endif

@@ -1,6 +1,6 @@
 // Tiles: many queries against many rows. A score tile keeps kRows x kColumns sums in registers and walks d once;
 // lanes run over candidates, so every score is the same chain of operations wherever its row lies in the tile.
-// A slope block keeps kRows x (two vectors of d) and walks the other side's rows; it serves dQ and, transposed, dE.
+// A product block keeps kRows x (two vectors of d) and walks the other side's rows: dQ and, transposed, dE of dot products.
 #pragma once
 
 namespace kgfast {
@@ -134,73 +134,45 @@ template <class F> struct Weights {
   static constexpr int kStride = kByVectors ? Lanes<F>::kCount : Tile<F>::kRows;
 };
 
-// out[m, d..] += sum_k weights[k, m] slope(x_m, y_k) for one pair of vectors of d (or a complex vector); `y` holds that
-// pair of each of `count` rows, zero past the end. n0, n1: coordinates in the two vectors (kOne: none in the second).
-template <class Sim, bool kPart, bool kOne, class F>
-static inline void slope_block(const F* weights, const F* const* x, const F* y, int64_t count, int64_t d, int64_t second,
-                               int64_t n0, int64_t n1, int rows, F* const* out) {
+// out[m, d..] += sum_k weights[k, m] y_k for two vectors of d; `y` holds those of each of `count` rows, zero past the end.
+// n: coordinates in them (kPart: fewer than two vectors; kOne: at most one).
+template <bool kPart, bool kOne, class F>
+static inline void product_block(const F* weights, const F* y, int64_t count, int64_t n, int rows, F* const* out) {
   constexpr int kRows = Tile<F>::kRows, kLanes = Tile<F>::kLanes;
   using V = typename Lanes<F>::V;
-  auto get = [&](const F* p, int64_t lanes) { return kPart ? load_part(p, lanes) : load(p); };
   V left[kRows] = {}, right[kRows] = {};
-  V x0[kRows] = {}, x1[kRows] = {};
-  if constexpr (Sim::kTag != Similarity::kDot)
-    for (int m = 0; m < kRows; ++m) x0[m] = get(x[m] + d, n0), x1[m] = kOne ? V{} : get(x[m] + second, n1);
   for (int64_t k = 0; k < count; ++k) {
     const V y0 = load(y + k * 2 * kLanes), y1 = load(y + k * 2 * kLanes + kLanes);
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
       const V c = splat(weights[k * Weights<F>::kStride + m]);
-      if constexpr (Sim::kTag == Similarity::kModulus) {
-        const Pair<V> sum = Sim::add_slope(Pair<V>{left[m], right[m]}, c, Pair<V>{x0[m], x1[m]}, Pair<V>{y0, y1});
-        left[m] = sum.a, right[m] = sum.b;
-      } else {
-        left[m] = Sim::add_slope(left[m], c, x0[m], y0);
-        if constexpr (!kOne) right[m] = Sim::add_slope(right[m], c, x1[m], y1);
-      }
+      left[m] += c * y0;
+      if constexpr (!kOne) right[m] += c * y1;
     }
   }
+  const int64_t n0 = n < kLanes ? n : kLanes, n1 = n - n0;
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
     if (m >= rows) break;
     if (kPart) {
-      store_part(out[m] + d, get(out[m] + d, n0) + left[m], n0);
-      if (!kOne) store_part(out[m] + second, get(out[m] + second, n1) + right[m], n1);
+      store_part(out[m], load_part(out[m], n0) + left[m], n0);
+      if (!kOne) store_part(out[m] + kLanes, load_part(out[m] + kLanes, n1) + right[m], n1);
     } else {
-      store(out[m] + d, load(out[m] + d) + left[m]);
-      store(out[m] + second, load(out[m] + second) + right[m]);
+      store(out[m], load(out[m]) + left[m]);
+      store(out[m] + kLanes, load(out[m] + kLanes) + right[m]);
     }
   }
 }
 
-// Visits (first coordinate, second, numbers in each) of the pairs of vectors that a row consists of.
-template <class Sim, class F, class Visit> static inline void each_slope_block(int64_t dim, Visit visit) {
+// Rows [first, first + count) as panels: for each two vectors of d, those of every row. A walk over k is then one stream.
+template <class F> static void pack_products(RowView<F> y, int64_t first, int64_t count, int64_t dim, F* out) {
   constexpr int kLanes = Tile<F>::kLanes;
-  constexpr bool kComplex = Sim::kTag == Similarity::kModulus;
-  const int64_t length = kComplex ? dim / 2 : dim, step = kComplex ? kLanes : 2 * kLanes;
-  auto within = [&](int64_t d) { return length - d < 0 ? int64_t(0) : (length - d < kLanes ? length - d : int64_t(kLanes)); };
-  for (int64_t d = 0; d < length; d += step) {
-    if (kComplex) visit(d, d + length, within(d), within(d));
-    else visit(d, d + kLanes, within(d), within(d + kLanes));
-  }
-}
-template <class Sim, class F> KG_HD int64_t slope_panel_size(int64_t dim) {
-  const int64_t step = Sim::kTag == Similarity::kModulus ? Tile<F>::kLanes : 2 * Tile<F>::kLanes;
-  const int64_t length = Sim::kTag == Similarity::kModulus ? dim / 2 : dim;
-  return (length + step - 1) / step * 2 * Tile<F>::kLanes;
-}
-
-// Rows [first, first + count) as panels: for each pair of vectors of d, that pair of every row. A walk over k is then one stream.
-template <class Sim, class F>
-static void pack_slopes(RowView<F> y, int64_t first, int64_t count, int64_t dim, F* out) {
-  constexpr int kLanes = Tile<F>::kLanes;
-  each_slope_block<Sim, F>(dim, [&](int64_t d, int64_t second, int64_t n0, int64_t n1) {
-    for (int64_t k = 0; k < count; ++k, out += 2 * kLanes) {
-      const F* row = y(first + k);
-      store(out, n0 == kLanes ? load(row + d) : load_part(row + d, n0));
-      store(out + kLanes, n1 == kLanes ? load(row + second) : (n1 > 0 ? load_part(row + second, n1) : typename Lanes<F>::V{}));
-    }
-  });
+  for (int64_t d = 0; d < dim; d += 2 * kLanes)
+    for (int64_t k = 0; k < count; ++k)
+      for (int64_t e = d; e < d + 2 * kLanes; e += kLanes, out += kLanes) {
+        const F* row = y(first + k);
+        store(out, dim - e >= kLanes ? load(row + e) : (dim > e ? load_part(row + e, dim - e) : typename Lanes<F>::V{}));
+      }
 }
 
 // weights[k, m] = g[m * g_row + k * g_column] for m < rows, else 0.
@@ -248,15 +220,16 @@ static void score_matrix(const F* packed, int64_t queries, RowView<F> row, int64
   });
 }
 
-// out[i] += sum_k G[i, k] slope(x(i), y(k)), with G at g[i * g_row + k * g_column]. Each worker keeps a packed block of y in
-// its cache while it passes over its rows; the order of k is the same whatever the number of workers.
-template <class Sim, class F>
-static void slope_matrix(const F* g, int64_t g_row, int64_t g_column, RowView<F> x, int64_t x_count, RowView<F> y,
-                         int64_t y_count, int64_t dim, int threads, F* out) {
+// out[i] += sum_k G[i, k] y(k), with G at g[i * g_row + k * g_column]. Each worker keeps a packed block of y in its cache
+// while it passes over its rows; the order of k is the same whatever the number of workers.
+template <class F>
+static void product_matrix(const F* g, int64_t g_row, int64_t g_column, int64_t x_count, RowView<F> y, int64_t y_count,
+                           int64_t dim, int threads, F* out) {
   constexpr int kRows = Tile<F>::kRows, kLanes = Tile<F>::kLanes;
   constexpr int64_t kBlock = 256;
   if (x_count == 0) return;
-  const int64_t panel_size = kBlock * slope_panel_size<Sim, F>(dim), own = kBlock * Weights<F>::kStride + panel_size;
+  const int64_t blocks = (dim + 2 * kLanes - 1) / (2 * kLanes), panel_size = kBlock * 2 * kLanes * blocks;
+  const int64_t own = kBlock * Weights<F>::kStride + panel_size;
   F* packs = scratch<F>(kWeights, own * threads);
   // every piece packs all of y: few pieces where that would show
   const int64_t panels = (x_count + kRows - 1) / kRows, pieces = x_count < 4 * y_count ? threads : 4 * threads;
@@ -264,24 +237,20 @@ static void slope_matrix(const F* g, int64_t g_row, int64_t g_column, RowView<F>
     F *packed = packs + own * worker, *weights = packed + panel_size;
     for (int64_t k0 = 0; k0 < y_count; k0 += kBlock) {
       const int64_t count = y_count - k0 < kBlock ? y_count - k0 : kBlock;
-      pack_slopes<Sim>(y, k0, count, dim, packed);
+      pack_products<F>(y, k0, count, dim, packed);
       for (int64_t panel = first; panel < last; ++panel) {
         const int64_t begin = panel * kRows;
         const int rows = int(x_count - begin < kRows ? x_count - begin : kRows);
-        const F* xs[kRows];
-        F* outs[kRows];
-        for (int m = 0; m < kRows; ++m) {
-          const int64_t i = begin + (m < rows ? m : rows - 1);
-          xs[m] = x(i), outs[m] = out + i * dim;
-        }
         pack_weights<F>(g + begin * g_row + k0 * g_column, g_row, g_column, rows, count, weights);
-        const F* block = packed;
-        each_slope_block<Sim, F>(dim, [&](int64_t d, int64_t second, int64_t n0, int64_t n1) {
-          if (n0 == kLanes && n1 == kLanes) slope_block<Sim, false, false>(weights, xs, block, count, d, second, n0, n1, rows, outs);
-          else if (n1 > 0) slope_block<Sim, true, false>(weights, xs, block, count, d, second, n0, n1, rows, outs);
-          else slope_block<Sim, true, Sim::kTag != Similarity::kModulus>(weights, xs, block, count, d, second, n0, n1, rows, outs);
-          block += count * 2 * kLanes;
-        });
+        for (int64_t block = 0; block < blocks; ++block) {
+          const int64_t d = block * 2 * kLanes, n = dim - d < 2 * kLanes ? dim - d : 2 * kLanes;
+          const F* part = packed + block * count * 2 * kLanes;
+          F* outs[kRows];
+          for (int m = 0; m < kRows; ++m) outs[m] = out + (begin + (m < rows ? m : rows - 1)) * dim + d;
+          if (n == 2 * kLanes) product_block<false, false>(weights, part, count, n, rows, outs);
+          else if (n > kLanes) product_block<true, false>(weights, part, count, n, rows, outs);
+          else product_block<true, true>(weights, part, count, n, rows, outs);
+        }
       }
     }
   });

@@ -71,7 +71,7 @@ template <class F> struct CandidateArguments {
   bool bf16;  // dot products of bfloat16 operands, summed in float32; only where bf16_supported()
 };
 template <class F> struct CandidateResults {
-  F *losses, *d_query, *d_table, *d_bias;  // gradients are added to; null where not wanted
+  F *losses, *d_query, *d_table, *d_bias;  // gradients are added to; all null where not wanted, d_bias without a bias
 };
 
 template <class F> struct ScanArguments {

@@ -21,6 +21,8 @@ KG_HD float root(float x) { return std::sqrt(x); }
 KG_HD double root(double x) { return std::sqrt(x); }
 KG_HD float add_signed(float sum, float c, float d) { return d > 0 ? sum + c : (d < 0 ? sum - c : sum); }
 KG_HD double add_signed(double sum, double c, double d) { return d > 0 ? sum + c : (d < 0 ? sum - c : sum); }
+KG_HD float signed_like(float c, float d) { return d > 0 ? c : (d < 0 ? -c : 0); }
+KG_HD double signed_like(double c, double d) { return d > 0 ? c : (d < 0 ? -c : 0); }
 KG_HD float inverse_root(float x) { return x > 0 ? 1 / std::sqrt(x) : 0; }
 KG_HD double inverse_root(double x) { return x > 0 ? 1 / std::sqrt(x) : 0; }
 
@@ -123,8 +125,9 @@ struct Rescal {  // q = R^T h | R t, R a dim x dim matrix: not elementwise, so k
 };
 
 // ---- similarities ----------------------------------------------------------------------------------------
-// accumulate() adds one coordinate, finish() turns the sum into the score, add_slope() is sum + c * d score / d x at (x, y).
-// All are symmetric in (x, y), so one slope serves the query's and the row's gradient. Where a slope does not
+// accumulate() adds one coordinate, finish() turns the sum into the score, add_slope() is sum + c * d score / d x at (x, y),
+// slope() that without the sum. All are symmetric in (x, y), so one slope serves the query's and the row's gradient, and that
+// of a distance at (y, x) is minus that at (x, y). Where a slope does not
 // exist (x = y) it is 0. For L2 the chain through the root is in the coefficient: kernels pass g / score.
 
 struct Dot {
@@ -139,6 +142,7 @@ struct L1 {
   template <class V> static KG_HD V accumulate(V sum, V x, V y) { return sum + absolute(x - y); }
   template <class V> static KG_HD V finish(V sum) { return -sum; }
   template <class V> static KG_HD V add_slope(V sum, V c, V x, V y) { return add_signed(sum, c, y - x); }
+  template <class V> static KG_HD V slope(V c, V x, V y) { return signed_like(c, y - x); }
 };
 
 struct L2 {
@@ -146,6 +150,7 @@ struct L2 {
   template <class V> static KG_HD V accumulate(V sum, V x, V y) { return sum + (x - y) * (x - y); }
   template <class V> static KG_HD V finish(V sum) { return -root(sum); }
   template <class V> static KG_HD V add_slope(V sum, V c, V x, V y) { return sum + c * (x - y); }
+  template <class V> static KG_HD V slope(V c, V x, V y) { return c * (x - y); }
 };
 
 struct Modulus {  // coordinates are complex numbers
@@ -158,6 +163,10 @@ struct Modulus {  // coordinates are complex numbers
   template <class V> static KG_HD Pair<V> add_slope(Pair<V> sum, V c, Pair<V> x, Pair<V> y) {
     const V a = y.a - x.a, b = y.b - x.b, scale = c * inverse_root(a * a + b * b);
     return {sum.a + a * scale, sum.b + b * scale};
+  }
+  template <class V> static KG_HD Pair<V> slope(V c, Pair<V> x, Pair<V> y) {
+    const V a = y.a - x.a, b = y.b - x.b, scale = c * inverse_root(a * a + b * b);
+    return {a * scale, b * scale};
   }
 };
 
