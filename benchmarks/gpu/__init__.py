@@ -1,0 +1,1 @@
+"""What gpu.sh runs on a device: one module a stage, each with a part of the result that grows row by row."""

@@ -1,0 +1,75 @@
+"""What a launch costs the host by each of three ways, and the first call in a new process: CUDA C++ through the module,
+Triton kernels compiled ahead of time through the module, and Triton's own launcher.
+
+The kernels are small, so that the host is what takes the time: seconds a call over many calls, the device awaited once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import torch
+
+from benchmarks.gpu.stage import Stage
+from kgfast import backends
+
+CALLS, BATCH, NEGATIVES, ENTITIES, DIM = 300, 1024, 256, 14541, 400
+
+
+def work(way: str, device, tiny: bool):
+    """A call of sampled_loss with own negatives: the same op by each way. None where the way can't be taken, and why."""
+    batch, negatives, entities, dim = (4, 16, 60, 16) if tiny else (BATCH, NEGATIVES, ENTITIES, DIM)
+    impl = "cuda" if way == "cuda" else "triton"
+    reason = backends.why_not(impl, device.type)
+    if reason is None and way == "ahead":
+        from kgfast.kernels.triton import ahead
+
+        reason = ahead.why_not()
+        if reason is None:
+            ahead.use(True)
+    if reason:
+        return None, reason
+    backend, none = backends.module(impl), torch.empty(0, dtype=torch.int64, device=device)
+    query, table = (torch.randn(rows, dim, device=device) for rows in (batch, entities))
+    targets, ids = (torch.randint(entities, shape, device=device) for shape in ((batch,), (batch, negatives)))
+    weights, room = torch.full((batch,), 1 / batch, device=device), backend.Workspace(device)
+    return lambda: backend.sampled_loss(query, table, targets, ids, none, none, none, weights, 0, 0, 9.0, 0.0, True,
+                                        allocate=room, check=False), None  # fmt: skip
+
+
+def measure(stage: Stage, way: str) -> dict:
+    call, reason = work(way, stage.device, stage.tiny)
+    if call is None:
+        return {"way": way, "skipped": reason}
+    first = stage.once(call)
+    second = stage.once(call)
+    calls = 2 if stage.tiny else CALLS
+    host = stage.once(lambda: [call() for _ in range(calls)]) / calls
+    row = {"way": way, "first_call": first, "alone": second, "in_a_row": host}
+    if way == "ahead":
+        from kgfast.kernels.triton import ahead
+
+        row["launches"] = dict(ahead.counts)
+    return row
+
+
+if __name__ == "__main__":
+    stage = Stage(__doc__, way={"choices": ("cuda", "ahead", "jit"), "help": "one way, in this process"})
+    if stage.options.way:
+        print(json.dumps(measure(stage, stage.options.way)))
+    else:
+        for way in ("cuda", "ahead", "jit"):
+            arguments = ["--device", stage.device.type, *(["--tiny"] if stage.tiny else []), "--way", way]
+            for cache in ("empty", "filled"):  # Triton's own cache on disk
+                if cache == "empty":
+                    folder = tempfile.TemporaryDirectory()
+                run = subprocess.run([sys.executable, "-m", "benchmarks.gpu.launches", *arguments], capture_output=True, text=True,
+                                     env={**os.environ, "TRITON_CACHE_DIR": folder.name})  # fmt: skip
+                if run.returncode:
+                    stage.keep(way=way, cache=cache, failed=run.stderr[-500:])
+                    continue
+                stage.keep(cache=cache, **json.loads(run.stdout.splitlines()[-1]))

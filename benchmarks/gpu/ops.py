@@ -1,0 +1,219 @@
+"""Times of the ops beside their rivals, in turns, and beside the floor: the time that the bytes that must move, or the
+operations that must be done, take at this run's own ceilings.
+
+Bytes count each distinct row that is used once read and, where it changes, once written; operations are those of the
+matrix products. A distance's are not counted: its floor is that of its bytes.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+import kgfast
+from benchmarks.gpu import rivals
+from benchmarks.gpu.stage import Stage, summary
+from kgfast import backends
+from kgfast.fused import NegativeSamplingStep
+from kgfast.nn import KGEModel
+from kgfast.optim import RowAdagrad
+
+ENTITIES, RELATIONS, DIM, BATCH, NEGATIVES = 14541, 237, 400, 1024, 256  # FB15k-237
+LARGE = 5_000_000  # entities: 8 GB of rows, far more than any cache
+HEADS = ((4096, 32768, 1024), (8192, 128256, 4096))  # tokens, words, hidden size
+QUERIES, RANK_DIM = 20466, 2000  # the test set of FB15k-237; ComplEx of rank 1000
+TINY = dict(
+    ENTITIES=60, RELATIONS=5, DIM=16, BATCH=6, NEGATIVES=8, LARGE=90, HEADS=((8, 64, 32),), QUERIES=6, RANK_DIM=16
+)
+
+
+def ceilings(stage: Stage) -> dict:
+    path = stage.options.part and stage.options.part.with_name("ceilings.json")
+    rows = json.loads(path.read_text()) if path and path.exists() else []
+    return {key: value for row in rows for key, value in row.items() if key != "kind"}
+
+
+class Bench:
+    def __init__(self, stage: Stage):
+        self.stage, self.rates, self.generator = stage, ceilings(stage), torch.Generator().manual_seed(0)
+        self.seconds = 0.01 if stage.tiny else 1.5
+        self.impls = [name for name in ("triton", "cuda") if backends.why_not(name, stage.device.type) is None]
+
+    def compiled(self, make):
+        """The rival by torch.compile; none in the dry run, whose compiler would take longer than all else."""
+        return {} if self.stage.tiny else {"torch.compile": make()}
+
+    def floor(self, count_bytes: int, operations: int, rate: str) -> dict:
+        parts = {}
+        if "read" in self.rates:
+            parts["memory"] = count_bytes / max(self.rates["read"], self.rates["copy"])
+        if operations and rate in self.rates:
+            parts["arithmetic"] = operations / self.rates[rate]
+        if not parts:
+            return {}
+        bound = max(parts, key=parts.get)
+        return {"floor": parts[bound], "bound": bound}
+
+    def case(
+        self, name: str, calls: dict, *, count_bytes: int = 0, operations: int = 0, rate="bfloat16", cold=False, **sizes
+    ):
+        """One row a provider. A provider that fails (out of memory, say) is named with its error, and the rest is timed."""
+        ready = {}
+        for provider, call in calls.items():
+            try:
+                call()
+                self.stage.synchronize()
+                ready[provider] = (call, self.stage.peak_above(call))
+            except (RuntimeError, ValueError) as error:
+                self.stage.keep(case=name, provider=provider, failed=f"{type(error).__name__}: {error}"[:300])
+        times = self.stage.in_turns({provider: call for provider, (call, _) in ready.items()}, self.seconds, cold)
+        least = self.floor(count_bytes, operations, rate)
+        for provider, seconds in times.items():
+            found = summary(seconds)
+            row = {"case": name, "provider": provider, **found, "peak_bytes": ready[provider][1], "cold": cold, **least}
+            if least:
+                row["fraction"] = least["floor"] / found["seconds"]
+            self.stage.keep(**row, bytes=count_bytes, operations=operations, sizes=sizes)
+
+    def triples(self, batch: int, entities: int):
+        high = torch.tensor([entities, RELATIONS, entities])
+        return (torch.rand(batch, 3, generator=self.generator) * high).long().to(self.stage.device)
+
+    def model(self, entities: int, score: str, dim: int):
+        """A model whose entities are made on the device: a large table would else take longer to make than to time."""
+        model = KGEModel(1, RELATIONS, dim, score=score).to(self.stage.device)
+        rows = torch.randn(entities, dim, device=self.stage.device).mul_(dim**-0.25)
+        model.entities, model.num_entities = torch.nn.Parameter(rows), entities
+        return model
+
+    def sampled_steps(self, entities: int, score: str, shared: bool, compiled=False) -> None:
+        triples = self.triples(BATCH, entities)
+        calls, model = {}, self.model(entities, score, DIM)
+        for impl in self.impls:
+            step = NegativeSamplingStep(model, RowAdagrad(model.parameters(), lr=0.1), negatives=NEGATIVES, side="tail",
+                                        sharing="batch" if shared else "none", impl=impl)  # fmt: skip
+            calls[f"kgfast {impl}"] = lambda step=step: step(triples, 1)
+        tables = model.entities.detach(), model.relations.detach()
+        options = dict(score=score, negatives=NEGATIVES, shared=shared)
+        eager = rivals.SampledStep(*tables, **options)
+        calls["torch eager"] = lambda: eager(triples, 1)
+        if compiled:
+            calls |= self.compiled(
+                lambda: lambda one=rivals.SampledStep(*tables, **options, compiled=True): one(triples, 1)
+            )
+        rows = BATCH * 3 + (NEGATIVES if shared else BATCH * NEGATIVES)
+        distinct = min(rows, entities)
+        self.case(f"step, {score}, {'shared' if shared else 'own'} negatives, {entities} entities", calls,
+                  count_bytes=8 * DIM * (distinct + min(BATCH, RELATIONS)), cold=True, batch=BATCH, negatives=NEGATIVES,
+                  dim=DIM, entities=entities)  # fmt: skip
+
+    def draws(self) -> None:
+        triples = self.triples(BATCH, ENTITIES)
+        options = dict(side="tail", seed=1, step=2)
+        calls = {f"kgfast {impl}": lambda impl=impl: kgfast.sample_negatives(triples, NEGATIVES, ENTITIES, impl=impl, **options)
+                 for impl in self.impls}  # fmt: skip
+        calls["torch eager"] = lambda: torch.randint(ENTITIES, (BATCH, NEGATIVES), device=self.stage.device)
+        self.case("sample_negatives", calls, count_bytes=8 * BATCH * NEGATIVES, batch=BATCH, negatives=NEGATIVES)
+
+    def touched_rows(self) -> None:
+        device = self.stage.device
+        query, table = (torch.randn(rows, DIM, device=device) for rows in (BATCH, ENTITIES))
+        ids = torch.randint(ENTITIES, (BATCH, 1 + NEGATIVES), generator=self.generator).to(device)
+        coefficients, state = torch.randn(ids.shape, device=device), torch.ones(ENTITIES, device=device)
+        calls = {}
+        for impl in self.impls:
+            backend = backends.module(impl)
+            sink = backend.sink("row_adagrad", table.clone(), state.clone(), lr=1e-6, eps=1e-8)
+            calls[f"kgfast {impl}"] = lambda backend=backend, sink=sink: backend.reduce_rows(
+                query, table, ids, coefficients, [], 0, sink
+            )
+        moved = 8 * DIM * min(ids.numel(), ENTITIES) + 4 * DIM * BATCH + 12 * ids.numel()
+        self.case(
+            "reduce_rows, dot, row-wise Adagrad", calls, count_bytes=moved, batch=BATCH, negatives=NEGATIVES, dim=DIM
+        )
+
+    def all_candidates(self) -> None:
+        dim = RANK_DIM
+        triples = self.triples(BATCH, ENTITIES)
+        model = self.model(ENTITIES, "complex", dim)
+        tables = [model.entities.detach(), model.relations.detach()]
+        options = dict(score="complex", side="tail", impl="triton")
+
+        def ours():
+            leaves = [table.detach().requires_grad_() for table in tables]
+            loss = kgfast.one_vs_all_loss(*leaves, triples, **options)
+            return loss, torch.autograd.grad(loss, leaves)
+
+        rows = tables[0][triples[:, 0]], tables[1][triples[:, 1]], tables[0], triples[:, 2].contiguous()
+        eager = rivals.all_candidates("complex")
+        calls = {"kgfast triton": ours} if "triton" in self.impls else {}
+        calls["torch eager"] = lambda: eager(*rows)
+        calls |= self.compiled(lambda: lambda one=rivals.all_candidates("complex", compiled=True): one(*rows))
+        self.case("one_vs_all_loss and gradients, complex", calls, operations=6 * BATCH * ENTITIES * dim, rate="float32",
+                  batch=BATCH, entities=ENTITIES, dim=dim)  # fmt: skip
+
+    def heads(self) -> None:
+        device = self.stage.device
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        for tokens, words, size in HEADS:
+            hidden = torch.randn(tokens, size, device=device).to(dtype)
+            weight = (torch.randn(words, size, device=device) * size**-0.5).to(dtype)
+            targets = torch.randint(words, (tokens,), generator=self.generator).to(device)
+            one = rivals.with_gradients(lambda *inputs: kgfast.linear_cross_entropy(*inputs, impl="triton"))
+            calls = {"kgfast triton": lambda one=one: one(hidden, weight, targets)} if "triton" in self.impls else {}
+            others = {"torch eager": rivals.language_head(), "Liger": rivals.liger_head()}
+            others |= self.compiled(lambda: rivals.language_head(compiled=True))
+            calls |= {name: lambda call=call: call(hidden, weight, targets) for name, call in others.items() if call}
+            self.case(f"linear_cross_entropy and gradients, {tokens} x {words} x {size}", calls,
+                      operations=6 * tokens * words * size, tokens=tokens, words=words, size=size)  # fmt: skip
+
+    def ranking(self) -> None:
+        device, triples = self.stage.device, self.triples(QUERIES, ENTITIES)
+        model = self.model(ENTITIES, "complex", RANK_DIM)
+        known = kgfast.KnownTriples.from_triples(triples.cpu(), ENTITIES, RELATIONS).to(device)
+        tables = model.entities.detach(), model.relations.detach()
+        options = dict(score="complex", side="tail", known=known)
+        calls = {f"kgfast {impl}": lambda impl=impl: kgfast.rank(*tables, triples, impl=impl, **options)
+                 for impl in self.impls if impl == "triton"}  # fmt: skip
+
+        def eager():
+            for chunk in triples.split(2048):
+                scores = (
+                    kgfast.reference.SCORES["complex"].tail_query(tables[0][chunk[:, 0]], tables[1][chunk[:, 1]])
+                    @ tables[0].T
+                )
+                own = scores.gather(1, chunk[:, 2:])
+                (scores > own).sum(1), (scores == own).sum(1)
+
+        calls["torch eager, unfiltered"] = eager
+        self.case("rank, filtered, one side of FB15k-237's test set", calls, operations=2 * QUERIES * ENTITIES * RANK_DIM,
+                  rate="float32", queries=QUERIES, entities=ENTITIES, dim=RANK_DIM)  # fmt: skip
+
+
+def main() -> None:
+    stage = Stage(__doc__)
+    if stage.tiny:
+        globals().update(TINY)
+    bench = Bench(stage)
+    wanted = [
+        lambda: bench.sampled_steps(ENTITIES, "transe_l1", False, compiled=True),
+        lambda: bench.sampled_steps(LARGE, "complex", False),
+        lambda: bench.sampled_steps(ENTITIES, "complex", True, compiled=True),
+        bench.heads,
+        bench.all_candidates,
+        bench.ranking,
+        bench.touched_rows,
+        bench.draws,
+        lambda: bench.sampled_steps(ENTITIES, "complex", False),
+        lambda: bench.sampled_steps(ENTITIES, "rotate", False),
+        lambda: bench.sampled_steps(LARGE, "transe_l1", False),
+    ]  # the most wanted first: a time limit may end the list
+    for measure in wanted:
+        measure()
+        if stage.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

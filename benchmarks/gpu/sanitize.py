@@ -1,0 +1,58 @@
+"""Every CUDA kernel once or more, at shapes that hurt, for compute-sanitizer to watch (it watches from outside)."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.gpu.stage import Stage
+from kgfast import testing
+from kgfast.backends import cpu, cuda
+
+
+def everything(device) -> int:
+    calls = 0
+    for dim in (2, 34, 130, 258, 514, 1030):
+        for score, (code, _, similarity) in cpu.SCORES.items():
+            if score == "rescal" and dim > 34:
+                continue
+            case = testing.make_case(score, dim, 7, 6)
+            entities, relations, triples, negatives, weights = (
+                getattr(case, name).to(device) for name in ("entities", "relations", "triples", "negatives", "weights")
+            )
+            none, targets = triples.new_empty(0), triples[:, 2].contiguous()
+            query = cuda.queries(entities, relations, triples, code, 0)
+            cuda.queries_adjoint(query, entities, relations, triples, code, 1)
+            for lists in (negatives, negatives[:2].contiguous()):
+                for objective in range(4):
+                    found = cuda.sampled_loss(query, entities, targets, lists, none, none, none, weights, similarity,
+                                              objective, 1.0, 0.5, True)  # fmt: skip
+                    calls += 1
+            ids = negatives.clamp(min=0)
+            scores = cuda.pair_scores(query, entities, ids, similarity)
+            cuda.pair_query_gradient(scores, scores, query, entities, ids, similarity)
+            own = cuda.sampled_loss(
+                query, entities, targets, negatives, none, none, none, weights, similarity, 0, 1.0, 0.0, True
+            )
+            for update in ("dense", "sgd", "adagrad", "row_adagrad", "adam"):
+                into = entities.clone()
+                shape = (len(into),) if update == "row_adagrad" else into.shape
+                sink = cuda.sink(update, into, torch.ones(shape, device=device), torch.ones(into.shape, device=device),
+                                 lr=0.1, eps=1e-8, beta1=0.9, beta2=0.99, step=1)  # fmt: skip
+                many = torch.zeros(200, dtype=torch.int64, device=device)
+                extras = [(many, torch.ones(200, dim, device=device))]
+                cuda.reduce_rows(query, into, own[2], own[3], extras, similarity, sink)
+                cuda.update_all_rows(torch.ones_like(into), sink)
+                calls += 2
+            cuda.add_regularizer("n3", 1, 0.1, entities, targets, torch.zeros(7, dim, device=device))
+            del found
+    none = torch.empty(0, dtype=torch.int64, device=device)
+    cuda.sample_negatives(7, 9, 37, 1, 3, 4, none, none, none, none, none)
+    return calls
+
+
+if __name__ == "__main__":
+    stage = Stage(__doc__, without={"action": "store_true", "help": "no sanitizer is watching: only run"})
+    if cuda.why_not():
+        raise SystemExit(f"no CUDA kernels: {cuda.why_not()}")
+    print(f"{everything(stage.device)} calls{', without a sanitizer' if stage.options.without else ''}")
+    stage.synchronize()
