@@ -4,11 +4,27 @@
 namespace kgfast {
 namespace KGFAST_LEVEL {
 
-template <class Op, class F>
-KG_HD Pair<F> relation_at(const F* r, int64_t d, int64_t half) {
-  if constexpr (Op::kPhases) return {std::cos(r[d]), std::sin(r[d])};
-  if constexpr (Op::kRelationParts == 2) return {r[d], r[d + half]};
-  return {r[d], F(0)};
+// A vector of coordinates [d, d + n) of a row of two halves.
+template <class F> KG_HD Pair<typename Lanes<F>::V> halves(const F* x, int64_t d, int64_t half, int64_t n) {
+  if (n == Lanes<F>::kCount) return {load(x + d), load(x + d + half)};
+  return {load_part(x + d, n), load_part(x + d + half, n)};
+}
+template <class F> KG_HD void put_halves(F* x, int64_t d, int64_t half, int64_t n, Pair<typename Lanes<F>::V> y) {
+  store_part(x + d, y.a, n), store_part(x + d + half, y.b, n);
+}
+template <class Op, class F> KG_HD Pair<typename Lanes<F>::V> relation_at(const F* r, int64_t d, int64_t half, int64_t n) {
+  if constexpr (Op::kRelationParts == 2) return halves(r, d, half, n);
+  Pair<typename Lanes<F>::V> w{load_part(r + d, n), {}};
+  if constexpr (Op::kPhases) {
+    const auto phases = w.a;
+    sine_cosine(phases, w.b, w.a);
+  }
+  return w;
+}
+// Visits (d, number of lanes) of the vectors of a half.
+template <class F, class Visit> KG_HD void each_vector(int64_t half, Visit visit) {
+  constexpr int kLanes = Lanes<F>::kCount;
+  for (int64_t d = 0; d < half; d += kLanes) visit(d, half - d < kLanes ? half - d : int64_t(kLanes));
 }
 
 template <class Op, class F>
@@ -32,12 +48,10 @@ static void query_row(Side side, const F* x, const F* r, int64_t dim, F* q) {
     for (int64_t d = 0; d < dim; ++d) q[d] = side == Side::kTail ? Op::tail(x[d], r[d]) : Op::head(x[d], r[d]);
   } else {
     const int64_t half = dim / 2;
-#pragma omp simd
-    for (int64_t d = 0; d < half; ++d) {
-      const Pair<F> e{x[d], x[d + half]}, w = relation_at<Op>(r, d, half);
-      const Pair<F> y = side == Side::kTail ? Op::tail(e, w) : Op::head(e, w);
-      q[d] = y.a, q[d + half] = y.b;
-    }
+    each_vector<F>(half, [&](int64_t d, int64_t n) {
+      const auto e = halves(x, d, half, n), w = relation_at<Op>(r, d, half, n);
+      put_halves(q, d, half, n, side == Side::kTail ? Op::tail(e, w) : Op::head(e, w));
+    });
   }
 }
 
@@ -58,15 +72,15 @@ static void query_row_adjoint(Side side, const F* g, const F* x, const F* r, int
     }
   } else {
     const int64_t half = dim / 2;
-#pragma omp simd
-    for (int64_t d = 0; d < half; ++d) {
-      const Pair<F> e{x[d], x[d + half]}, w = relation_at<Op>(r, d, half), y{g[d], g[d + half]};
-      Pair<F> de, dw;
+    each_vector<F>(half, [&](int64_t d, int64_t n) {
+      const auto e = halves(x, d, half, n), w = relation_at<Op>(r, d, half, n), y = halves(g, d, half, n);
+      Pair<typename Lanes<F>::V> de, dw;
       if (side == Side::kTail) Op::tail_adjoint(y, e, w, de, dw);
       else Op::head_adjoint(y, e, w, de, dw);
-      dx[d] = de.a, dx[d + half] = de.b, dr[d] = dw.a;
-      if constexpr (Op::kRelationParts == 2) dr[d + half] = dw.b;
-    }
+      put_halves(dx, d, half, n, de);
+      if constexpr (Op::kRelationParts == 2) put_halves(dr, d, half, n, dw);
+      else store_part(dr + d, dw.a, n);
+    });
   }
 }
 

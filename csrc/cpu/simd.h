@@ -162,5 +162,28 @@ KG_HD VD log_one_plus(VD u) {
   return y;
 }
 
+
+// Sine and cosine, to 2 units in the last place; phases beyond 8192 go to the scalar functions.
+KG_HD void sine_cosine(VF x, VF& sine, VF& cosine) {
+  if (largest_lane(absolute(x)) > 8192.f) {
+    for (int i = 0; i < Lanes<float>::kCount; ++i) sine[i] = std::sin(x[i]), cosine[i] = std::cos(x[i]);
+    return;
+  }
+  const VF shifted = x * 0.636619772f + 12582912.f;  // quarter turns, rounded
+  const VF n = shifted - 12582912.f;
+  VF r = x - n * 1.5703125f;  // pi / 2 in three parts
+  r = r - n * 4.837512969970703125e-4f;
+  r = r - n * 7.54978995489188e-8f;
+  const VF r2 = r * r;
+  const VF s = r + r * r2 * (r2 * (r2 * -1.9515295891e-4f + 8.3321608736e-3f) - 1.6666654611e-1f);
+  const VF c = 1.f - 0.5f * r2 + r2 * r2 * (r2 * (r2 * 2.443315711809948e-5f - 1.388731625493765e-3f) + 4.166664568298827e-2f);
+  const Lanes<float>::I quarter = __builtin_convertvector(n, Lanes<float>::I);
+  const VF a = (quarter & 1) != 0 ? c : s, b = (quarter & 1) != 0 ? s : c;
+  sine = (quarter & 2) != 0 ? -a : a, cosine = ((quarter + 1) & 2) != 0 ? -b : b;
+}
+KG_HD void sine_cosine(VD x, VD& sine, VD& cosine) {
+  for (int i = 0; i < Lanes<double>::kCount; ++i) sine[i] = std::sin(x[i]), cosine[i] = std::cos(x[i]);
+}
+
 }  // namespace KGFAST_LEVEL
 }  // namespace kgfast

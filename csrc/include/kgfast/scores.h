@@ -89,18 +89,18 @@ struct SimplE {  // q = (r' h_b, r h_a) / 2 | (r t_b, r' t_a) / 2, with r = (r, 
   static constexpr int kParts = 2, kRelationParts = 2;
   static constexpr bool kPhases = false;
   template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) {
-    return {r.b * h.b * F(0.5f), r.a * h.a * F(0.5f)};
+    return {r.b * h.b * 0.5f, r.a * h.a * 0.5f};
   }
   template <class F> static KG_HD Pair<F> head(Pair<F> t, Pair<F> r) {
-    return {r.a * t.b * F(0.5f), r.b * t.a * F(0.5f)};
+    return {r.a * t.b * 0.5f, r.b * t.a * 0.5f};
   }
   template <class F>
   static KG_HD void tail_adjoint(Pair<F> g, Pair<F> h, Pair<F> r, Pair<F>& dh, Pair<F>& dr) {
-    dh = {g.b * r.a * F(0.5f), g.a * r.b * F(0.5f)}, dr = {g.b * h.a * F(0.5f), g.a * h.b * F(0.5f)};
+    dh = {g.b * r.a * 0.5f, g.a * r.b * 0.5f}, dr = {g.b * h.a * 0.5f, g.a * h.b * 0.5f};
   }
   template <class F>
   static KG_HD void head_adjoint(Pair<F> g, Pair<F> t, Pair<F> r, Pair<F>& dt, Pair<F>& dr) {
-    dt = {g.b * r.b * F(0.5f), g.a * r.a * F(0.5f)}, dr = {g.a * t.b * F(0.5f), g.b * t.a * F(0.5f)};
+    dt = {g.b * r.b * 0.5f, g.a * r.a * 0.5f}, dr = {g.a * t.b * 0.5f, g.b * t.a * 0.5f};
   }
 };
 
