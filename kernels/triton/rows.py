@@ -150,7 +150,7 @@ def join(ids, ranks, total, first_parts, last_parts, count, rows, state1, state2
         crosses = (tl.load(ids + stop - 1) == row) & (row >= 0) & (row < count)
         begins = (tl.load(ids + start) != row) | (tl.load(ids + start - 1, mask=start > 0, other=-1) != row)
         if crosses & begins:
-            low, high = span + 1, (total - 1) // SPAN  # the last span that begins with this row
+            low, high = span + 1, tl.cast((total - 1) // SPAN, tl.int64)  # the last span that begins with this row
             while low < high:
                 middle = (low + high + 1) // 2
                 if tl.load(ids + middle * SPAN) == row:
