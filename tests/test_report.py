@@ -78,7 +78,7 @@ def test_report_of_the_world(tmp_path):
         "Ranking",
         "Relations",
         "Map of entities",
-        "Other tasks",
+        "Tasks",
         "Settings",
         "Data",
     ]

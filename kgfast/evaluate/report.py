@@ -49,12 +49,20 @@ def write_report(run, *, model=None, graph=None, details=None, progress=None):
         section("Settings", card(f"<pre class=columns>{escape(config_text(run))}</pre>")),
         section("Data", card(f"<pre>{escape(chr(10).join(graph.report.lines()))}</pre>")),
     ]
+    return write_page(run, f"{model.score} on {graph.name}", f"{sizes(graph)}; {model.dim} numbers per entity", parts)
+
+
+def sizes(graph):
+    return (
+        f"{graph.num_entities:,} entities, {graph.num_relations:,} relations, {len(graph.train):,} training triples"
+    )
+
+
+def write_page(run, title, subtitle, parts):
+    """RUN/report.html from its parts, the empty ones left out."""
     page = Template((files("kgfast.evaluate") / "report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(f"{model.score} on {graph.name}"),
-        subtitle=escape(
-            f"{graph.num_entities:,} entities, {graph.num_relations:,} relations, "
-            f"{len(graph.train):,} training triples; {model.dim} numbers per entity"
-        ),
+        title=escape(title),
+        subtitle=escape(subtitle),
         body="\n".join(part for part in parts if part),
         footer=escape(f"kgfast {version()} · run {run.resolve().name}"),
     )
@@ -266,9 +274,18 @@ def relations(details):
 def tasks(metrics):
     """Results of the other tasks of a joint run, as they stand in metrics.json."""
     rows = [
-        [f"{task}, {split}", name, float(value)]
+        [f"{task}, {split}", name, value]
         for task, splits in metrics.get("tasks", {}).items()
         for split, found in splits.items()
-        for name, value in found.items()
+        for name, value in flat(found)
     ]
-    return section("Other tasks", card(table(["Task", "Metric", "Value"], rows, words=2))) if rows else ""
+    return section("Tasks", card(table(["Task", "Metric", "Value"], rows, words=2))) if rows else ""
+
+
+def flat(found, prefix=""):
+    """(name, number) of nested metrics, names joined by blanks."""
+    for name, value in found.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name} ")
+        elif isinstance(value, (int, float)):
+            yield prefix + name, value

@@ -18,16 +18,20 @@ QUIET_SECONDS = 30.0  # between two lines where standard error is no terminal
 
 
 class Monitor:
-    """Records of one run, as a context manager. `history_bytes` is where an earlier part of the run ended."""
+    """Records of one run, as a context manager; of no run where `run` is None (a process that isn't the first).
 
-    def __init__(self, run: Path, console: Console, *, history_bytes: int, step: int, tensorboard: bool) -> None:
+    `history_bytes` is where an earlier part of the run ended.
+    """
+
+    def __init__(self, run: Path | None, console: Console, *, history_bytes: int, step: int, tensorboard: bool) -> None:
         self.console = console
-        self.path = run / "history.jsonl"
+        self.path = Path(os.devnull) if run is None else run / "history.jsonl"
         self.file = open(self.path, "ab")
         # What came after the checkpoint is about to happen again.
-        self.file.truncate(min(history_bytes, os.path.getsize(self.path)))
+        if run is not None:
+            self.file.truncate(min(history_bytes, os.path.getsize(self.path)))
         self.writer = None
-        if tensorboard:
+        if tensorboard and run is not None:
             from torch.utils.tensorboard import SummaryWriter  # half a second to import
 
             self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
@@ -65,6 +69,8 @@ class Monitor:
 
     def position(self) -> int:
         """Bytes of history that are safe on disk."""
+        if self.path == Path(os.devnull):
+            return 0
         os.fsync(self.file.fileno())
         return os.path.getsize(self.path)
 

@@ -1,0 +1,200 @@
+"""From a configuration and a graph to the parts of a joint run: texts, model, weights, optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kgfast import optim
+from kgfast.data import KnowledgeGraph
+from kgfast.errors import CheckpointError, ConfigError, DataError
+from kgfast.joint.backbone import Backbone, Shape
+from kgfast.joint.config import JointConfig
+from kgfast.joint.corpus import Corpus
+from kgfast.joint.encoders import EntityEncoder
+from kgfast.joint.model import JointModel
+from kgfast.joint.sharing import ENTITIES, make_sharing
+from kgfast.joint.tasks import ModelDims, task_class
+from kgfast.joint.texts import TextStore, all_texts, graph_texts
+from kgfast.joint.tokens import Tokenizer
+from kgfast.joint.weights import make_weights
+from kgfast.nn import KGEModel
+
+WEIGHTS_RATE = 10  # learned weights of tasks move so many times faster than the Transformer: they are a handful
+LANGUAGE = ("mlm", "nsp", "clm")  # tasks that read the corpus
+
+
+def fit_to_data(config: JointConfig, graph: KnowledgeGraph, say: Callable[[str], None]) -> JointConfig:
+    """With `leave_out`, the configuration without tasks and texts that the data has nothing for; each is said."""
+    if not config.leave_out:
+        return config
+    tasks, changes = dict(config.tasks), {}
+    described = graph.entity_text is not None or graph.entity_description is not None
+    if not described and not config.corpus.files:
+        for name in [name for name in tasks if name in LANGUAGE]:
+            say(f"{graph.name} has no texts of entities: the task {name} is left out")
+            del tasks[name]
+    if not graph.questions.get("train") and "qa" in tasks:
+        say(f"{graph.name} has no questions: the task qa is left out")
+        del tasks["qa"]
+    if not described and config.entities.kind != "table":
+        say(f"{graph.name} has no texts of entities: they are rows of a table")
+        changes["entities"] = {"kind": "table"}
+    if not tasks:
+        raise DataError(f"{graph.name} has nothing for any of the tasks {', '.join(config.tasks)}")
+    return config.replace(tasks=tasks, leave_out=False, **changes)
+
+
+def build_tokenizer(config: JointConfig, graph: KnowledgeGraph, run: Path | None) -> Tokenizer | None:
+    """The tokenizer of the run where it has one, else the one that is configured, else one trained on the texts that
+    training may see; None where nothing reads texts."""
+    if not reads_texts(config):
+        return None
+    if run is not None and (run / "tokenizer.json").exists():
+        return Tokenizer.load(run)
+    given = config.tokenizer
+    if given.path is not None or config.backbone.path is not None:
+        return Tokenizer.load(given.path or config.backbone.path)
+    hidden = ("question/valid", "question/test")
+    groups = {name: texts for name, texts in graph_texts(graph).items() if name not in hidden}
+    texts = list(all_texts(groups))
+    for file in config.corpus.files:
+        if not Path(file).is_file():
+            raise DataError(f"corpus.files: there is no file {file}")
+        texts += Path(file).read_text(encoding="utf-8").splitlines()
+    return Tokenizer.train(texts, kind=given.kind, vocabulary=given.vocabulary, lowercase=given.lowercase)
+
+
+def reads_texts(config: JointConfig) -> bool:
+    """Whether anything in the run needs a Transformer."""
+    return config.entities.kind != "table" or any(task_class(name).backbone for name in config.tasks)
+
+
+def build_texts(config: JointConfig, graph: KnowledgeGraph, tokenizer: Tokenizer | None) -> TextStore | None:
+    """All texts, tokenized; with the corpus where a task reads it."""
+    if tokenizer is None:
+        return None
+    texts = TextStore.of_graph(graph, tokenizer, config.backbone.max_length)
+    if any(name in LANGUAGE for name in config.tasks):
+        corpus = config.corpus
+        texts.corpus = Corpus.of_graph(
+            graph, tokenizer, files=corpus.files, triples=corpus.triples, held_out=corpus.held_out, seed=config.seed
+        )
+    return texts
+
+
+def build_backbone(config: JointConfig, tokenizer: Tokenizer) -> Backbone:
+    given = config.backbone
+    if given.path is None:
+        keys = ("kind", "hidden", "layers", "heads", "intermediate", "max_length", "dropout")
+        shape = Shape(**{key: getattr(given, key) for key in keys})
+        backbone = Backbone.from_shape(shape, tokenizer, seed=config.seed, packing=given.packing, pooling=given.pooling)
+    else:
+        backbone = Backbone.from_checkpoint(given.path, tokenizer, packing=given.packing, pooling=given.pooling)
+        if given.max_length > backbone.max_length:
+            raise ConfigError(
+                f"backbone.max_length={given.max_length}: {given.path} reads {backbone.max_length} tokens at most"
+            )
+    if given.checkpoint_activations:
+        backbone.checkpoint_activations()
+    return backbone
+
+
+def build_model(
+    config: JointConfig, graph: KnowledgeGraph, run: Path | None = None, tokenizer: Tokenizer | None = None
+) -> JointModel:
+    """The model with its initial weights, a function of the seed, on the configured device.
+
+    Raises ConfigError, DataError or CheckpointError for what does not fit together: tasks without texts or questions,
+    a tokenizer that the backbone's embeddings are too few for, a device that is not there.
+    """
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={config.device!r}: no CUDA device is available, use cpu")
+    tokenizer = build_tokenizer(config, graph, run) if tokenizer is None else tokenizer
+    texts = build_texts(config, graph, tokenizer)
+    readers = [name for name in config.tasks if task_class(name).backbone]
+    if config.entities.kind != "table":
+        readers.append(ENTITIES)
+    hidden, backbone, sharing = 0, None, None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if readers:
+            backbone = build_backbone(config, tokenizer)
+            hidden = backbone.hidden
+            options = config.sharing.model_dump(exclude={"mode"}, exclude_none=True)
+            sharing = make_sharing(config.sharing.mode, backbone, readers, **options)
+        entities = EntityEncoder(
+            config.entities.kind, graph, texts, score=config.model, dim=config.dim, hidden=hidden,
+            refresh=config.entities.refresh, row_dropout=config.entities.row_dropout, init_scale=config.init_scale,
+            seed=config.seed,
+        )  # fmt: skip
+        seed = KGEModel(
+            1, graph.num_relations, config.dim, score=config.model, reciprocal=config.reciprocal,
+            init_scale=config.init_scale, seed=config.seed,
+        )  # fmt: skip
+        dims = ModelDims(
+            hidden=hidden, dim=config.dim, score=config.model, relation_width=seed.relations.shape[1],
+            num_entities=graph.num_entities, num_relations=graph.num_relations,
+            vocabulary=0 if tokenizer is None else len(tokenizer), causal=bool(backbone and backbone.causal),
+        )  # fmt: skip
+        tasks = {name: task_class(name)(config.options(name), graph, texts, dims, config.seed) for name in config.tasks}
+    model = JointModel(
+        graph, score=config.model, entities=entities, relations=nn.Parameter(seed.relations.detach().clone()),
+        tasks=tasks, backbone=sharing, texts=texts, bf16=config.precision == "bf16",
+    )  # fmt: skip
+    return model.to(config.device)
+
+
+def build_weights(config: JointConfig) -> nn.Module:
+    chosen = config.weighting
+    return make_weights(
+        chosen.method, [config.options(name).weight for name in config.tasks], every=chosen.every,
+        temperature=chosen.temperature, alpha=chosen.alpha, lr=chosen.lr,
+    ).to(config.device)  # fmt: skip
+
+
+def tables(model: JointModel) -> list[nn.Parameter]:
+    """The parameters that are a row an entity or relation."""
+    return [*([] if model.entities.kind == "text" else [model.entities.table]), model.relations]
+
+
+def build_optimizers(config: JointConfig, model: JointModel, weights: nn.Module) -> dict[str, torch.optim.Optimizer]:
+    """AdamW over the Transformer and all heads, weights of tasks included; the tables' own optimizer.
+
+    Weight decay is for matrices that are no tables, as usual. State exists from the start, so that it can be loaded.
+    """
+    own = tables(model)
+    taken = {id(parameter) for parameter in own}
+    dense = [parameter for parameter in model.parameters() if id(parameter) not in taken and parameter.requires_grad]
+    matrices = [parameter for parameter in dense if parameter.dim() > 1]
+    others = [parameter for parameter in dense if parameter.dim() <= 1]
+    learned = list(weights.parameters())
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    groups = [
+        dict(params=matrices, weight_decay=config.weight_decay),
+        dict(params=others, weight_decay=0.0),
+        dict(params=learned, weight_decay=0.0, times=WEIGHTS_RATE),
+    ]
+    groups = [group for group in groups if group["params"]]
+    if groups:
+        optimizers["dense"] = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    if config.table_optimizer == "adamw":
+        optimizers["tables"] = torch.optim.AdamW(own, lr=config.table_lr, weight_decay=0.0, fused=True)
+    elif config.table_optimizer == "adam":
+        optimizers["tables"] = optim.RowAdam(own, lr=config.table_lr)
+    else:
+        optimizers["tables"] = optim.RowAdagrad(own, lr=config.table_lr, full=config.table_optimizer == "adagrad")
+    if hasattr(optimizers["tables"], "ensure_state"):
+        optimizers["tables"].ensure_state()
+    return optimizers
+
+
+def check_tokenizer(tokenizer: Tokenizer | None, fingerprint: str | None, where: str) -> None:
+    """CheckpointError unless this is the tokenizer that `where` was trained with."""
+    if (tokenizer is None) != (fingerprint is None):
+        raise CheckpointError(f"{where} was trained {'without' if fingerprint is None else 'with'} a tokenizer")
+    if tokenizer is not None:
+        tokenizer.check_fits(fingerprint, where)

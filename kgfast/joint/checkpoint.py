@@ -1,0 +1,230 @@
+"""Checkpoints of joint runs in RUN/checkpoint/: all that a step depends on. Killed at any moment, the process leaves
+the old or the new one whole (see `kgfast.train.checkpoint`).
+
+    checkpoint.json                position, settings, fingerprints of graph, texts and tokenizer, files
+    model-N.safetensors            parameters, memory of entity texts, heads of the tasks
+    weights-N.safetensors          state of the tasks' weights
+    dense-N, tables-N.safetensors  state of the two optimizers
+    entities.txt, relations.txt    names, line i is id i
+
+Beside it RUN/tokenizer.json. Random numbers need no state: each step draws from (seed, step).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from kgfast.data import KnowledgeGraph
+from kgfast.errors import CheckpointError
+from kgfast.joint.build import build_model, check_tokenizer
+from kgfast.joint.config import JointConfig
+from kgfast.joint.model import JointModel
+from kgfast.joint.texts import graph_texts
+from kgfast.train import checkpoint as plain
+from kgfast.train.checkpoint import FORMAT, MANIFEST, load_optimizer_state, optimizer_state, read_manifest
+from kgfast.train.storage import read_tensors, remove_leftovers, sync, write_durably, write_names, write_tensors
+
+KIND = "joint"
+# A run may go on with other values of these; all others decide what is learnt.
+CHANGEABLE = {"data", "out", "resume", "recipe", "steps", "epochs", "minutes", "threads", "device", "checkpoint_every",
+              "tensorboard"}  # fmt: skip
+
+
+@dataclass
+class Position:
+    """Where training stands, between two steps."""
+
+    step: int = 0  # the next to come
+    batches: dict[str, int] = field(default_factory=dict)  # of each task, the next to come
+    last: dict[str, int] = field(default_factory=dict)  # the step each task was last in
+    seconds: float = 0.0  # spent in steps
+    elapsed: float = 0.0  # with validations and checkpoints; this is what `minutes` bounds
+    validated_step: int | None = None
+    history_bytes: int = 0
+    processes: int = 1
+
+
+@dataclass
+class Saved:
+    """What `read` returns; tensors on the CPU."""
+
+    position: Position
+    model: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    optimizers: dict[str, dict[str, Tensor | int | float]]
+
+
+def texts_fingerprint(graph: KnowledgeGraph, config: JointConfig) -> str:
+    """Hex sha256 of all texts and questions that a run reads."""
+    digest = hashlib.sha256()
+    for name, texts in graph_texts(graph).items():
+        digest.update(json.dumps([name, list(texts)], ensure_ascii=False).encode())
+    for split, questions in graph.questions.items():
+        digest.update(json.dumps([split, [list(one) for one in questions]], ensure_ascii=False).encode())
+    for file in config.corpus.files:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+def save(
+    run: Path,
+    config: JointConfig,
+    position: Position,
+    model: JointModel,
+    weights: nn.Module,
+    optimizers: dict[str, torch.optim.Optimizer],
+    texts: str,
+) -> None:
+    """Write a checkpoint; CheckpointError where the disk is full, which leaves the previous one whole."""
+    folder, graph = run / "checkpoint", model.graph
+    previous = read_manifest(run) if (folder / MANIFEST).exists() else {}
+    number = previous.get("number", 0) + 1
+    old = previous.get("files", {})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files: dict[str, dict[str, Any]] = {}
+        for what, names in (("entities", graph.entity_names), ("relations", graph.relation_names)):
+            files[what] = old[what] if what in old else write_names(folder / f"{what}.txt", names)
+        parts, numbers = {"model": model.state_dict(), "weights": weights.state_dict()}, {}
+        for name, optimizer in optimizers.items():
+            parts[name], numbers[name] = optimizer_state(optimizer)
+        for name, tensors in parts.items():
+            files[name] = write_tensors(folder / f"{name}-{number}.safetensors", detached(tensors))
+        manifest = {
+            "format": FORMAT, "kind": KIND, "number": number,
+            "graph": plain.graph_entry(graph), "texts": texts,
+            "tokenizer": model.tokenizer.fingerprint if model.tokenizer else None,
+            "config": config.model_dump(), "position": asdict(position),
+            "optimizer": {"names": list(optimizers), "numbers": numbers}, "files": files,
+        }  # fmt: skip
+        sync(folder)
+        write_durably(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    except (OSError, SafetensorError) as error:
+        remove_leftovers(folder, old)
+        kept = f"the one of step {previous['position']['step']} is intact" if previous else "there is no earlier one"
+        raise CheckpointError(
+            f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {kept}"
+        ) from error
+    remove_leftovers(folder, files)
+
+
+def detached(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without gradient, and copied where two share their memory (safetensors refuses those)."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        place = tensor.data_ptr()
+        result[name] = tensor.detach().clone() if place in seen else tensor.detach()
+        seen.add(place)
+    return result
+
+
+def read(run: Path, config: JointConfig, graph: KnowledgeGraph) -> Saved | None:
+    """The checkpoint in `run` for this configuration and data, or None if there is none.
+
+    CheckpointError where it is damaged, or of another graph, other texts or settings, or no joint run's.
+    """
+    folder = Path(run) / "checkpoint"
+    if not (folder / MANIFEST).exists():
+        return None
+    manifest = joint_manifest(run)
+    check_data(folder, manifest, graph, config)
+    differences = [
+        f"{key}: {saved!r} in the checkpoint, {now!r} now"
+        for key, saved, now in compare(manifest["config"], config.model_dump())
+    ]
+    if differences:
+        raise CheckpointError(f"{folder} is a checkpoint of another configuration: {'; '.join(differences)}. "
+                              "Go on with its own settings, or start anew in another folder")  # fmt: skip
+    files = manifest["files"]
+    remove_leftovers(folder, files)
+    numbers = manifest["optimizer"]["numbers"]
+    return Saved(
+        position=Position(**manifest["position"]),
+        model=read_tensors(folder, files["model"]),
+        weights=read_tensors(folder, files["weights"]),
+        optimizers={name: {**numbers[name], **read_tensors(folder, files[name])} for name in numbers},
+    )
+
+
+def compare(saved: dict[str, Any], now: dict[str, Any], path: str = ""):
+    """(dotted key, saved value, value now) of the settings that differ."""
+    for key, value in now.items():
+        if (not path and key in CHANGEABLE) or key not in saved:
+            continue
+        if isinstance(value, dict) and isinstance(saved[key], dict) and key != "tasks":
+            yield from compare(saved[key], value, f"{path}{key}.")
+        elif saved[key] != json.loads(json.dumps(value)):
+            yield f"{path}{key}", saved[key], value
+
+
+def restore(saved: Saved, model: JointModel, weights: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> None:
+    """Copy everything into place, bit for bit."""
+    load_state(model, saved.model, "model")
+    load_state(weights, saved.weights, "weights")
+    for name, optimizer in optimizers.items():
+        if name not in saved.optimizers:
+            raise CheckpointError(f"the checkpoint has no state of the optimizer {name!r}")
+        load_optimizer_state(optimizer, saved.optimizers[name])
+
+
+def load_state(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+    """CheckpointError names the first tensor that is missing, too many, or of another shape."""
+    expected = module.state_dict()
+    for name in [*expected, *tensors]:
+        found, wanted = tensors.get(name), expected.get(name)
+        if found is None or wanted is None or found.shape != wanted.shape:
+            shapes = ["nothing" if one is None else str(list(one.shape)) for one in (found, wanted)]
+            raise CheckpointError(f"{what}.{name}: the checkpoint holds {shapes[0]}, the model needs {shapes[1]}")
+    module.load_state_dict(tensors)
+
+
+def is_joint_run(run: str | os.PathLike) -> bool:
+    """Whether RUN/checkpoint is of a joint run; CheckpointError where there is none at all."""
+    return read_manifest(run).get("kind") == KIND
+
+
+def joint_manifest(run: str | os.PathLike) -> dict[str, Any]:
+    manifest = read_manifest(run)
+    if manifest.get("kind") != KIND:
+        raise CheckpointError(f"{Path(run) / 'checkpoint'} is of a run on the graph alone, not of a joint run")
+    return manifest
+
+
+def check_data(folder: Path, manifest: dict[str, Any], graph: KnowledgeGraph, config: JointConfig) -> None:
+    plain.check_graph(folder, manifest["graph"], graph)
+    if manifest["texts"] != texts_fingerprint(graph, config):
+        raise CheckpointError(
+            f"{folder} was trained on other texts or questions than {graph.name} has now; the triples are the same"
+        )
+
+
+def load_run(run: str | os.PathLike, data: str | None = None) -> tuple[JointModel, JointConfig]:
+    """A run's model on the CPU in eval mode, texts of entities read anew, and its settings.
+
+    `data`: where the run's data lies now. CheckpointError names what is missing, damaged, or of another run.
+    """
+    run = Path(run)
+    manifest = joint_manifest(run)
+    if not (run / "config.yaml").exists():
+        raise CheckpointError(f"{run / 'config.yaml'} is missing: {run} isn't a whole run")
+    config = JointConfig.load(run / "config.yaml").replace(device="cpu")
+    graph = KnowledgeGraph.load(data or config.data)
+    check_data(run / "checkpoint", manifest, graph, config)
+    if manifest["tokenizer"] is not None and not (run / "tokenizer.json").exists():
+        raise CheckpointError(f"{run / 'tokenizer.json'} is missing: {run} isn't a whole run")
+    model = build_model(config, graph, run)
+    check_tokenizer(model.tokenizer, manifest["tokenizer"], str(run))
+    load_state(model, read_tensors(run / "checkpoint", manifest["files"]["model"]), "model")
+    model.eval()
+    model.refresh()
+    return model, config
