@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ class Term:
 
     targets: int64 [B], where `ignore_index` marks a row to skip; or CSR (offsets [B + 1], ids) for several answers, of
     which softmax takes the mean log-likelihood. bias [C] is added to dot products. known (CSR: rows that are right, but
-    not the answer asked for) and candidates [K] restrict who competes. impl="reference" alone serves candidates, and
-    known beside anything but softmax over dot products.
+    not the answer asked for) and candidates [K] restrict who competes (beside a row's own answers). known, and answers
+    that are no candidates, are served for softmax over dot products only; impl="reference" serves them for all.
     """
 
     query: Tensor
@@ -122,7 +122,7 @@ class TaskLosses(torch.autograd.Function):
 def prepare(term: Term, place: str):
     """(query, table, bias, starts, ends, answers, share, known) as the kernels take them."""
     if term.candidates is not None:
-        raise KgfastError(f"{place}.candidates is served by impl='reference' only")
+        return prepare(among(term, place), place)
     if term.known is not None and (term.similarity, term.objective) != ("dot", "softmax"):
         raise KgfastError(f"{place}.known is served by impl='reference' only, unless for softmax over dot products")
     table = checks.table(f"{place}.table", term.table)
@@ -153,6 +153,46 @@ def prepare(term: Term, place: str):
             raise KgfastError(f"{place}.known is for {len(offsets) - 1} rows, query has {len(query)}")
         known = masked.as_csr(*sorted_answers(offsets, ids, len(table), place, "known"))
     return query, table, bias, starts, ends, answers, share, known
+
+
+def among(term: Term, place: str) -> Term:
+    """The same term over the rows that are candidates of all queries, or an answer to one; such an answer competes for
+    its own query only, so it is known to the others."""
+    table = checks.table(f"{place}.table", term.table)
+    candidates = checks.ids(f"{place}.candidates", term.candidates, 1, table)
+    single = isinstance(term.targets, Tensor)
+    targets = checks.ids(f"{place}.targets", term.targets if single else term.targets[1], 1, table)
+    given = targets[targets != term.ignore_index] if single else targets
+    check_ids(f"{place}.candidates", candidates, len(table))
+    check_ids(f"{place}.targets", given, len(table))
+    rows = torch.unique(torch.cat([candidates, given]))
+    places = torch.searchsorted(rows, targets.clamp(min=0))
+    moved = torch.where(targets == term.ignore_index, targets, places) if single else (term.targets[0], places)
+    others = torch.isin(rows, candidates, invert=True).nonzero()[:, 0]
+    known = lists_of(others, len(term.query)) if len(others) else None
+    if term.known is not None:
+        offsets, ids = (checks.ids(f"{place}.known", part, 1, table) for part in term.known)
+        known = restricted(offsets, ids, rows, others)
+    changes = dict(table=table[rows], bias=None if term.bias is None else term.bias[rows])
+    return replace(term, targets=moved, candidates=None, known=known, **changes)
+
+
+def lists_of(ids: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """CSR of the same ids for each of `count` rows."""
+    return torch.arange(count + 1, device=ids.device) * len(ids), ids.repeat(count)
+
+
+def restricted(offsets: Tensor, ids: Tensor, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """CSR of the places in `rows` of each row's ids, and of `others` (places already)."""
+    count = len(offsets) - 1
+    owners = torch.repeat_interleave(torch.arange(count, device=ids.device), offsets.diff())
+    places = torch.searchsorted(rows, ids).clamp(max=len(rows) - 1)
+    found = rows[places] == ids
+    owners = torch.cat([owners[found], torch.arange(count, device=ids.device).repeat_interleave(len(others))])
+    places = torch.cat([places[found], others.repeat(count)])
+    order = torch.argsort(owners, stable=True)
+    bounds = torch.searchsorted(owners[order], torch.arange(count + 1, device=ids.device))
+    return bounds, places[order]
 
 
 def sorted_answers(offsets: Tensor, ids: Tensor, count: int, place: str, name: str = "targets"):

@@ -288,6 +288,39 @@ def make_terms(query, table, bias, similarity="dot"):
     ]
 
 
+CANDIDATES = torch.tensor([3, 20, 0, 36, 5, 3])
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_candidates_and_known_answers_restrict_who_competes(several, known):
+    """Answers 1, 4, 7, 9 and 10 are no candidates: each competes for its own query only."""
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(*shape, generator=generator) for shape in ((6, 34), (37, 34), (37,))]
+    targets = torch.tensor([0, -100, 36, 3, 3, 20])
+    if several:
+        targets = (torch.tensor([0, 2, 2, 5, 6, 6, 7]), torch.tensor([1, 4, 0, 9, 10, 7, 36]))
+    lists = (torch.tensor([0, 1, 3, 3, 5, 6, 8]), torch.tensor([5, 0, 36, 20, 3, 9, 8, 3])) if known else None
+
+    def call(op, query, table, bias, **impl):
+        term = kgfast.Term(query, table, targets, bias=bias, candidates=CANDIDATES, known=lists)
+        return op([term], **impl)[0]
+
+    compare("multitask_loss", leaves, call)
+
+
+def test_candidates_of_distances():
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(*shape, generator=generator) for shape in ((6, 34), (37, 34))]
+    targets = torch.tensor([0, -100, 36, 3, 3, 20])  # candidates all
+
+    def call(op, query, table, **impl):
+        term = kgfast.Term(query, table, targets, candidates=CANDIDATES, similarity="l1", objective="bce")
+        return op([term], **impl)[0]
+
+    compare("multitask_loss", leaves, call)
+
+
 def several_head(lists, count):
     offsets, ids = lists
     return offsets[: count + 1], ids[: offsets[count]]
