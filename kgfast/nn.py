@@ -49,17 +49,18 @@ class KGEModel(nn.Module):
         self.entities = nn.Parameter(self.initial(num_entities, dim, init_scale, generator, dtype))
         width = spec.relation_width(dim)
         if score == "rotate":
-            phases = (torch.rand(rows, width, generator=generator) * 2 - 1) * math.pi
+            phases = torch.empty(rows, width).uniform_(-math.pi, math.pi, generator=generator)
             self.relations = nn.Parameter(phases.to(dtype))
         else:
             self.relations = nn.Parameter(self.initial(rows, width, init_scale, generator, dtype))
 
     @staticmethod
     def initial(rows: int, width: int, scale: float | None, generator, dtype) -> Tensor:
+        table = torch.empty(rows, width)  # filled in place: the largest tables have no room for a copy
         if scale is None:
             bound = math.sqrt(6.0 / (rows + width))
-            return ((torch.rand(rows, width, generator=generator) * 2 - 1) * bound).to(dtype)
-        return (torch.randn(rows, width, generator=generator) * scale).to(dtype)
+            return table.uniform_(-bound, bound, generator=generator).to(dtype)
+        return table.normal_(0.0, scale, generator=generator).to(dtype)
 
     def turned(self, triples: Tensor, side: str) -> tuple[Tensor, str]:
         """The triples and side that rank `side` in this model: heads become tails of the reciprocal relation."""
