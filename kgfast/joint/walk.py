@@ -34,7 +34,7 @@ class Edges:
     """Both directions of a graph's triples, sorted by (entity, relation): E entities, 2R relations, M edges.
 
     heads, relations, tails  int64 [M]; relation r + R leads from the tail of (h, r, t) to its head
-    rates                    float32 [M], 1 / (edges of the same head and relation)
+    counts                   float32 [M], edges of the same head and relation
     triples                  int64 [M], the triple that the edge stands for
     offsets                  int64 [E + 1], the edges that leave each entity
     """
@@ -42,7 +42,7 @@ class Edges:
     heads: Tensor
     relations: Tensor
     tails: Tensor
-    rates: Tensor
+    counts: Tensor
     triples: Tensor
     offsets: Tensor
     num_relations: int  # R
@@ -65,10 +65,10 @@ class Edges:
         keys = heads * (2 * num_relations) + relations
         _, place, counts = torch.unique_consecutive(keys, return_inverse=True, return_counts=True)
         bounds = torch.searchsorted(heads, torch.arange(num_entities + 1, device=heads.device))
-        return cls(heads, relations, tails, counts.float().reciprocal()[place], triples, bounds, num_relations)
+        return cls(heads, relations, tails, counts.float()[place], triples, bounds, num_relations)
 
     def to(self, device) -> Edges:
-        names = ("heads", "relations", "tails", "rates", "triples", "offsets")
+        names = ("heads", "relations", "tails", "counts", "triples", "offsets")
         return Edges(*(getattr(self, name).to(device) for name in names), self.num_relations)
 
     @property
@@ -92,9 +92,9 @@ class Edges:
 
     @cached_property
     def marginals(self) -> Tensor:
-        """Sparse [E, 2R]: the share of a relation's edges that lead to each entity."""
+        """Sparse float64 [E, 2R]: the share of a relation's edges that lead to each entity."""
         width = 2 * self.num_relations
-        counts = torch.bincount(self.relations, minlength=width).float()
+        counts = torch.bincount(self.relations, minlength=width).double()
         return sparse(self.tails, self.relations, 1 / counts[self.relations], (self.num_entities, width))
 
     def has(self, entities: Tensor, relations: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def chunks(places: Tensor, width: int):
 
 
 def rate(edges: Edges, places: Tensor, like: Tensor) -> Tensor:
-    return edges.rates[places].to(like.dtype)[:, None]
+    return edges.counts[places].to(like.dtype).reciprocal()[:, None]
 
 
 def start(topics: Tensor, num_entities: int, dtype=torch.float32) -> Tensor:
@@ -207,7 +207,7 @@ def support(answer: int, masses: list[Tensor], attention: Tensor, edges: Edges, 
         mass, shares = masses[hop - 1][:, 0], attention[hop - 1][:, 0]
         here = (edges.tails == place).nonzero()[:, 0]
         sources, relations = edges.heads[here], edges.relations[here]
-        brought = mass[sources] * shares[relations] * edges.rates[here].to(mass)
+        brought = mass[sources] * shares[relations] / edges.counts[here]
         known = len(brought)
         if fill is not None:
             missing = fill.arrivals(masses[hop - 1], attention[hop - 1], edges, place)

@@ -140,7 +140,7 @@ class LinkTask(nn.Module):
 
 def rows_of(table: Tensor, entities: Tensor, ids: Tensor, model) -> Tensor:
     """Rows of `ids`: out of `table`, whose rows are those of `entities`, where they are in it, else from the model."""
-    place = torch.searchsorted(entities, ids).clamp(max=len(entities) - 1)
+    place = torch.searchsorted(entities, ids.contiguous()).clamp(max=len(entities) - 1)
     inside = entities[place] == ids
     rows = table[place]
     if bool(inside.all()):

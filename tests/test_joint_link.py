@@ -1,0 +1,167 @@
+"""Link and relation prediction as tasks: losses against the ops that train alone, and learning above chance."""
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from training_helpers import ENTITIES, RELATIONS, grouped_graph
+
+import kgfast
+from kgfast import ConfigError, multitask_loss
+from kgfast.evaluate.metrics import evaluate
+from kgfast.joint.likelihood import cubed, likelihood_term
+from kgfast.joint.tasks import ModelDims, task_class
+from kgfast.joint.tasks.link import link_model
+from kgfast.nn import KGEModel
+from kgfast.reference import SCORES
+
+DIM = 16
+graph = functools.cache(grouped_graph)
+
+
+class Model(nn.Module):
+    """What the tasks see of a joint model whose entities are a table."""
+
+    def __init__(self, score, reciprocal, dtype=torch.float32, dim=DIM):
+        super().__init__()
+        tables = KGEModel(ENTITIES, RELATIONS, dim, score=score, reciprocal=reciprocal, dtype=dtype)
+        self.table, self.relations, self.score = tables.entities, tables.relations, score
+        self.entities = SimpleNamespace(all_rows=lambda: self.table, rows=lambda ids: self.table[ids])
+
+
+def task(name, score="complex", **options):
+    made = task_class(name)
+    dims = ModelDims(0, DIM, score, SCORES[score].relation_width(DIM), ENTITIES, RELATIONS)
+    return made(made.Options(**options), graph(), None, dims, 0)
+
+
+def test_a_likelihood_term_is_its_loss():
+    losses = torch.tensor([1e-3, 0.5, 3.0, 40.0], dtype=torch.float64, requires_grad=True)
+    total, each = multitask_loss([likelihood_term(losses)], [0.7])
+    (gradient,) = torch.autograd.grad(total, losses)
+    torch.testing.assert_close(each[0], losses.mean(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradient, torch.full_like(losses, 0.7 / 4), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("answers", ["one", "all"])
+def test_its_loss_is_that_of_one_vs_all(score, answers):
+    link, model = task("link", score, batch_size=64, answers=answers), Model(score, False, torch.float64)
+    batch = link.batch(3)
+    total, _ = multitask_loss(link.terms(model, batch, None))
+    known = graph().known("train") if answers == "all" else None
+    expected = kgfast.one_vs_all_loss(
+        model.table, model.relations, batch.triples, score=score, side="both", known=known, impl="reference"
+    )
+    inputs = (model.table, model.relations)
+    for ours, theirs in zip(
+        (total, *torch.autograd.grad(total, inputs)), (expected, *torch.autograd.grad(expected, inputs)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_with_reciprocal_rows_heads_are_tails_of_the_inverse():
+    link, model = task("link", batch_size=32), Model("complex", True, torch.float64)
+    batch = link.batch(0)
+    total, _ = multitask_loss(link.terms(model, batch, None))
+    head, relation, tail = batch.triples.unbind(1)
+    turned = torch.stack([tail, relation + RELATIONS, head], 1)
+    expected = kgfast.one_vs_all_loss(
+        model.table, model.relations, torch.cat([batch.triples, turned]), score="complex", side="tail"
+    )
+    torch.testing.assert_close(total, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_drawn_candidates_are_rows_given_by_id():
+    model = Model("distmult", False, torch.float64)
+    everyone = task("link", "distmult", batch_size=16, candidates=5000)  # so many that all entities are drawn
+    few = task("link", "distmult", batch_size=16, candidates=4)
+    whole = task("link", "distmult", batch_size=16)
+    losses = {}
+    for name, link in (("everyone", everyone), ("few", few), ("whole", whole)):
+        batch = link.batch(1)
+        losses[name], _ = multitask_loss(link.terms(model, batch, None))
+        if name == "few":
+            assert set(batch.triples[:, [0, 2]].flatten().tolist()) <= set(batch.entities.tolist())
+            assert len(batch.entities) <= 16 * 2 + 4
+            assert torch.equal(batch.entities[batch.answers[:16]], batch.triples[:, 2])
+    torch.testing.assert_close(losses["everyone"], losses["whole"], rtol=1e-10, atol=1e-12)
+    assert losses["few"] < losses["whole"]  # fewer compete
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    one, other = task("link", candidates=8), task("link", candidates=8)
+    other.batch(0)
+    for step in (5, 2):
+        for field in ("triples", "answers", "entities"):
+            assert torch.equal(getattr(one.batch(step), field), getattr(other.batch(step), field))
+
+
+def test_n3_is_a_term_of_its_own():
+    link, model = task("link", batch_size=32, n3=0.1), Model("complex", False, torch.float64)
+    batch = link.batch(0)
+    _, each = multitask_loss(link.terms(model, batch, None))
+    head, relation, tail = batch.triples.unbind(1)
+    parts = model.table[head], model.relations[relation], model.table[tail]
+    expected = sum(torch.view_as_complex(part.unflatten(1, (2, -1)).mT.contiguous()).abs().pow(3).sum() for part in parts)
+    torch.testing.assert_close(each[1], expected / len(batch.triples), rtol=1e-9, atol=1e-12)
+    assert link.terms(model, batch, None)[1].weight == 0.1
+    torch.testing.assert_close(cubed(torch.tensor([[1.0, -2.0]]), "distmult"), torch.tensor([9.0]))
+
+
+@pytest.mark.parametrize("score", ["transe_l1", "distmult", "complex", "rotate"])
+@pytest.mark.parametrize("options", [{}, {"candidates": 16, "answers": "all"}], ids=["all", "drawn"])
+def test_every_score_learns_links(score, options):
+    torch.manual_seed(0)
+    link, model = task("link", score, batch_size=256, **options), Model(score, True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for step in range(40):
+        total, _ = multitask_loss(link.terms(model, link.batch(step), None))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    result = link.evaluate(model, "test")
+    assert result["mrr"] > 0.35  # a random ranking of some 67 entities has 0.07
+    assert result["entities"]["seen"]["triples"] == result["triples"] == len(graph().test)
+
+
+def test_its_evaluation_is_that_of_a_model_alone():
+    tables = KGEModel(ENTITIES, RELATIONS, DIM, score="rotate", reciprocal=True)
+    model = Model("rotate", True)
+    expected = evaluate(tables, graph(), "valid")
+    found = task("link", "rotate").evaluate(model, "valid")
+    assert {name: found[name] for name in expected} == expected
+    torch.testing.assert_close(link_model(model, graph()).entities, tables.entities)
+
+
+def test_relations_between_two_entities_are_all_right():
+    model, relation = Model("distmult", False, torch.float64), task("relation", "distmult", batch_size=50)
+    batch = relation.batch(0)
+    _, each = multitask_loss(relation.terms(model, batch, None))
+    scores = (model.table[batch.pairs[:, 0]] * model.table[batch.pairs[:, 1]]) @ model.relations.t()
+    held = {tuple(row) for row in graph().train.tolist()}
+    expected = []
+    for (head, tail), likelihoods in zip(batch.pairs.tolist(), scores.log_softmax(1), strict=True):
+        right = [kind for kind in range(RELATIONS) if (head, kind, tail) in held]
+        expected.append(-likelihoods[right].mean())
+    torch.testing.assert_close(each[0], torch.stack(expected).mean(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("score", ["transe_l2", "complex"])
+def test_relations_are_learned(score):
+    torch.manual_seed(0)
+    relation, model = task("relation", score, batch_size=256), Model(score, False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for step in range(40):
+        total, _ = multitask_loss(relation.terms(model, relation.batch(step), None))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    assert relation.evaluate(model, "test")["mrr"] > 0.85  # a random ranking of 3 has 0.61
+
+
+def test_a_score_without_relation_queries_is_refused():
+    with pytest.raises(ConfigError, match="'rotate' has no relation query; these have one: transe_l1"):
+        task("relation", "rotate")
