@@ -1,0 +1,53 @@
+"""Entities that the graph never saw: rows from their texts alone, ranked in a graph of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kgfast.data import KnowledgeGraph
+from kgfast.errors import DataError
+from kgfast.evaluate.metrics import evaluate
+from kgfast.joint.sharing import ENTITIES
+from kgfast.joint.texts import TextStore, entity_texts
+from kgfast.nn import KGEModel
+
+
+@torch.no_grad()
+def rows_of_texts(model, lines: Sequence[str], batch: int = 512) -> Tensor:
+    """Entity rows [n, D] of any texts, by the model's backbone and projection."""
+    texts: TextStore = model.texts
+    device = model.relations.device
+    training = model.training
+    model.eval()
+    rows = [
+        model.entities.text_rows(model.backbone.encode(texts.pack(lines[start : start + batch]).to(device), ENTITIES))
+        for start in range(0, len(lines), batch)
+    ]
+    model.train(training)
+    return torch.cat(rows).float()
+
+
+def model_of_texts(model, other: KnowledgeGraph) -> KGEModel:
+    """Tables for another graph: its entities by their texts alone, its relations by name from the model's graph."""
+    lines = entity_texts(other)
+    missing = [place for place, line in enumerate(lines) if not line]
+    if missing:
+        raise DataError(f"{other.name}: entity {other.entity_names[missing[0]]!r} has no text to know it by")
+    graph: KnowledgeGraph = model.graph
+    ids = torch.tensor([graph.relation_id(name) for name in other.relation_names])
+    reciprocal = len(model.relations) == 2 * graph.num_relations
+    places = torch.cat((ids, ids + graph.num_relations)) if reciprocal else ids
+    rows = rows_of_texts(model, lines)
+    tables = KGEModel(1, 1, rows.shape[1], score=model.score, reciprocal=reciprocal)
+    tables.num_entities, tables.num_relations = other.num_entities, other.num_relations
+    tables.entities = nn.Parameter(rows, False)
+    tables.relations = nn.Parameter(model.relations.detach().float()[places.to(model.relations.device)], False)
+    return tables.eval()
+
+
+def evaluate_unseen(model, other: KnowledgeGraph, split: str = "test") -> dict:
+    """Filtered metrics on another graph, of whose entities only the texts are known; all of them compete."""
+    return evaluate(model_of_texts(model, other), other, split)
