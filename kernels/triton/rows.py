@@ -1,10 +1,10 @@
 """The pass over touched rows: sort the ids once, then each unique row collects its gradient and goes to its sink.
 
 A program takes a span of the sorted entries. Rows whose entries lie within the span are finished there: a row is read
-once and written once, whatever its number of pairs. A row that goes past the end of a span leaves one partial sum a span,
-which `join` adds up in order; so a row that half the batch touches is shared by many programs, and no bit depends on
-their timing. Bytes: the touched rows twice (with the optimizer's state), and per pair a query's row, which is in L2;
-partial sums are 2 rows a span. Nothing is read back: the number of unique rows is never needed.
+once and written once, whatever its number of pairs. A row that goes past the end of a span leaves one partial sum a
+span, which `join` adds up in order; so a row that half the batch touches is shared by many programs, and no bit
+depends on their timing. Bytes: the touched rows twice (with the optimizer's state), and per pair a query's row, which
+is in L2; partial sums are 2 rows a span. Nothing is read back: the number of unique rows is never needed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def ready_rows(sum, rows, places, live, d, inside, dim, SUM: tl.constexpr):
 
 
 @triton.jit
-def entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width, x0, n0, x1, n1, x2, n2, x3,
-                     n3, dim, PAIRS: tl.constexpr, EXTRAS: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
-                     ROWS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width, x0, n0, x1, n1, x2, n2,
+                     x3, n3, dim, PAIRS: tl.constexpr, EXTRAS: tl.constexpr, SIMILARITY: tl.constexpr,
+                     SUM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Numbers [first, first + BLOCK) of the gradient of table row `row` from sorted entries [begin, end)."""
     d = first + tl.arange(0, BLOCK)
     inside = d < dim
@@ -87,8 +87,8 @@ def partial_gradient(last_parts, first_parts, span, spans, first, dim, SUM: tl.c
 
 
 @triton.jit
-def reduce(ids, ranks, places, total, first_parts, last_parts, count, query, table, coefficients, pairs, width, x0, n0, x1,
-           n1, x2, n2, x3, n3, rows, state1, state2, constants, dim, PAIRS: tl.constexpr, EXTRAS: tl.constexpr,
+def reduce(ids, ranks, places, total, first_parts, last_parts, count, query, table, coefficients, pairs, width, x0, n0,
+           x1, n1, x2, n2, x3, n3, rows, state1, state2, constants, dim, PAIRS: tl.constexpr, EXTRAS: tl.constexpr,
            SIMILARITY: tl.constexpr, UPDATE: tl.constexpr, SUM: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
            BLOCK: tl.constexpr, SINGLE: tl.constexpr):  # fmt: skip
     """Entries [SPAN * program, + SPAN): finishes the rows within, leaves partial sums of those that go beyond."""
@@ -117,14 +117,15 @@ def reduce(ids, ranks, places, total, first_parts, last_parts, count, query, tab
                 if whole:
                     squares = tl.zeros((BLOCK,), SUM)
                     for first in range(0, dim, BLOCK):
-                        g = entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width, x0,
-                                             n0, x1, n1, x2, n2, x3, n3, dim, PAIRS, EXTRAS, SIMILARITY, SUM, ROWS,
+                        g = entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width,
+                                             x0, n0, x1, n1, x2, n2, x3, n3, dim, PAIRS, EXTRAS, SIMILARITY, SUM, ROWS,
                                              BLOCK)  # fmt: skip
                         squares += g * g
                     rate = row_rate(state1, constants, row, tl.sum(squares, 0), dim, SUM)
             for first in range(0, dim, BLOCK):
-                g = entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width, x0, n0, x1,
-                                     n1, x2, n2, x3, n3, dim, PAIRS, EXTRAS, SIMILARITY, SUM, ROWS, BLOCK)  # fmt: skip
+                g = entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width, x0, n0,
+                                     x1, n1, x2, n2, x3, n3, dim, PAIRS, EXTRAS, SIMILARITY, SUM, ROWS,
+                                     BLOCK)  # fmt: skip
                 if whole:
                     if UPDATE == ROW_ADAGRAD and SINGLE:
                         rate = row_rate(state1, constants, row, tl.sum(g * g, 0), dim, SUM)
@@ -192,8 +193,8 @@ def sort(sources) -> tuple[torch.Tensor, torch.Tensor]:
 
 def reduce_rows(query, table, ids, coefficients, extras, similarity: int, update: int, rows, state1, state2, constants,
                 allocate, sorted_ids=None, ranks=None) -> None:  # fmt: skip
-    """Gradients of the pairs (query b, ids[b, k], coefficients[b, k]) and of `extras` (ids, rows), summed a row, into a
-    sink. ids outside of the table count for nothing. sorted_ids: what `sort` returned, where it is known already."""
+    """Gradients of the pairs (query b, ids[b, k], coefficients[b, k]) and of `extras` (ids, rows), summed a row, into
+    a sink. ids outside of the table count for nothing. sorted_ids: what `sort` returned, where it is known already."""
     dim, pairs = table.shape[1], ids.numel()
     used = [(own, part) for own, part in extras if own.numel()]
     if pairs + sum(own.numel() for own, _ in used) == 0:
@@ -210,8 +211,8 @@ def reduce_rows(query, table, ids, coefficients, extras, similarity: int, update
     shared = dict(UPDATE=update, SUM=TYPES[wide], SPAN=span, **launch(dim))
     sink = rows, state1, state2, constants
     ranks = order if ranks is None else ranks
-    reduce[(spans,)](order, ranks, places, total, first_parts, last_parts, len(table), query, table, coefficients, pairs,
-                     max(ids.shape[-1], 1), *sources, *sink, dim, PAIRS=pairs > 0, EXTRAS=len(used),
+    reduce[(spans,)](order, ranks, places, total, first_parts, last_parts, len(table), query, table, coefficients,
+                     pairs, max(ids.shape[-1], 1), *sources, *sink, dim, PAIRS=pairs > 0, EXTRAS=len(used),
                      SIMILARITY=similarity, SINGLE=dim <= shared["BLOCK"], **shared)  # fmt: skip
     if spans > 1:
         join[(spans,)](order, ranks, total, first_parts, last_parts, len(table), *sink, dim, **shared)

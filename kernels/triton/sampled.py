@@ -42,8 +42,8 @@ def row_score(x_a, x_b, y_a, y_b, SIMILARITY: tl.constexpr, AXIS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["margin", "temperature", "count"])
-def independent(query, table, targets, negatives, starts, ends, known, weights, losses, d_query, ids, scores, tops, shares,
-                count, dim, margin: tl.int64, temperature: tl.int64, SIMILARITY: tl.constexpr,
+def independent(query, table, targets, negatives, starts, ends, known, weights, losses, d_query, ids, scores, tops,
+                shares, count, dim, margin: tl.int64, temperature: tl.int64, SIMILARITY: tl.constexpr,
                 OBJECTIVE: tl.constexpr, WEIGHED: tl.constexpr, KNOWN: tl.constexpr, GRADIENT: tl.constexpr,
                 SUM: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
@@ -182,5 +182,5 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
 
 def check_dim(dim: int) -> str | None:
     """None, or why rows of `dim` numbers can't be served."""
-    return None if dim <= LARGEST_DIM else f"rows of {dim} numbers: Triton's kernels of sampled losses serve {LARGEST_DIM}"
+    return None if dim <= LARGEST_DIM else f"rows of {dim} numbers: Triton's sampled losses serve {LARGEST_DIM}"
 

@@ -1,7 +1,7 @@
 """Negatives and dropout from counters: Philox-4x32-10, the same ids as csrc/include/kgfast/sampling.h bit for bit.
 
-A draw costs some 100 integer operations for four ids and 8 bytes an id; known answers add a binary search each. The step
-is read from the device, so that a captured graph draws other ids each time it is replayed.
+A draw costs some 100 integer operations for four ids and 8 bytes an id; known answers add a binary search each. The
+step is read from the device, so that a captured graph draws other ids each time it is replayed.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ import triton
 import triton.language as tl
 
 # ---- similarities ----------------------------------------------------------------------------------------
-# accumulate() adds one coordinate, finish() turns the sum into the score, add_slope() is sum + c * d score / d x at (x, y).
-# All are symmetric in (x, y), so one slope serves the query's and the row's gradient. Where a slope does not exist
-# (x = y) it is 0. For L2 the chain through the root is in the coefficient: kernels pass g / score. Coordinates of the
-# modulus are complex numbers (a, b), so it has functions of its own. SIMILARITY is the code of backends/cpu.py.
+# accumulate() adds one coordinate, finish() turns the sum into the score, add_slope() is sum + c * d score / d x at
+# (x, y). All are symmetric in (x, y), so one slope serves the query's and the row's gradient. Where a slope does not
+# exist (x = y) it is 0. For L2 the chain through the root is in the coefficient: kernels pass g / score. Coordinates
+# of the modulus are complex numbers (a, b), so it has functions of its own. SIMILARITY is the code of backends/cpu.py.
 DOT, L1, L2, MODULUS = (tl.constexpr(code) for code in range(4))
 
 
@@ -59,8 +59,8 @@ def add_slope_modulus(sum_a, sum_b, c, x_a, x_b, y_a, y_b):
 
 # ---- query operators -------------------------------------------------------------------------------------
 # tail(h, r) and head(t, r) make the query; *_adjoint map g = dL/dq to (d entity, d relation). An operand is the two
-# halves (a, b) of a row; operators of one part read a alone and return it twice. RotatE's relation comes as (cos, sin) of
-# its phase, and the gradient of its relation is the phase's. RESCAL is no elementwise operator: queries.py has it.
+# halves (a, b) of a row; operators of one part read a alone and return it twice. RotatE's relation comes as (cos, sin)
+# of its phase, and the gradient of its relation is the phase's. RESCAL is no elementwise operator: queries.py has it.
 TRANSE, DISTMULT, COMPLEX, ROTATE, SIMPLE, CP, RESCAL = (tl.constexpr(code) for code in range(7))
 OPERATORS = {"TransE": 0, "DistMult": 1, "ComplEx": 2, "RotatE": 3, "SimplE": 4, "CP": 5, "Rescal": 6}
 PARTS = (1, 1, 2, 2, 2, 2, 0)  # halves of an entity row

@@ -1,8 +1,9 @@
-"""Losses over lists of negatives that many queries share: tiles of queries against a list, on the tensor cores for dots.
+"""Losses over lists of negatives that many queries share: tiles of queries against a list.
 
-`scores` writes the [B, N] scores (-inf where masked), `objective` makes them dL/dscore a row at a time, and the tiles of
-slopes multiply those with the list's rows (query gradient) and with the queries (the rows' gradient). Lists g and queries
-b belong together where g = b G // B. Memory: the scores B N, and the lists' rows G N D where distances read them turned.
+Dots run on the tensor cores. `scores` writes the [B, N] scores (-inf where masked), `objective` makes them dL/dscore a
+row at a time, and the tiles of slopes multiply those with the list's rows (query gradient) and with the queries (the
+rows' gradient). Lists g and queries b belong together where g = b G // B. Memory: the scores B N, and the lists' rows
+G N D where distances read them turned.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .configurations import GROUP, arithmetic, bits, constants, sum_dtype, tiles
-from .objectives import LOWEST, MARGIN, exponents, first_top, negative_term, outcome, weights_of
+from .objectives import LOWEST, exponents, first_top, negative_term, outcome, weights_of
 from .pairs import chained
 from .sampled import MASKED, weighed
 from .sampling import contains
@@ -28,9 +29,9 @@ def rows_of(group, batch, groups):
 
 
 @triton.jit
-def scores(query, q_row, q_d, table, t_list, t_row, t_d, targets, negatives, starts, ends, known, out, batch, groups, count,
-           dim, row_tiles, GATHER: tl.constexpr, KNOWN: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
-           PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+def scores(query, q_row, q_d, table, t_list, t_row, t_d, targets, negatives, starts, ends, known, out, batch, groups,
+           count, dim, row_tiles, GATHER: tl.constexpr, KNOWN: tl.constexpr, SIMILARITY: tl.constexpr,
+           SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
            GROUP: tl.constexpr):  # fmt: skip
     """out[b, n] of one tile; GATHER: rows are read from the table by id, else from the lists' own copies."""
     group = tl.program_id(1)
@@ -155,9 +156,9 @@ def query_slopes(g, query, table, list_ids, d_query, batch, groups, count, dim, 
 
 
 @triton.jit
-def list_slopes(g, query, table, list_ids, d_list, batch, groups, count, dim, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
-                PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
-                GROUP: tl.constexpr):  # fmt: skip
+def list_slopes(g, query, table, list_ids, d_list, batch, groups, count, dim, SIMILARITY: tl.constexpr,
+                SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+                DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
     """d_list[g, n] = sum over the queries b of list g of g[b, n] d similarity / d row n."""
     group = tl.program_id(1)
     first, stop = rows_of(group, batch, groups)
@@ -207,7 +208,7 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
             DEPTH=sizes.depth, GROUP=GROUP, **constants(sizes),
         )  # fmt: skip
     g = raw
-    if gradient and similarity == DOT.value and wide != dtype:  # the tensor cores take both factors in the table's dtype
+    if gradient and similarity == DOT.value and wide != dtype:  # tensor cores take both factors in one dtype
         g = allocate("coefficients_of_lists", (batch, count), dtype)
     block = min(1024, triton.next_power_of_2(max(count, 1)))
     width = min(1024, max(32, triton.next_power_of_2(dim)))

@@ -107,7 +107,7 @@ def update_all(gradients, rows, state1, state2, constants, dim, UPDATE: tl.const
 @triton.jit(do_not_specialize=["weight"])
 def regularize(table, ids, gradients, dim, weight: tl.int64, N3: tl.constexpr, PARTS: tl.constexpr, SUM: tl.constexpr,
                BLOCK: tl.constexpr):  # fmt: skip
-    """gradients[i] += d/dx of weight * sum |x|^3 (moduli where a row is complex), or weight * sum x^2, x = table[ids[i]]."""
+    """gradients[i] += d/dx of weight * sum |x|^3 (moduli where rows are complex) or of sum x^2, x = table[ids[i]]."""
     i = tl.program_id(0).to(tl.int64)
     weight = number(weight, SUM)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -136,8 +136,8 @@ def update_all_rows(gradients, update: int, rows, state1, state2, constants) -> 
     if gradients.numel():
         count, dim = gradients.shape
         block = block_of(dim)
-        update_all[(count,)](gradients, rows, state1, state2, constants, dim, update, TYPES[sum_dtype(rows.dtype)], block,
-                             num_warps=max(1, block // 512))  # fmt: skip
+        update_all[(count,)](gradients, rows, state1, state2, constants, dim, update, TYPES[sum_dtype(rows.dtype)],
+                             block, num_warps=max(1, block // 512))  # fmt: skip
 
 
 def add_regularizer(n3: bool, parts: int, weight: float, table, ids, gradients) -> None:

@@ -1,7 +1,7 @@
 """The Triton kernels behind the functions of `cpu.py`: GPUs, and with TRITON_INTERPRET=1 the CPU, for checks.
 
-Public ops check their ids with one wait for the device. Steps don't wait (`check=False` and the assert_ functions): there
-a bad id is a device-side assertion. Sums, gradients and coefficients are float32 for tables of 16 bits.
+Public ops check their ids with one wait for the device. Steps don't wait (`check=False` and the assert_ functions):
+there a bad id is a device-side assertion. Sums, gradients and coefficients are float32 for tables of 16 bits.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def pair_query_gradient(g, scores, query, table, ids, similarity: int):
 # ---- sampled negatives ---------------------------------------------------------------------------------------
 
 
-def sample_negatives(lists: int, count: int, entities: int, side: int, seed: int, step, thresholds, aliases, starts, ends,
-                     known, allocate=None, check=True, device=None):  # fmt: skip
+def sample_negatives(lists: int, count: int, entities: int, side: int, seed: int, step, thresholds, aliases, starts,
+                     ends, known, allocate=None, check=True):  # fmt: skip
     """step: a number, or an int64 tensor [1] on the device."""
     if check:
         check_csr("known", starts, ends, known, entities)
@@ -190,7 +190,8 @@ def answers(starts, ends, ids, targets):
     lengths = ends - starts
     places = torch.arange(len(targets), device=ids.device)
     queries = torch.repeat_interleave(places, lengths)
-    within = torch.arange(len(queries), device=ids.device) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+    within = torch.arange(len(queries), device=ids.device)
+    within -= torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
     keys = torch.cat([queries << 32 | ids[starts[queries] + within], (places << 32 | targets)[~held]]).sort()[0]
     stops = (lengths + (~held).long()).cumsum(0)
     return stops - (lengths + (~held).long()), stops, keys & 0xFFFFFFFF

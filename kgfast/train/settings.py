@@ -13,6 +13,17 @@ from pydantic import BaseModel, ValidationError
 
 from kgfast.errors import ConfigError
 
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+
+
+def found_device(value: str) -> str:
+    """A device by name; auto is the GPU where there is one."""
+    if value != "auto":
+        return value
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     """The settings in a YAML file; ConfigError names the file."""

@@ -1,0 +1,48 @@
+"""What the tests of Triton's kernels share: the device they run on, and an interpreter that is fast enough for tests.
+
+Without a GPU they run in a process of their own, in which TRITON_INTERPRET=1 was set before Triton was imported.
+"""
+
+import torch
+
+from kgfast import backends
+
+DEVICE = "cpu" if backends.INTERPRETED else "cuda"
+
+
+def quicken_interpreter():
+    """Triton's interpreter patches its language anew, one layer on top of the other, whenever a kernel calls a device
+    function. Here a launch patches each of the language's modules once."""
+    from triton.runtime import interpreter
+
+    patch, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    scopes = {}
+
+    def patch_once(function):
+        modules = frozenset(id(value) for value in function.__globals__.values() if value is lang or value is lang.core)
+        if modules not in scopes:
+            scopes[modules] = patch(function)
+        return Kept()
+
+    class Kept:
+        def restore(self):
+            """At the end of the launch, not of a call."""
+
+    def launch_and_restore(self, *args, **kwargs):
+        try:
+            return launch(self, *args, **kwargs)
+        finally:
+            for scope in reversed(scopes.values()):
+                scope.restore()
+            scopes.clear()
+
+    lang = interpreter.tl
+    interpreter._patch_lang, interpreter.GridExecutor.__call__ = patch_once, launch_and_restore
+
+
+if backends.INTERPRETED:
+    quicken_interpreter()
+
+
+def on_device(*tensors):
+    return [tensor.to(DEVICE) if isinstance(tensor, torch.Tensor) else tensor for tensor in tensors]
