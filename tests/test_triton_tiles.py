@@ -1,4 +1,4 @@
-"""The Triton kernels over all candidates, on a GPU or under Triton's interpreter, against the specification in float64."""
+"""Triton's kernels over all candidates, on a GPU or in its interpreter, against the specification in float64."""
 
 import pytest
 import torch
@@ -11,10 +11,9 @@ from kgfast.reference.losses import ALL_OBJECTIVES
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
 
-from triton_lane import DEVICE, on_device  # noqa: E402
-
 from kgfast.kernels.triton import all_scores, candidates, launching, multitask, ranking  # noqa: E402
 from kgfast.kernels.triton.configurations import sum_dtype  # noqa: E402
+from triton_lane import DEVICE, on_device  # noqa: E402
 
 SIMILARITIES = tuple(reference.SIMILARITIES)
 FLOAT, DOUBLE, BFLOAT, HALF = torch.float32, torch.float64, torch.bfloat16, torch.float16
@@ -180,7 +179,7 @@ def test_no_matrix_of_scores_is_allocated(similarity, monkeypatch):
 
 
 def tied(batch, rows, dim, dtype, similarity):
-    """Queries, a table of few distinct rows, and scores of the specification, with which distinct rows differ clearly."""
+    """Queries, a table of few distinct rows, and the specified scores, with which distinct rows differ clearly."""
     generator = torch.Generator().manual_seed(3)
     few = torch.randn(9, dim, generator=generator).to(dtype)
     table = few[torch.randint(9, (rows,), generator=generator)].contiguous()

@@ -6,10 +6,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .candidates import slopes
 from .configurations import GROUP, WORKSPACE_BYTES, arithmetic, bits, tiles
 from .launching import block, ceil_div, panels, readable
 from .scores import DOT, L2, MODULUS
+from .slopes import slopes
 from .tiles import place_of, score_tile
 
 
@@ -26,14 +26,15 @@ def score_matrix(query, q_row, q_d, table, t_row, t_d, out, out_row, batch, coun
     if SIMILARITY == DOT:
         read, row = tl.minimum(columns, here - 1), tl.minimum(place, batch - 1).to(tl.int64)
     table += tl.cast(first, tl.int64) * t_row
-    scores = score_tile(tl.zeros((ROWS, COLUMNS), SUM), query, q_row, q_d, row, table, t_row, t_d, read, dim, SIMILARITY,
-                        SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
+    zeros = tl.zeros((ROWS, COLUMNS), SUM)
+    scores = score_tile(zeros, query, q_row, q_d, row, table, t_row, t_d, read, dim, SIMILARITY, SUM, PRECISION, ROWS,
+                        COLUMNS, DEPTH)  # fmt: skip
     target = out + first + place[:, None].to(tl.int64) * out_row + columns[None, :]
     tl.store(target, scores.to(out.dtype.element_ty), mask=(place < batch)[:, None] & (columns < here)[None, :])
 
 
 def all_scores(query, table, similarity: int):
-    """scores [B, C], rounded once to the dtype of the queries. Memory: distances, transposed copies in 64 MiB at most."""
+    """scores [B, C], rounded once to the dtype of the queries. Memory: for distances 64 MiB of transposed copies."""
     batch, dim = query.shape
     out = torch.empty((batch, len(table)), dtype=query.dtype, device=query.device)
     if batch == 0 or len(table) == 0:

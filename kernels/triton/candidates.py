@@ -1,9 +1,10 @@
 """Losses over all candidates, and their gradients, without a [B, C] matrix of scores.
 
 Forward: `statistics` keeps of each tile of scores (largest, sum of exponentials, sum at answers) per row, and `losses`
-joins those, a panel of columns at a time, into a running log-sum-exp. Backward, a panel of columns at a time: `coefficients` makes the panel's scores again and
-turns them into dL/dscore, in a bounded workspace; `slopes` multiplies those with the table (query gradient, added up
-over the panels) and with the queries (the panel's part of the table gradient, written once). No atomics: results do
+joins those, a panel of columns at a time, into a running log-sum-exp. Backward, a panel at a time again: `coefficients`
+makes the scores once more and turns them into dL/dscore, in a bounded workspace; `slopes` (slopes.py) multiplies those
+with the table (query gradient, added up over the panels) and with the queries (the panel's part of the table gradient,
+written once). No atomics: results do
 not depend on the order in which programs run. Rows that count are listed first (`compact`), others cost nothing.
 """
 
@@ -16,7 +17,8 @@ import triton.language as tl
 from .configurations import GROUP, OBJECTIVES, arithmetic, bits, sum_dtype, tiles
 from .launching import block, ceil_div, fresh, panels, part_of, readable, workspace_bytes
 from .scores import DOT, L2, MODULUS
-from .tiles import first_at_least, number, place_of, score_tile, slope_tile, subtract_at_answers, sum_at_answers
+from .slopes import bias_gradient, slopes
+from .tiles import first_at_least, number, place_of, score_tile, subtract_at_answers, sum_at_answers
 
 SOFTMAX = tl.constexpr(1)
 COMPACT_BLOCK = 1024
@@ -44,9 +46,9 @@ def compact_rows(weights, starts, ends, rows, counted, largest, batch, OBJECTIVE
 
 
 @triton.jit
-def score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, origin, offset, here, dim, HAS_BIAS: tl.constexpr,
-                  SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
-                  COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+def score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, origin, offset, here, dim,
+                  HAS_BIAS: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+                  ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """Scores of queries `row` and the `here` columns from origin + offset on; `table` begins with `origin`.
 
     Distances read transposed tables, padded to whole tiles, in which the queries that count lie together, at `place`.
@@ -106,7 +108,7 @@ def statistics_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, an
 def losses_block(weights, rows, counted, largest, total, right, losses, log_total, block, splits, batch, count,
                  BEGIN, LAST, OBJECTIVE, SUM: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Joins the statistics of a panel's tiles, 1 .. splits, and, where BEGIN is 0 and not 1, those at 0, of the panels
-    before it: at 0 again, or LAST as losses and log-sum-exps. Returns the losses of BLOCK rows, 0 where there is none."""
+    before it: at 0 again, or LAST as losses and log-sum-exps. Returns BLOCK rows' losses, 0 where there is no row."""
     place = block * BLOCK + tl.arange(0, BLOCK)
     kept = place < counted
     row = tl.load(rows + place, mask=kept, other=0).to(tl.int64)
@@ -179,42 +181,9 @@ def coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, 
         value = tl.where(scores < 0, value / scores, 0.0)
     value = tl.where((columns < here)[None, :], value, 0.0)  # zeros in the padding
     target = g + offset + place[:, None] * g_row + columns[None, :]
-    tl.store(target, value.to(g.dtype.element_ty), mask=(place < counted)[:, None] & (columns < g_row - offset)[None, :])
-
-
-@triton.jit
-def slopes_block(g, g_x, g_y, x, x_ids, x_count, y, y_ids, y_count, scale, sums, out, tile, dim, ADD, ONLY,
-                 X_ROWS: tl.constexpr, Y_ROWS: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
-                 ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
-    """sums[x] (+)= sum_y g[x, y] d similarity(x, y)/dx, one tile. ADD: to the sums of the panels before. ONLY: there is
-    one panel, so that scale * sum goes to `out`. X_ROWS, Y_ROWS: that side's rows are listed by its ids."""
-    length = dim // 2 if SIMILARITY == MODULUS else dim
-    row_tile, d_tile = place_of(tile, tl.cdiv(x_count, ROWS), tl.cdiv(length, WIDTH), GROUP)
-    place = row_tile * ROWS + tl.arange(0, ROWS)
-    read = tl.minimum(place, x_count - 1)
-    row = read.to(tl.int64)
-    if X_ROWS:
-        row = tl.load(x_ids + read).to(tl.int64)
-    first_d = d_tile * WIDTH
-    coordinates = tl.arange(0, WIDTH)
-    kept = (place < x_count)[:, None] & (coordinates < length - first_d)[None, :]
-    target = row[:, None] * dim + (first_d + coordinates)[None, :]
-    a = tl.zeros((ROWS, WIDTH), SUM)
-    b = a
-    if ADD:  # before the loop: after it two tiles would have to be in registers
-        a = tl.load(sums + target, mask=kept, other=0.0)
-        if SIMILARITY == MODULUS:
-            b = tl.load(sums + length + target, mask=kept, other=0.0)
-    a, b = slope_tile(a, b, g, g_x, g_y, read, x, row, y, y_ids, y_count, dim, first_d, SIMILARITY, Y_ROWS, SUM,
-                      PRECISION, ROWS, WIDTH, DEPTH, X_ROWS)  # fmt: skip
-    if ONLY:
-        tl.store(out + target, (a * scale).to(out.dtype.element_ty), mask=kept)
-        if SIMILARITY == MODULUS:
-            tl.store(out + length + target, (b * scale).to(out.dtype.element_ty), mask=kept)
-    else:
-        tl.store(sums + target, a, mask=kept)
-        if SIMILARITY == MODULUS:
-            tl.store(sums + length + target, b, mask=kept)
+    tl.store(
+        target, value.to(g.dtype.element_ty), mask=(place < counted)[:, None] & (columns < g_row - offset)[None, :]
+    )
 
 
 # ---- kernels: which tile is whose ----------------------------------------------------------------------------
@@ -259,43 +228,8 @@ def coefficients(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answe
     if row_tile * ROWS < here:
         coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answers, rows, here, weights,
                           tl.load(largest), log_total, g, g_row, row_tile, origin, column_tile * COLUMNS, end,
-                          batch, dim, number(share, SUM), number(floor, SUM), HAS_BIAS, OBJECTIVE, SIMILARITY, SUM, PRECISION, ROWS, COLUMNS,
-                          DEPTH)  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["x_count", "y_count", "factor"])
-def slopes(g, g_x, g_y, x, x_count, y, y_count, rows, counted, largest, factor: tl.int64, sums, out, dim,
-           ADD: tl.constexpr, ONLY: tl.constexpr, X_ROWS: tl.constexpr, Y_ROWS: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
-           PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
-           GROUP: tl.constexpr):  # fmt: skip
-    """The side that is listed by `rows` (X_ROWS, Y_ROWS) has `counted` rows, read on the device."""
-    scale = number(factor, SUM)
-    if X_ROWS:
-        x_count = tl.load(counted)
-    if Y_ROWS:
-        y_count = tl.load(counted)
-    if X_ROWS or Y_ROWS:
-        scale *= tl.load(largest)
-    length = dim // 2 if SIMILARITY == MODULUS else dim
-    if tl.program_id(0) < tl.cdiv(x_count, ROWS) * tl.cdiv(length, WIDTH):
-        slopes_block(g, g_x, g_y, x, rows, x_count, y, rows, y_count, scale, sums, out, tl.program_id(0), dim, ADD,
-                     ONLY, X_ROWS, Y_ROWS, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH, GROUP)  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["columns", "factor"])
-def bias_gradient(g, g_row, counted, largest, factor: tl.int64, out, columns, SUM: tl.constexpr, ROWS: tl.constexpr,
-                  COLUMNS: tl.constexpr):  # fmt: skip
-    """out[c] = scale * sum_b g[b, c]: a panel's part of the bias' gradient."""
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    sum = tl.zeros((COLUMNS,), SUM)
-    here = tl.load(counted)
-    for first in range(0, here, ROWS):
-        row = first + tl.arange(0, ROWS)
-        inside = (row < here)[:, None] & (column < columns)[None, :]
-        part = tl.load(g + row[:, None].to(tl.int64) * g_row + column[None, :], mask=inside, other=0.0)
-        sum += tl.sum(part.to(SUM), 0)
-    sum *= number(factor, SUM) * tl.load(largest)
-    tl.store(out + column, sum.to(out.dtype.element_ty), mask=column < columns)
+                          batch, dim, number(share, SUM), number(floor, SUM), HAS_BIAS, OBJECTIVE, SIMILARITY, SUM,
+                          PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
 
 
 # ---- launches ------------------------------------------------------------------------------------------------
@@ -306,7 +240,8 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     """losses [B] (weighted) and, with gradient, d_query, d_table [C, D], d_bias [C]. Rows of weight 0 cost nothing.
 
     losses have the dtype of the sums: float32 for 16-bit tables. Ids are not checked. Memory: the gradients,
-    `workspace_bytes`, float32 sums [B, D] where d_query is 16-bit and there are several panels; distances: transposed queries and a panel of transposed rows. Reads nothing back from the device.
+    `workspace_bytes`, float32 sums [B, D] where d_query is 16-bit and there are several panels; distances:
+    transposed queries and a panel of transposed rows. Reads nothing back from the device.
     """
     allocate = allocate or fresh(query.device)
     (batch, dim), count, dtype, device = query.shape, len(table), query.dtype, query.device
@@ -320,7 +255,9 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
         return out, d_query, d_table.zero_(), d_bias.zero_()
     kind = arithmetic(dtype, similarity)
     softmax = OBJECTIVES[objective] == "softmax"
-    labels = dict(share=bits(1.0 - smoothing), floor=bits(smoothing / count), HAS_BIAS=len(bias) > 0, OBJECTIVE=objective)
+    labels = dict(
+        share=bits(1.0 - smoothing), floor=bits(smoothing / count), HAS_BIAS=len(bias) > 0, OBJECTIVE=objective
+    )
     rows, counted = zeros("rows", (batch,), torch.int32), allocate("counted", (1,), torch.int32)
     most = allocate("largest_weight", (1,), wide)
     compact[(1,)](weights, starts, ends, rows, counted, most, batch, objective, kind["SUM"], COMPACT_BLOCK)
@@ -334,7 +271,9 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     each = batch * kept.itemsize + (dim * dtype.itemsize if similarity != DOT else 0)
     slices = panels(count, each, budget, max(sizes.columns, 16)) if gradient else []
     width = ceil_div(slices[0][1], 16) * 16 if gradient else 0
-    workspace = allocate("workspace", (max(3 * splits * batch * wide.itemsize, batch * width * kept.itemsize),), torch.uint8)
+    workspace = allocate(
+        "workspace", (max(3 * splits * batch * wide.itemsize, batch * width * kept.itemsize),), torch.uint8
+    )
     largest, total, right = part_of(workspace, (3 * splits, batch), wide).split(splits)
     turned = readable(query if similarity == DOT else query.index_select(0, rows), similarity, sizes.rows)
     csr = (bias, starts, ends, answers, rows, counted)
@@ -365,8 +304,24 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
         )  # fmt: skip
         panel, listed = table[begin:end], (rows, counted, most, factor)
         for x, strides, sides, into, add, only, flags in (
-            (batch, (width, 1), (query, batch, panel, columns), (sums, d_query), begin > 0, len(slices) == 1, (True, False)),
-            (columns, (1, width), (panel, columns, query, batch), (d_table[begin:end],) * 2, False, True, (False, True)),
+            (
+                batch,
+                (width, 1),
+                (query, batch, panel, columns),
+                (sums, d_query),
+                begin > 0,
+                len(slices) == 1,
+                (True, False),
+            ),
+            (
+                columns,
+                (1, width),
+                (panel, columns, query, batch),
+                (d_table[begin:end],) * 2,
+                False,
+                True,
+                (False, True),
+            ),
         ):
             tile = own.get(x) or tiles("slopes", dtype, similarity, device, x)
             slopes[(ceil_div(x, tile.rows) * ceil_div(length, tile.columns),)](

@@ -38,7 +38,9 @@ def loss(sizes, dtype, similarity=DOT, objective=SOFTMAX, smoothing=0.0, bias=Fa
 
 def rank(sizes, dtype, similarity):
     batch, count, dim = sizes
-    ranking.rank(real(batch, dim, dtype=dtype), real(count, dim, dtype=dtype), whole(batch), *answers(batch), similarity)
+    ranking.rank(
+        real(batch, dim, dtype=dtype), real(count, dim, dtype=dtype), whole(batch), *answers(batch), similarity
+    )
 
 
 def topk(sizes, dtype, similarity):
@@ -61,7 +63,12 @@ def tasks(dtype):
                               real(count if bias else 0, dtype=dtype), *answers(batch),
                               real(batch, dtype=sum_dtype(dtype)), objective)  # fmt: skip
 
-    shapes = [task(8192, 30522, 768, bias=True), task(1024, 14541, 768), task(128, 14541, 768, BCE), task(1024, 237, 768)]
+    shapes = [
+        task(8192, 30522, 768, bias=True),
+        task(1024, 14541, 768),
+        task(128, 14541, 768, BCE),
+        task(1024, 237, 768),
+    ]
     _, group = multitask.task_losses(shapes)
     multitask.task_gradients(group, real(len(shapes)))
 

@@ -65,8 +65,9 @@ def shared_negatives(similarity: int, dtype=FLOAT):
 def touched_rows(similarity: int, update: str, dtype=FLOAT):
     width, table = (BATCH, 1 + NEGATIVES), real(COUNT, DIM, dtype=dtype)
     states = real(COUNT) if update == "row_adagrad" else real(COUNT, DIM), real(COUNT, DIM)
-    rows.reduce_rows(real(BATCH, DIM, dtype=dtype), table, whole(*width), real(*width), [(whole(BATCH), real(BATCH, DIM))],
-                     similarity, UPDATES[update], table, *states, real(6, dtype=torch.float64), allocate)  # fmt: skip
+    extras = [(whole(BATCH), real(BATCH, DIM))]
+    rows.reduce_rows(real(BATCH, DIM, dtype=dtype), table, whole(*width), real(*width), extras, similarity,
+                     UPDATES[update], table, *states, real(6, dtype=torch.float64), allocate)  # fmt: skip
 
 
 def all_rows():

@@ -1,8 +1,9 @@
 """Compiles every kernel for every architecture without a GPU: registers, stack and shared memory of each as a table.
 
-    python -m kgfast.kernels.triton.compile_lane [--architectures 80 90 100] [--cases NAME ..] [--update TABLE]
+    python -m kgfast.kernels.triton.compile_lane [--architectures 80 90] [--cases NAME ..] [--check | --update TABLE]
 
-A stack is where spilled registers go, so it must be empty. Triton keeps what it compiled in its own cache.
+A stack is where spilled registers go, so it must be empty. The table holds for the version of Triton that it names,
+whose compiler is deterministic. Triton keeps what it compiled in its own cache.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import triton
 import triton.backends
 
 from .cases import CASES as TILE_CASES
@@ -58,7 +61,7 @@ def compile_case(case: str, architecture: int) -> dict[str, dict]:
 
 
 def compile_cases(cases, architectures=ARCHITECTURES, workers: int = 2) -> dict[str, dict[str, dict]]:
-    """{"sm_90": {kernel's key: {"case", "registers", "stack", "shared"}}, ..}; a kernel of several cases stands once."""
+    """{"sm_90": {kernel's key: {"case", "registers", "stack", "shared"}}, ..}; a kernel of several cases once."""
     tables: dict[str, dict[str, dict]] = {f"sm_{one}": {} for one in architectures}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         runs = [(one, pool.submit(compile_case, case, one)) for case in cases for one in architectures]
@@ -68,11 +71,45 @@ def compile_cases(cases, architectures=ARCHITECTURES, workers: int = 2) -> dict[
     return tables
 
 
+def keys(case: str, architecture: int) -> set[str]:
+    """The kernels of a case, without compiling them."""
+    return {signature.key for signature in record(CASES[case], architecture)}
+
+
+def merged(found: dict[str, dict[str, dict]], file: Path) -> dict[str, dict[str, dict]]:
+    """The rows found, and the file's of the same Triton for kernels that are still there and were not compiled now."""
+    old = json.loads(file.read_text()) if file.exists() else {}
+    rows = {}
+    for architecture in ARCHITECTURES:
+        name = f"sm_{architecture}"
+        alive = set().union(*(keys(case, architecture) for case in CASES))
+        kept = old.get(name, {}) if old.get("triton") == triton.__version__ else {}
+        rows[name] = {key: row for key, row in kept.items() if key in alive} | found.get(name, {})
+    return rows
+
+
+def complaints(found: dict[str, dict[str, dict]], table: dict) -> list[str]:
+    """What is worse than the table says: a stack, more registers or shared memory, a kernel that is not in it."""
+    wrong = []
+    for architecture, rows in found.items():
+        for key, row in rows.items():
+            name, known = f"{architecture} {key} ({row['case']})", table[architecture].get(key)
+            if known is None:
+                wrong.append(f"{name} is not in the table")
+                continue
+            if row["stack"]:
+                wrong.append(f"{name} spills: its stack is {row['stack']} bytes")
+            wrong += [f"{name}: {what} grew from {known[what]} to {row[what]}"
+                      for what in ("registers", "shared") if row[what] > known[what]]  # fmt: skip
+    return wrong
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", type=int, nargs="+", default=list(ARCHITECTURES))
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="NAME")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--check", type=Path, help="compare with this table; exit status 1 where something is worse")
     parser.add_argument("--update", type=Path, help="write the table here")
     options = parser.parse_args()
     tables = compile_cases(options.cases, options.architectures, options.workers)
@@ -82,7 +119,11 @@ def main() -> None:
                   f"shared  {row['case']}")  # fmt: skip
     if options.update:
         options.update.parent.mkdir(parents=True, exist_ok=True)
-        options.update.write_text(json.dumps(tables, indent=1, sort_keys=True) + "\n")
+        content = {"triton": triton.__version__, **merged(tables, options.update)}
+        options.update.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    if options.check:
+        wrong = complaints(tables, json.loads(options.check.read_text()))
+        sys.exit("\n".join(wrong) if wrong else 0)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def readable(rows, similarity: int, multiple: int):
-    """(tensor, stride of a row, stride of a coordinate): dot tiles read rows, distance tiles one coordinate of many, from
-    a transposed copy, padded to whole tiles."""
+    """(tensor, stride of a row, stride of a coordinate): dot tiles read rows, distance tiles one coordinate of many,
+    from a transposed copy, padded to whole tiles."""
     if similarity == DOT:
         return rows, rows.shape[1], 1
     width = ceil_div(len(rows), multiple) * multiple

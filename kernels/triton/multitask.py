@@ -1,4 +1,4 @@
-"""The losses of several tasks at once: their tiles share persistent launches, so that small tasks fill the device together.
+"""The losses of several tasks at once: their tiles share persistent launches, so that small ones fill the device.
 
 A task is the arguments of `candidate_loss` for dot products; all tasks have one dtype. Each is described by a row of
 FIELDS 64-bit numbers in device memory (addresses and sizes), written by a kernel from its arguments: no copy from the
@@ -18,16 +18,14 @@ from torch import Tensor
 from . import configurations
 from .candidates import (
     COMPACT_BLOCK,
-    SOFTMAX,
-    bias_gradient,
     coefficients_tile,
     compact_rows,
     losses_block,
-    slopes_block,
     statistics_tile,
 )
 from .configurations import GROUP, OBJECTIVES, TYPES, WORKSPACE_BYTES, arithmetic, bits, sum_dtype, tiles
 from .launching import block, ceil_div, part_of, workspace_bytes
+from .slopes import bias_gradient, slopes_block
 from .tiles import number, place_of
 
 FIELDS = tl.constexpr(32)
@@ -38,9 +36,9 @@ FIELDS = tl.constexpr(32)
 
 @triton.jit(do_not_specialize=[*range(1, 31)])
 def describe(jobs, task, a: tl.int64, b: tl.int64, c: tl.int64, d: tl.int64, e: tl.int64, f: tl.int64, g: tl.int64,
-             h: tl.int64, i: tl.int64, j: tl.int64, k: tl.int64, l: tl.int64, m: tl.int64, n: tl.int64, o: tl.int64,
+             h: tl.int64, i: tl.int64, j: tl.int64, k: tl.int64, ll: tl.int64, m: tl.int64, n: tl.int64, o: tl.int64,
              p: tl.int64, q: tl.int64, r: tl.int64, s: tl.int64, t: tl.int64, u: tl.int64, v: tl.int64, w: tl.int64,
-             x: tl.int64, y: tl.int64, z: tl.int64, aa: tl.int64, bb: tl.int64, cc: tl.int64):  # fmt: skip  # noqa: E741
+             x: tl.int64, y: tl.int64, z: tl.int64, aa: tl.int64, bb: tl.int64, cc: tl.int64):  # fmt: skip
     """jobs[task] = the arguments, in the order of the fields."""
     job = jobs + task * FIELDS
     tl.store(job + 0, a)
@@ -54,7 +52,7 @@ def describe(jobs, task, a: tl.int64, b: tl.int64, c: tl.int64, d: tl.int64, e: 
     tl.store(job + 8, i)
     tl.store(job + 9, j)
     tl.store(job + 10, k)
-    tl.store(job + 11, l)
+    tl.store(job + 11, ll)
     tl.store(job + 12, m)
     tl.store(job + 13, n)
     tl.store(job + 14, o)
@@ -180,8 +178,8 @@ def grouped_coefficients(jobs, tasks, turn, WIDE_DIM: tl.constexpr, HAS_BIAS: tl
                               address(job, ENDS, tl.int64, False), address(job, ANSWERS, tl.int64, False),
                               address(job, ROW_LIST, tl.int32, False), counted, address(job, WEIGHTS, SUM, False),
                               tl.load(address(job, MOST, SUM, False)), address(job, LOG_TOTAL, SUM, False),
-                              address(job, COEFFICIENTS, TYPE, True), tl.multiple_of(size(job, SLICE_ROW), 16), row_tile,
-                              origin, column_tile * COLUMNS, end, size(job, BATCH), dim,
+                              address(job, COEFFICIENTS, TYPE, True), tl.multiple_of(size(job, SLICE_ROW), 16),
+                              row_tile, origin, column_tile * COLUMNS, end, size(job, BATCH), dim,
                               number(tl.load(job + SHARE), SUM), number(tl.load(job + FLOOR), SUM), HAS_BIAS,
                               size(job, OBJECTIVE), SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
             tile += tl.num_programs(0)
@@ -192,7 +190,7 @@ def grouped_coefficients(jobs, tasks, turn, WIDE_DIM: tl.constexpr, HAS_BIAS: tl
 def grouped_slopes(jobs, tasks, turn, WIDE_DIM: tl.constexpr, QUERIES: tl.constexpr, TYPE: tl.constexpr,
                    SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
                    WIDTH: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
-    """QUERIES: the panels' parts of the query gradients are added to the sums; else the tables' gradients are written."""
+    """QUERIES: the panels' parts of the query gradients are added to the sums; else the table gradients are written."""
     tile = tl.program_id(0)
     done = 0
     for task in range(tasks):
@@ -265,7 +263,9 @@ class Group:
             part = max(mine // max(batch * self.dtype.itemsize * columns, 1), 1) * columns
             panel, part = (min(width, ceil_div(count, columns) * columns) for width in (panel, part))
             splits = 1 + panel // columns
-            work = self.new((max(3 * splits * batch * self.wide.itemsize, batch * part * self.dtype.itemsize),), torch.uint8)
+            work = self.new(
+                (max(3 * splits * batch * self.wide.itemsize, batch * part * self.dtype.itemsize),), torch.uint8
+            )
             statistics = part_of(work, (3 * splits, batch), self.wide).split(splits)
             lists = self.new((batch,), torch.int32).zero_(), self.new((1,), torch.int32), self.most[place : place + 1]
             rows = self.new((batch,), self.wide), self.new((2, batch), self.wide)
@@ -284,14 +284,18 @@ class Group:
             work, lists, statistics, rows = buffers
             sums, d_table = outputs[place] if outputs else (work, work)
             tensors = (task.query, task.table, task.bias, task.starts, task.ends, task.answers, task.weights, *lists,
-                       *statistics, *rows, work, sums, d_table, self.most if scales is None else scales[place:])  # fmt: skip
+                       *statistics, *rows, work, sums, d_table,
+                       self.most if scales is None else scales[place:])  # fmt: skip
             count = len(task.table)
             sizes = (len(task.query), count, task.query.shape[1], task.objective, bits(1.0 - task.smoothing),
-                     bits(task.smoothing / count), bits(1.0 if softmax[place] else 1.0 / count), *widths, widths[1])  # fmt: skip
+                     bits(task.smoothing / count), bits(1.0 if softmax[place] else 1.0 / count), *widths,
+                     widths[1])  # fmt: skip
             describe[(1,)](self.jobs, place, *(one.data_ptr() if one.numel() else 0 for one in tensors), *sizes)
 
     def turns(self, which: int) -> int:
-        return max(ceil_div(len(task.table), max(width[which], 1)) for task, width in zip(self.tasks, self.widths, strict=True))
+        return max(
+            ceil_div(len(task.table), max(width[which], 1)) for task, width in zip(self.tasks, self.widths, strict=True)
+        )
 
     def grid(self, sizes, tiles_of) -> tuple[int]:
         """As many programs as stay on the device together; each walks on over the tiles of all tasks."""
@@ -310,7 +314,9 @@ def task_losses(tasks: list[Task]) -> tuple[Tensor, Group]:
     group.describe()
     sizes, shared = group.sizes, (group.kind | block(group.sizes))
     grouped_compact[(len(tasks),)](group.jobs, group.kind["SUM"], COMPACT_BLOCK)
-    grid = group.grid(sizes, lambda task, width: ceil_div(len(task.query), sizes.rows) * ceil_div(width[0], sizes.columns))
+    grid = group.grid(
+        sizes, lambda task, width: ceil_div(len(task.query), sizes.rows) * ceil_div(width[0], sizes.columns)
+    )
     for turn in range(group.turns(0)):
         grouped_statistics[grid](group.jobs, len(tasks), turn, HAS_BIAS=group.has_bias,
                                  SMOOTH=any(task.smoothing for task in tasks), GROUP=GROUP, **group.constants,
@@ -327,11 +333,13 @@ def task_gradients(group: Group, scales: Tensor) -> list[tuple[Tensor, Tensor, T
                for task in tasks]  # fmt: skip
     group.describe(scales, outputs)
     d_biases = [torch.empty_like(task.bias) for task in tasks]
-    grid = group.grid(sizes, lambda task, width: ceil_div(len(task.query), sizes.rows) * ceil_div(width[1], sizes.columns))
+    grid = group.grid(
+        sizes, lambda task, width: ceil_div(len(task.query), sizes.rows) * ceil_div(width[1], sizes.columns)
+    )
     dims = [ceil_div(task.query.shape[1], slope_sizes.columns) for task in tasks]
     for turn in range(group.turns(1)):
-        grouped_coefficients[grid](group.jobs, len(tasks), turn, HAS_BIAS=group.has_bias, GROUP=GROUP, **group.constants,
-                                   **group.kind, **block(sizes))  # fmt: skip
+        grouped_coefficients[grid](group.jobs, len(tasks), turn, HAS_BIAS=group.has_bias, GROUP=GROUP,
+                                   **group.constants, **group.kind, **block(sizes))  # fmt: skip
         for queries in (True, False):
             number = sum(columns * ceil_div(len(task.query) if queries else width[1], slope_sizes.rows)
                          for columns, task, width in zip(dims, tasks, group.widths, strict=True))  # fmt: skip

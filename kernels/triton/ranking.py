@@ -30,16 +30,17 @@ def tile_at(program, query, q_row, q_d, table, t_row, t_d, batch, count, dim, SI
     if SIMILARITY == DOT:
         read, row = tl.minimum(columns, here - 1), tl.minimum(place, batch - 1).to(tl.int64)
     table += tl.cast(first, tl.int64) * t_row
-    scores = score_tile(tl.zeros((ROWS, COLUMNS), SUM), query, q_row, q_d, row, table, t_row, t_d, read, dim, SIMILARITY,
-                        SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
+    zeros = tl.zeros((ROWS, COLUMNS), SUM)
+    scores = score_tile(zeros, query, q_row, q_d, row, table, t_row, t_d, read, dim, SIMILARITY, SUM, PRECISION, ROWS,
+                        COLUMNS, DEPTH)  # fmt: skip
     return scores, place, first, here, tile
 
 
 @triton.jit(do_not_specialize=["batch"])
 def own_scores(query, q_row, q_d, table, t_row, t_d, out, batch, dim, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
                PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
-    """Score of query b and row b of `table`: the diagonal of a tile, so that it is the same chain of operations, bit for
-    bit, as that row's entry in any tile."""
+    """Score of query b and row b of `table`: the diagonal of a tile, so that it is the same chain of operations, bit
+    for bit, as that row's entry in any tile."""
     side: tl.constexpr = ROWS if ROWS < COLUMNS else COLUMNS
     first = tl.program_id(0) * side
     place, columns = first + tl.arange(0, ROWS), first + tl.arange(0, COLUMNS)
@@ -97,14 +98,16 @@ def rank(query, table, targets, starts, ends, known, similarity: int):
     turned = readable(query, similarity, sizes.rows)
     beyond = torch.nn.functional.pad(targets, (0, sizes.columns))  # the last tile's columns go on past the targets
     mine = readable(table.index_select(0, beyond), similarity, sizes.columns)
-    own_scores[(ceil_div(batch, min(sizes.rows, sizes.columns)),)](*turned, *mine, own, batch, dim, **kind, **block(sizes))
+    own_scores[(ceil_div(batch, min(sizes.rows, sizes.columns)),)](
+        *turned, *mine, own, batch, dim, **kind, **block(sizes)
+    )
     each = 8 * batch / sizes.columns + (dim * query.element_size() if similarity != DOT else 0)
     for begin, end in panels(count, each, WORKSPACE_BYTES, sizes.columns):
         number = ceil_div(end - begin, sizes.columns)
         parts = torch.empty((2, number, batch), dtype=torch.int32, device=device)
         count_better[(ceil_div(batch, sizes.rows) * number,)](
-            *turned, *readable(table[begin:end], similarity, sizes.columns), own, targets, starts, ends, known, parts[0],
-            parts[1], begin, batch, end - begin, dim, FILTER=len(starts) > 0, **kind, **block(sizes), GROUP=GROUP,
+            *turned, *readable(table[begin:end], similarity, sizes.columns), own, targets, starts, ends, known,
+            *parts, begin, batch, end - begin, dim, FILTER=len(starts) > 0, **kind, **block(sizes), GROUP=GROUP,
         )  # fmt: skip
         greater += parts[0].sum(0)
         equal += parts[1].sum(0)
@@ -146,8 +149,8 @@ def keys(query, q_row, q_d, table, t_row, t_d, starts, ends, excluded, out, out_
 
 def topk(query, table, starts, ends, excluded, k: int, similarity: int):
     """(scores [B, k], ids int64): the best candidates that are not excluded, ties by lower id; -inf and -1 where fewer
-    remain. Ids are not checked. A panel of keys at a time meets the best so far. Memory: 64 MiB of keys, and [B, k] a few
-    times (float64: sorted copies of the keys)."""
+    remain. Ids are not checked. A panel of keys at a time meets the best so far. Memory: 64 MiB of keys, and [B, k] a
+    few times (float64: sorted copies of the keys)."""
     (batch, dim), count, device, double = query.shape, len(table), query.device, query.dtype == torch.float64
     best = torch.full((batch, k), LEAST_KEY.value, dtype=torch.int64, device=device)
     ids = torch.full_like(best, -1)

@@ -1,4 +1,4 @@
-"""Which kernels are compiled with which types and constants: what the launchers themselves ask for, seen on meta tensors.
+"""Which kernels are compiled with which types and constants: what the launchers ask for, seen on meta tensors.
 
 `record` runs a launcher on tensors without memory and, in place of launching, notes kernel, argument types, constants
 and options. So a signature can't differ from what a device will be asked to run, and no GPU is needed.
@@ -18,7 +18,8 @@ import triton
 from . import configurations
 
 TYPE_NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16",
-              torch.int64: "i64", torch.int32: "i32", torch.uint32: "u32", torch.bool: "i1", torch.uint8: "u8"}  # fmt: skip
+              torch.int64: "i64", torch.int32: "i32", torch.uint32: "u32", torch.bool: "i1",
+              torch.uint8: "u8"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def number(bits, SUM: tl.constexpr):
 
 @triton.jit
 def multiply(x, y, sum, PRECISION: tl.constexpr):
-    """sum + x @ y. "widened" is for the interpreter, which keeps bfloat16 as 16-bit integers and would multiply those."""
+    """sum + x @ y. "widened": for the interpreter, which keeps bfloat16 as 16-bit integers and would multiply those."""
     if PRECISION == "widened":
         return tl.dot(x.to(tl.float32), y.to(tl.float32), sum, input_precision="ieee", out_dtype=sum.dtype)
     else:
@@ -38,8 +38,9 @@ def place_of(tile, row_tiles, column_tiles, GROUP: tl.constexpr):
 
 
 @triton.jit
-def score_tile(sum, query, q_row, q_d, rows, table, t_row, t_d, columns, dim, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
-               PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+def score_tile(sum, query, q_row, q_d, rows, table, t_row, t_d, columns, dim, SIMILARITY: tl.constexpr,
+               SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+               DEPTH: tl.constexpr):  # fmt: skip
     """Scores [ROWS, COLUMNS] of queries `rows` and rows `columns` (int32) of `table`, all within memory.
 
     `sum`: zeros, or for dot products what they are added to.
@@ -150,7 +151,7 @@ def first_at_least(ids, starts, ends, value):
 
 @triton.jit
 def next_column(ids, cursor, ends, first):
-    """The column of the answer under the cursor, counted from `first`; a number beyond all columns where none is left."""
+    """The column of the answer under the cursor, counted from `first`; a number beyond all where none is left."""
     id = tl.load(ids + cursor, mask=cursor < ends, other=BEYOND)
     return tl.minimum(id - first, BEYOND).to(tl.int32)
 

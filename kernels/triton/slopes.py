@@ -1,0 +1,81 @@
+"""Gradients from coefficients g = dL/dscore: out[x] = sum over y of g[x, y] times the slope of similarity(x, y).
+
+Similarities are symmetric, so one kernel serves the queries' gradient and, on transposed coefficients, the table's.
+"""
+
+import triton
+import triton.language as tl
+
+from .scores import MODULUS
+from .tiles import number, place_of, slope_tile
+
+
+@triton.jit
+def slopes_block(g, g_x, g_y, x, x_ids, x_count, y, y_ids, y_count, scale, sums, out, tile, dim, ADD, ONLY,
+                 X_ROWS: tl.constexpr, Y_ROWS: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
+                 PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
+                 GROUP: tl.constexpr):  # fmt: skip
+    """sums[x] (+)= sum_y g[x, y] d similarity(x, y)/dx, one tile. ADD: to the sums of the panels before. ONLY: there is
+    one panel, so that scale * sum goes to `out`. X_ROWS, Y_ROWS: that side's rows are listed by its ids."""
+    length = dim // 2 if SIMILARITY == MODULUS else dim
+    row_tile, d_tile = place_of(tile, tl.cdiv(x_count, ROWS), tl.cdiv(length, WIDTH), GROUP)
+    place = row_tile * ROWS + tl.arange(0, ROWS)
+    read = tl.minimum(place, x_count - 1)
+    row = read.to(tl.int64)
+    if X_ROWS:
+        row = tl.load(x_ids + read).to(tl.int64)
+    first_d = d_tile * WIDTH
+    coordinates = tl.arange(0, WIDTH)
+    kept = (place < x_count)[:, None] & (coordinates < length - first_d)[None, :]
+    target = row[:, None] * dim + (first_d + coordinates)[None, :]
+    a = tl.zeros((ROWS, WIDTH), SUM)
+    b = a
+    if ADD:  # before the loop: after it two tiles would have to be in registers
+        a = tl.load(sums + target, mask=kept, other=0.0)
+        if SIMILARITY == MODULUS:
+            b = tl.load(sums + length + target, mask=kept, other=0.0)
+    a, b = slope_tile(a, b, g, g_x, g_y, read, x, row, y, y_ids, y_count, dim, first_d, SIMILARITY, Y_ROWS, SUM,
+                      PRECISION, ROWS, WIDTH, DEPTH, X_ROWS)  # fmt: skip
+    if ONLY:
+        tl.store(out + target, (a * scale).to(out.dtype.element_ty), mask=kept)
+        if SIMILARITY == MODULUS:
+            tl.store(out + length + target, (b * scale).to(out.dtype.element_ty), mask=kept)
+    else:
+        tl.store(sums + target, a, mask=kept)
+        if SIMILARITY == MODULUS:
+            tl.store(sums + length + target, b, mask=kept)
+
+
+@triton.jit(do_not_specialize=["x_count", "y_count", "factor"])
+def slopes(g, g_x, g_y, x, x_count, y, y_count, rows, counted, largest, factor: tl.int64, sums, out, dim,
+           ADD: tl.constexpr, ONLY: tl.constexpr, X_ROWS: tl.constexpr, Y_ROWS: tl.constexpr,
+           SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
+           WIDTH: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+    """The side that is listed by `rows` (X_ROWS, Y_ROWS) has `counted` rows, read on the device."""
+    scale = number(factor, SUM)
+    if X_ROWS:
+        x_count = tl.load(counted)
+    if Y_ROWS:
+        y_count = tl.load(counted)
+    if X_ROWS or Y_ROWS:
+        scale *= tl.load(largest)
+    length = dim // 2 if SIMILARITY == MODULUS else dim
+    if tl.program_id(0) < tl.cdiv(x_count, ROWS) * tl.cdiv(length, WIDTH):
+        slopes_block(g, g_x, g_y, x, rows, x_count, y, rows, y_count, scale, sums, out, tl.program_id(0), dim, ADD,
+                     ONLY, X_ROWS, Y_ROWS, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH, GROUP)  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["columns", "factor"])
+def bias_gradient(g, g_row, counted, largest, factor: tl.int64, out, columns, SUM: tl.constexpr, ROWS: tl.constexpr,
+                  COLUMNS: tl.constexpr):  # fmt: skip
+    """out[c] = scale * sum_b g[b, c]: a panel's part of the bias' gradient."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    sum = tl.zeros((COLUMNS,), SUM)
+    here = tl.load(counted)
+    for first in range(0, here, ROWS):
+        row = first + tl.arange(0, ROWS)
+        inside = (row < here)[:, None] & (column < columns)[None, :]
+        part = tl.load(g + row[:, None].to(tl.int64) * g_row + column[None, :], mask=inside, other=0.0)
+        sum += tl.sum(part.to(SUM), 0)
+    sum *= number(factor, SUM) * tl.load(largest)
+    tl.store(out + column, sum.to(out.dtype.element_ty), mask=column < columns)
