@@ -91,7 +91,7 @@ class TrainConfig(BaseModel):
         "auto",
         pattern=settings.DEVICE,
         validate_default=True,
-        description="cpu, cuda, cuda:N, or auto: cuda if there is one",
+        description="cpu, cuda or cuda:N; auto: cuda if there is one",
     )
     tensorboard: bool = Field(True, description="write TensorBoard events into the run's folder")
 
