@@ -1,4 +1,4 @@
-"""What the chip can do, measured in the run that is judged by it: bandwidth, of random rows too, and matrix products."""
+"""What the chip can do, measured in the run that is judged by it: bandwidth, random rows, matrix products."""
 
 from __future__ import annotations
 

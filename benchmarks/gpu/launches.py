@@ -21,7 +21,7 @@ CALLS, BATCH, NEGATIVES, ENTITIES, DIM = 300, 1024, 256, 14541, 400
 
 
 def work(way: str, device, tiny: bool):
-    """A call of sampled_loss with own negatives: the same op by each way. None where the way can't be taken, and why."""
+    """(a call of sampled_loss with own negatives, the same op by each way; None) or (None, why there is none)."""
     batch, negatives, entities, dim = (4, 16, 60, 16) if tiny else (BATCH, NEGATIVES, ENTITIES, DIM)
     impl = "cuda" if way == "cuda" else "triton"
     reason = backends.why_not(impl, device.type)
@@ -67,8 +67,9 @@ if __name__ == "__main__":
             for cache in ("empty", "filled"):  # Triton's own cache on disk
                 if cache == "empty":
                     folder = tempfile.TemporaryDirectory()
-                run = subprocess.run([sys.executable, "-m", "benchmarks.gpu.launches", *arguments], capture_output=True, text=True,
-                                     env={**os.environ, "TRITON_CACHE_DIR": folder.name})  # fmt: skip
+                command = [sys.executable, "-m", "benchmarks.gpu.launches", *arguments]
+                environment = {**os.environ, "TRITON_CACHE_DIR": folder.name}
+                run = subprocess.run(command, capture_output=True, text=True, env=environment)
                 if run.returncode:
                     stage.keep(way=way, cache=cache, failed=run.stderr[-500:])
                     continue

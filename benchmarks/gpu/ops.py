@@ -40,10 +40,6 @@ class Bench:
         self.seconds = 0.01 if stage.tiny else 1.5
         self.impls = [name for name in ("triton", "cuda") if backends.why_not(name, stage.device.type) is None]
 
-    def compiled(self, make):
-        """The rival by torch.compile; none in the dry run, whose compiler would take longer than all else."""
-        return {} if self.stage.tiny else {"torch.compile": make()}
-
     def floor(self, count_bytes: int, operations: int, rate: str) -> dict:
         parts = {}
         if "read" in self.rates:
@@ -58,7 +54,7 @@ class Bench:
     def case(
         self, name: str, calls: dict, *, count_bytes: int = 0, operations: int = 0, rate="bfloat16", cold=False, **sizes
     ):
-        """One row a provider. A provider that fails (out of memory, say) is named with its error, and the rest is timed."""
+        """One row a provider. A provider that fails (out of memory, say) is named with its error; others are timed."""
         ready = {}
         for provider, call in calls.items():
             try:
@@ -98,10 +94,9 @@ class Bench:
         options = dict(score=score, negatives=NEGATIVES, shared=shared)
         eager = rivals.SampledStep(*tables, **options)
         calls["torch eager"] = lambda: eager(triples, 1)
-        if compiled:
-            calls |= self.compiled(
-                lambda: lambda one=rivals.SampledStep(*tables, **options, compiled=True): one(triples, 1)
-            )
+        if compiled and not self.stage.tiny:
+            fast = rivals.SampledStep(*tables, **options, compiled=True)
+            calls["torch.compile"] = lambda: fast(triples, 1)
         rows = BATCH * 3 + (NEGATIVES if shared else BATCH * NEGATIVES)
         distinct = min(rows, entities)
         self.case(f"step, {score}, {'shared' if shared else 'own'} negatives, {entities} entities", calls,
@@ -111,8 +106,11 @@ class Bench:
     def draws(self) -> None:
         triples = self.triples(BATCH, ENTITIES)
         options = dict(side="tail", seed=1, step=2)
-        calls = {f"kgfast {impl}": lambda impl=impl: kgfast.sample_negatives(triples, NEGATIVES, ENTITIES, impl=impl, **options)
-                 for impl in self.impls}  # fmt: skip
+        sizes = triples, NEGATIVES, ENTITIES
+        calls = {
+            f"kgfast {impl}": lambda impl=impl: kgfast.sample_negatives(*sizes, impl=impl, **options)
+            for impl in self.impls
+        }
         calls["torch eager"] = lambda: torch.randint(ENTITIES, (BATCH, NEGATIVES), device=self.stage.device)
         self.case("sample_negatives", calls, count_bytes=8 * BATCH * NEGATIVES, batch=BATCH, negatives=NEGATIVES)
 
@@ -149,24 +147,31 @@ class Bench:
         eager = rivals.all_candidates("complex")
         calls = {"kgfast triton": ours} if "triton" in self.impls else {}
         calls["torch eager"] = lambda: eager(*rows)
-        calls |= self.compiled(lambda: lambda one=rivals.all_candidates("complex", compiled=True): one(*rows))
-        self.case("one_vs_all_loss and gradients, complex", calls, operations=6 * BATCH * ENTITIES * dim, rate="float32",
-                  batch=BATCH, entities=ENTITIES, dim=dim)  # fmt: skip
+        if not self.stage.tiny:  # the dry run does not wait for the compiler
+            fast = rivals.all_candidates("complex", compiled=True)
+            calls["torch.compile"] = lambda: fast(*rows)
+        self.case("one_vs_all_loss and gradients, complex", calls, operations=6 * BATCH * ENTITIES * dim,
+                  rate="float32", batch=BATCH, entities=ENTITIES, dim=dim)  # fmt: skip
 
     def heads(self) -> None:
+        for tokens, words, size in HEADS:
+            self.head(tokens, words, size)
+
+    def head(self, tokens: int, words: int, size: int) -> None:
         device = self.stage.device
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        for tokens, words, size in HEADS:
-            hidden = torch.randn(tokens, size, device=device).to(dtype)
-            weight = (torch.randn(words, size, device=device) * size**-0.5).to(dtype)
-            targets = torch.randint(words, (tokens,), generator=self.generator).to(device)
-            one = rivals.with_gradients(lambda *inputs: kgfast.linear_cross_entropy(*inputs, impl="triton"))
-            calls = {"kgfast triton": lambda one=one: one(hidden, weight, targets)} if "triton" in self.impls else {}
-            others = {"torch eager": rivals.language_head(), "Liger": rivals.liger_head()}
-            others |= self.compiled(lambda: rivals.language_head(compiled=True))
-            calls |= {name: lambda call=call: call(hidden, weight, targets) for name, call in others.items() if call}
-            self.case(f"linear_cross_entropy and gradients, {tokens} x {words} x {size}", calls,
-                      operations=6 * tokens * words * size, tokens=tokens, words=words, size=size)  # fmt: skip
+        hidden = torch.randn(tokens, size, device=device).to(dtype)
+        weight = (torch.randn(words, size, device=device) * size**-0.5).to(dtype)
+        targets = torch.randint(words, (tokens,), generator=self.generator).to(device)
+        losses = {"torch eager": rivals.language_head(), "Liger": rivals.liger_head()}
+        if "triton" in self.impls:
+            ours = rivals.with_gradients(lambda *inputs: kgfast.linear_cross_entropy(*inputs, impl="triton"))
+            losses = {"kgfast triton": ours} | losses
+        if not self.stage.tiny:
+            losses["torch.compile"] = rivals.language_head(compiled=True)
+        calls = {name: lambda call=call: call(hidden, weight, targets) for name, call in losses.items() if call}
+        self.case(f"linear_cross_entropy and gradients, {tokens} x {words} x {size}", calls,
+                  operations=6 * tokens * words * size, tokens=tokens, words=words, size=size)  # fmt: skip
 
     def ranking(self) -> None:
         device, triples = self.stage.device, self.triples(QUERIES, ENTITIES)
@@ -187,8 +192,8 @@ class Bench:
                 (scores > own).sum(1), (scores == own).sum(1)
 
         calls["torch eager, unfiltered"] = eager
-        self.case("rank, filtered, one side of FB15k-237's test set", calls, operations=2 * QUERIES * ENTITIES * RANK_DIM,
-                  rate="float32", queries=QUERIES, entities=ENTITIES, dim=RANK_DIM)  # fmt: skip
+        self.case("rank, filtered, one side of FB15k-237's test set", calls, rate="float32",
+                  operations=2 * QUERIES * ENTITIES * RANK_DIM, queries=QUERIES, dim=RANK_DIM)  # fmt: skip
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu.report --parts FOLDER --out FOLDER     the last stage of gpu.sh
     python -m benchmarks.gpu.report --write                         docs/measured.md, between its two marks
 
-A run on the CPU is a dry run: its file says so, and no page is ever made from it. Without results the page says nothing.
+A run on the CPU is a dry run: its file says so, and no page is made from it. Without results the page says nothing.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def environment(device: str) -> dict:
     if device == "cuda":
         chip = torch.cuda.get_device_properties(0)
         found["chip"] = {"name": chip.name, "memory": chip.total_memory, "multiprocessors": chip.multi_processor_count}
-        run = subprocess.run(["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"],
-                             capture_output=True, text=True)  # fmt: skip
+        query = "--query-gpu=driver_version,clocks.max.sm,power.limit"
+        run = subprocess.run(["nvidia-smi", query, "--format=csv,noheader"], capture_output=True, text=True)
         found["chip"]["driver, clock, power"] = run.stdout.strip() or run.stderr.strip()
     return found
 
@@ -106,9 +106,11 @@ def chip_page(result: dict) -> str:
         ]
         lines.append("")
     for row in parts.get("training", []):
-        text = f"{row['setting']}, `impl='{row['impl']}'` ({row['graph']}): {row['triples_per_second']:,.0f} triples/s for {row['seconds']:.0f} s"
+        text = f"{row['setting']}, `impl='{row['impl']}'` ({row['graph']}): "
+        text += f"{row['triples_per_second']:,.0f} triples/s for {row['seconds']:.0f} s"
         if "evaluation_seconds" in row:
-            text += f"; filtered evaluation of {row['evaluated']:,} triples, both sides, {seconds(row['evaluation_seconds'])}"
+            text += f"; filtered evaluation of {row['evaluated']:,} triples, both sides, "
+            text += seconds(row["evaluation_seconds"])
         if "mrr" in row:
             text += f"; test MRR {row['mrr']:.4f}"
         lines += [text + ".", ""]

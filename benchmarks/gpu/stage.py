@@ -34,8 +34,9 @@ class Stage:
 
     def keep(self, **row) -> None:
         self.rows.append(row)
-        print(" ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items()
-                       if not isinstance(value, dict | list)), flush=True)  # fmt: skip
+        shown = {key: value for key, value in row.items() if not isinstance(value, dict | list)}
+        words = (f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in shown.items())
+        print(*words, flush=True)
         if self.options.part:
             temporary = self.options.part.with_suffix(".new")
             temporary.write_text(json.dumps(self.rows), encoding="utf-8")

@@ -1,5 +1,5 @@
-"""Training for a stated time: the setting that Marius published (FB15k's shape, ComplEx of 400 reals, batches of 10,000 with
-1,000 shared negatives), and the FB15k-237 recipe of rank 1000 (softmax over all entities, N3, relation prediction).
+"""Training for a stated time: the setting that Marius published (FB15k's shape, ComplEx of 400 reals, batches of 10,000
+with 1,000 shared negatives) and the FB15k-237 recipe of rank 1000 (softmax over all entities, N3, relation prediction).
 
 Without --data the graph is synthetic, of the same shape: then only rates are reported. With it (a dataset folder), the
 recipe's filtered test MRR is too.
@@ -52,8 +52,8 @@ def train(stage: Stage, step, triples, size: int, seconds: float) -> dict:
         stage.synchronize()
     elapsed = time.perf_counter() - begin
     done = (index - first) * size
-    return {"steps": index - first, "seconds": elapsed, "triples_per_second": done / elapsed, "epochs": done / len(triples),
-            "loss": float(last)}  # fmt: skip
+    rates = {"triples_per_second": done / elapsed, "epochs": done / len(triples)}
+    return {"steps": index - first, "seconds": elapsed, **rates, "loss": float(last)}
 
 
 def marius(stage: Stage, impl: str, seconds: float) -> None:
