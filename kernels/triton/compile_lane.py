@@ -2,7 +2,7 @@
 
     python -m kgfast.kernels.triton.compile_lane [--architectures 80 90] [--cases NAME ..] [--check | --update TABLE]
 
-A stack is where spilled registers go, so it must be empty. The table holds for the version of Triton that it names,
+A stack is where spilled registers go, so it must be empty but for one pair. The table holds for the version of Triton that it names,
 whose compiler is deterministic. Triton keeps what it compiled in its own cache.
 """
 
@@ -28,6 +28,7 @@ from .signatures import record
 
 ARCHITECTURES = (80, 90, 100)
 CASES = {**TILE_CASES, **ROW_CASES}
+PARKED = 8  # bytes of stack, one pair of registers, that the compiler may leave outside of loops to fit one more block
 
 
 def cuobjdump() -> str:
@@ -97,7 +98,7 @@ def complaints(found: dict[str, dict[str, dict]], table: dict) -> list[str]:
             if known is None:
                 wrong.append(f"{name} is not in the table")
                 continue
-            if row["stack"]:
+            if row["stack"] > PARKED:
                 wrong.append(f"{name} spills: its stack is {row['stack']} bytes")
             wrong += [f"{name}: {what} grew from {known[what]} to {row[what]}"
                       for what in ("registers", "shared") if row[what] > known[what]]  # fmt: skip

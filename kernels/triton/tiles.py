@@ -61,7 +61,7 @@ def score_tile(sum, query, q_row, q_d, rows, table, t_row, t_d, columns, dim, SI
         y = columns[None, :] * t_row
         if SIMILARITY == MODULUS:
             half = dim // 2
-            for _ in tl.range(0, half, loop_unroll_factor=2):
+            for _ in range(0, half):
                 x_a, x_b = tl.load(query + x).to(SUM), tl.load(query + half * q_d + x).to(SUM)
                 y_a, y_b = tl.load(table + y).to(SUM), tl.load(table + half * t_d + y).to(SUM)
                 sum = accumulate_modulus(sum, x_a, x_b, y_a, y_b)
