@@ -14,7 +14,7 @@
 #endif
 
 #include "kgfast/api.h"
-#include "kgfast/philox.h"
+#include "kgfast/sampling.h"
 #include "parallel.h"
 
 namespace kgfast {
@@ -74,25 +74,9 @@ int64_t scratch_total() {
 namespace generic {
 
 static int64_t draw(const SampleArguments& a, int64_t list, int64_t column) {
-  const uint32_t side = a.side == Side::kHead ? 1u << 31 : 0u;
-  const uint32_t step_low = uint32_t(a.step), step_high = uint32_t(a.step >> 32);
-  const int64_t start = a.known.starts ? a.known.starts[list] : 0;
-  const int64_t* known = a.known.ids ? a.known.ids + start : nullptr;
-  const int64_t count = a.known.starts ? a.known.ends[list] - start : 0;
-  if (count >= a.entities) return -1;  // every entity is known
-  if (a.thresholds) {
-    for (uint32_t attempt = 0; attempt < 64; ++attempt) {
-      const Words x = philox(a.seed, uint32_t(column / 2) + side + (attempt << 24), uint32_t(list), step_low, step_high);
-      const int64_t bucket = below(x.w[2 * (column % 2)], a.entities);
-      const int64_t id = int64_t(x.w[2 * (column % 2) + 1]) < a.thresholds[bucket] ? bucket : a.aliases[bucket];
-      if (!contains(known, count, id)) return id;
-    }
-    // attempt 64 of a uniform draw: 64 << 24 leaves the side's bit alone
-    const Words x = philox(a.seed, uint32_t(column / 4) + side + (64u << 24), uint32_t(list), step_low, step_high);
-    return nth_unknown(below(x.w[column % 4], a.entities - count), known, count);
-  }
-  const Words x = philox(a.seed, uint32_t(column / 4) + side, uint32_t(list), step_low, step_high);
-  return nth_unknown(below(x.w[column % 4], a.entities - count), known, count);
+  const Draws draws{a.seed, a.step, nullptr, a.side, a.entities, a.thresholds, a.aliases};
+  const int64_t start = a.known.starts ? a.known.starts[list] : 0, stop = a.known.starts ? a.known.ends[list] : 0;
+  return draw_id(draws, list, column, a.known.ids ? a.known.ids + start : nullptr, stop - start);
 }
 
 }  // namespace generic

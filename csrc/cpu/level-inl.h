@@ -6,6 +6,7 @@
 #include "kgfast/api.h"
 #include "kgfast/philox.h"
 #include "kgfast/scores.h"
+#include "kgfast/updates.h"
 #include "parallel.h"
 
 #include "queries-inl.h"

@@ -6,42 +6,39 @@
 namespace kgfast {
 namespace KGFAST_LEVEL {
 
-// One row through its sink; `row` is the table's row id, `place` its index among the unique rows.
-template <class F>
-static inline void apply_row(const Sink<F>& s, int64_t row, int64_t place, int64_t dim, const F* g) {
-  if (s.update == Update::kDense || s.update == Update::kSparse) {
-    F* out = s.rows + (s.update == Update::kDense ? row : place) * dim;
-#pragma omp simd
-    for (int64_t d = 0; d < dim; ++d) out[d] += g[d];
-    return;
-  }
-  F* x = s.rows + row * dim;
-  if (s.update == Update::kSgd) {
-#pragma omp simd
-    for (int64_t d = 0; d < dim; ++d) x[d] -= s.lr * g[d];
-  } else if (s.update == Update::kAdagrad) {
-    F* sum = s.state1 + row * dim;
-#pragma omp simd
-    for (int64_t d = 0; d < dim; ++d) {
-      sum[d] += g[d] * g[d];
-      x[d] -= s.lr * g[d] / (std::sqrt(sum[d]) + s.eps);
-    }
-  } else if (s.update == Update::kRowAdagrad) {
+template <Update kUpdate, class F>
+static inline void update_row(const Sink<F>& s, int64_t row, F* x, const F* g, int64_t dim) {
+  const UpdateRule<F> rule{kUpdate, s.rows, s.state1, s.state2, nullptr, s.lr, s.eps, s.beta1, s.beta2, s.adam_rate};
+  constexpr int kStates = kUpdate == Update::kAdam ? 2 : (kUpdate == Update::kAdagrad ? 1 : 0);
+  F rate = 0;
+  if constexpr (kUpdate == Update::kRowAdagrad) {
     F squares = 0;
 #pragma omp simd reduction(+ : squares)
     for (int64_t d = 0; d < dim; ++d) squares += g[d] * g[d];
-    s.state1[row] += squares / F(dim);
-    const F rate = s.lr / (std::sqrt(s.state1[row]) + s.eps);
+    rate = row_rate(rule, s.state1[row] += squares / F(dim));
+  }
+  F *first = kStates > 0 ? s.state1 + row * dim : nullptr, *second = kStates > 1 ? s.state2 + row * dim : nullptr;
 #pragma omp simd
-    for (int64_t d = 0; d < dim; ++d) x[d] -= rate * g[d];
-  } else {  // lazy Adam: moments of touched rows only, bias corrected by the global step
-    F *m = s.state1 + row * dim, *v = s.state2 + row * dim;
-#pragma omp simd
-    for (int64_t d = 0; d < dim; ++d) {
-      m[d] = s.beta1 * m[d] + (1 - s.beta1) * g[d];
-      v[d] = s.beta2 * v[d] + (1 - s.beta2) * g[d] * g[d];
-      x[d] -= s.adam_rate * m[d] / (std::sqrt(v[d]) + s.eps);
-    }
+  for (int64_t d = 0; d < dim; ++d) {
+    F number = x[d], one = kStates > 0 ? first[d] : F(0), two = kStates > 1 ? second[d] : F(0);
+    update_number(rule, g[d], rate, number, one, two);
+    x[d] = number;
+    if constexpr (kStates > 0) first[d] = one;
+    if constexpr (kStates > 1) second[d] = two;
+  }
+}
+
+// One row through its sink; `row` is the table's row id, `place` its index among the unique rows.
+template <class F>
+static inline void apply_row(const Sink<F>& s, int64_t row, int64_t place, int64_t dim, const F* g) {
+  F* x = s.rows + (s.update == Update::kSparse ? place : row) * dim;
+  switch (s.update) {
+    case Update::kDense:
+    case Update::kSparse: return update_row<Update::kDense>(s, row, x, g, dim);
+    case Update::kSgd: return update_row<Update::kSgd>(s, row, x, g, dim);
+    case Update::kAdagrad: return update_row<Update::kAdagrad>(s, row, x, g, dim);
+    case Update::kRowAdagrad: return update_row<Update::kRowAdagrad>(s, row, x, g, dim);
+    case Update::kAdam: return update_row<Update::kAdam>(s, row, x, g, dim);
   }
 }
 
@@ -102,19 +99,16 @@ static void regularizer(Regularizer kind, int parts, F weight, const F* table, c
     for (int64_t i = begin; i < end; ++i) {
       const F* x = table + ids[i] * dim;
       F* g = gradients + i * dim;
-      if (kind == Regularizer::kL2) {
-#pragma omp simd
-        for (int64_t d = 0; d < dim; ++d) g[d] += 2 * weight * x[d];
-      } else if (parts == 2) {
-        const int64_t half = dim / 2;
+      const int64_t half = dim / 2;
+      if (parts == 2 && kind != Regularizer::kL2) {
 #pragma omp simd
         for (int64_t d = 0; d < half; ++d) {
-          const F scale = 3 * weight * std::sqrt(x[d] * x[d] + x[d + half] * x[d + half]);
-          g[d] += scale * x[d], g[d + half] += scale * x[d + half];
+          const F modulus = root(x[d] * x[d] + x[d + half] * x[d + half]);
+          g[d] += regularizer_slope(kind, weight, x[d], modulus), g[d + half] += regularizer_slope(kind, weight, x[d + half], modulus);
         }
       } else {
 #pragma omp simd
-        for (int64_t d = 0; d < dim; ++d) g[d] += 3 * weight * std::fabs(x[d]) * x[d];
+        for (int64_t d = 0; d < dim; ++d) g[d] += regularizer_slope(kind, weight, x[d], absolute(x[d]));
       }
     }
   });
