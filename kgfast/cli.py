@@ -1,16 +1,22 @@
 """The command line: results on standard output, progress and errors on standard error; torch comes late."""
 
-import json
 import os
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from kgfast.console import (
+    add_sides,
+    details_table,
+    errors,
+    metrics_table,
+    plain_table,
+    print_json,
+    progress_bar,
+    screen,
+)
 from kgfast.errors import CheckpointError, ConfigError, KgfastError
 
 # Before torch loads OpenMP: by default its threads spin for a millisecond at every barrier, which makes a training run
@@ -30,7 +36,7 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", sho
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else there.")]
 Data = Annotated[str | None, typer.Option(help="Where the run's data lies now.", show_default="as in training")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: cuda if there is one.")]
 
 
 def main(arguments=None):
@@ -47,14 +53,6 @@ def main(arguments=None):
         sys.exit(2)
 
 
-def screen():
-    return Console(highlight=False, markup=False)  # names may hold brackets
-
-
-def errors():
-    return Console(stderr=True, highlight=False, markup=False)
-
-
 def setting(help, **more):
     """An option of `train`; None means not given, so that recipe, file and pairs count."""
     return typer.Option(show_default=False, help=help, **more)
@@ -67,7 +65,9 @@ def train(
         typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Any setting.", show_default=False),
     ] = None,
     data: Annotated[str | None, setting("Dataset folder, file of triples, or built-in graph (world).")] = None,
-    recipe: Annotated[str | None, setting("A whole configuration: complex-n3, distmult, transe, rotate.")] = None,
+    recipe: Annotated[
+        str | None, setting("A whole configuration: complex-n3, distmult, transe, rotate; joint, kgqa, text.")
+    ] = None,
     model: Annotated[
         str | None, setting("transe_l1, transe_l2, distmult, complex, rotate, simple, cp, rescal.")
     ] = None,
@@ -82,24 +82,28 @@ def train(
     minutes: Annotated[float | None, setting("Bound on training time; evaluation comes after it.")] = None,
     seed: Annotated[int | None, setting("Source of all randomness.")] = None,
     threads: Annotated[int | None, setting("CPU threads.")] = None,
-    device: Annotated[str | None, setting("cpu, cuda or cuda:N.")] = None,
+    device: Annotated[str | None, setting("cpu, cuda or cuda:N; auto: cuda if there is one.")] = None,
     out: Annotated[Path | None, setting("Folder of the run; by default a new one under runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     as_json: Json = False,
 ):
     """Train a model and evaluate it; leaves RUN/config.yaml, metrics.json, checkpoint/ and report.html.
 
-    Settings count in this order, later ones win: recipe, YAML file, KEY=VALUE pairs, options.
+    Settings count in this order, later ones win: recipe, YAML file, KEY=VALUE pairs, options. A file with `tasks:`, or
+    the recipes joint, kgqa and text, train a Transformer, the graph and questions together.
     """
     options = {key: value for key, value in locals().items() if key not in ("settings", "as_json")}
     options |= {"out": None if out is None else str(out), "resume": resume or None}
-    files = [word for word in settings or () if "=" not in word]
-    if len(files) > 1:
-        raise ConfigError(f"one YAML file at most, got {' and '.join(files)}")
+    file, pairs = words(settings)
+    from kgfast.joint.config import is_joint
+
+    if is_joint(file, pairs, options):
+        from kgfast.joint import commands
+
+        return commands.train(file, pairs, options, as_json)
     from kgfast.train.config import resolve
 
-    pairs = [word for word in settings or () if "=" in word]
-    config = resolve(files[0] if files else None, pairs=pairs, options=options)
+    config = resolve(file, pairs=pairs, options=options)
     from kgfast.data import KnowledgeGraph
     from kgfast.train import loop
 
@@ -127,6 +131,14 @@ def train(
     console.print(f"{run / 'report.html'}", soft_wrap=True)
 
 
+def words(settings):
+    """(YAML file or None, key=value pairs) of the words of a command."""
+    files = [word for word in settings or () if "=" not in word]
+    if len(files) > 1:
+        raise ConfigError(f"one YAML file at most, got {' and '.join(files)}")
+    return (files[0] if files else None), [word for word in settings or () if "=" in word]
+
+
 @app.command()
 def evaluate(
     run: Run,
@@ -136,10 +148,14 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Triples ranked at once.")] = 512,
     data: Data = None,
     threads: Threads = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     as_json: Json = False,
 ):
     """Filtered ranking of a run: all triples of a split, both sides, all entities."""
+    if is_joint_run(run):
+        from kgfast.joint import commands
+
+        return commands.evaluate(run, split, data, threads, device, as_json)
     from kgfast.evaluate.metrics import evaluate
 
     model, graph = open_run(run, data, threads, device)
@@ -167,6 +183,9 @@ def evaluate(
 def predict(
     run: Run,
     head: Annotated[str | None, typer.Option(help="Name of the head.", show_default=False)] = None,
+    head_text: Annotated[
+        str | None, typer.Option(help="Text of a head that isn't in the graph (joint runs).", show_default=False)
+    ] = None,
     relation: Annotated[str | None, typer.Option(help="Name of the relation.", show_default=False)] = None,
     tail: Annotated[str | None, typer.Option(help="Name of the tail.", show_default=False)] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of answers.")] = 10,
@@ -174,7 +193,15 @@ def predict(
     data: Data = None,
     as_json: Json = False,
 ):
-    """The best answers: give two of --head, --relation and --tail."""
+    """The best answers: give two of --head, --relation and --tail, or --head-text and --relation."""
+    if head_text is not None:
+        if head is not None or tail is not None or relation is None:
+            raise ConfigError("--head-text needs --relation, and neither --head nor --tail")
+        if not is_joint_run(run):
+            raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --head-text has no meaning")
+        from kgfast.joint import commands
+
+        return commands.predict_for_text(run, head_text, relation, k, data, as_json)
     from kgfast.evaluate.predict import predict
 
     model, graph = open_run(run, data, names_only=known == "ignore")
@@ -191,10 +218,44 @@ def predict(
 
 
 @app.command()
-def ask(run: Run, question: Annotated[str, typer.Argument(help="A question in words.", show_default=False)]):
-    """Answer a question in words, with a run that was trained on questions."""
-    open_run(run, names_only=True)
-    raise KgfastError(f"{run} was not trained with questions, so it can't answer {question!r}; try `kgfast predict`")
+def ask(
+    run: Run,
+    question: Annotated[str, typer.Argument(help="A question in words.", show_default=False)],
+    topic: Annotated[str | None, typer.Option(help="Entity asked about.", show_default="found in the question")] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of answers.")] = 5,
+    data: Data = None,
+    threads: Threads = None,
+    as_json: Json = False,
+):
+    """Answer a question in words, with the triples that support each answer; the run was trained on questions."""
+    if not is_joint_run(run):
+        raise KgfastError(
+            f"{run} was not trained with questions, so it can't answer {question!r}; try `kgfast predict`"
+        )
+    from kgfast.joint import commands
+
+    return commands.ask(run, question, topic, k, data, threads, as_json)
+
+
+@app.command()
+def ablate(
+    settings: Annotated[
+        list[str], typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Settings of a joint run.", show_default=False)
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, .. that every run is repeated with.")] = 3,
+    alone: Annotated[
+        list[str] | None,
+        typer.Option(help="Tasks trained without the others, such as mlm,nsp; repeatable.", show_default="each task"),
+    ] = None,
+    out: Annotated[Path | None, setting("Folder for all runs and ablation.json.")] = None,
+    as_json: Json = False,
+):
+    """Joint training against each task alone, over seeds: mean and spread of every metric on test."""
+    from kgfast.joint import commands
+
+    file, pairs = words(settings)
+    parts = [part.split(",") for part in alone] if alone else None
+    commands.ablate(file, pairs, {"out": None if out is None else str(out)}, seeds, parts, as_json)
 
 
 @app.command()
@@ -278,10 +339,17 @@ def show_data(
         print(line)
 
 
-def open_run(run, data=None, threads=None, device="cpu", names_only=False):
+def open_run(run, data=None, threads=None, device="auto", names_only=False):
     """(model, graph) of a run; with `names_only` id maps stand in for the graph, whose data may be gone."""
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run (a folder that `kgfast train` wrote)")
+    from kgfast.train.settings import found_device
+
+    device = found_device(device)
+    if is_joint_run(run):
+        from kgfast.joint import commands
+
+        return commands.open_links(run, data, threads, device)
     import torch
 
     from kgfast.train.checkpoint import load_run, read_manifest
@@ -303,46 +371,12 @@ def open_run(run, data=None, threads=None, device="cpu", names_only=False):
     return model.to(device), graph
 
 
-def print_json(value):
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+def is_joint_run(run):
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run (a folder that `kgfast train` wrote)")
+    from kgfast.train.checkpoint import read_manifest
 
-
-@contextmanager
-def progress_bar(text):
-    """A bar on standard error, where that is a terminal; yields the function to call with (done, total)."""
-    from rich.progress import Progress
-
-    console = errors()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(text)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def plain_table(headings, left=(0,)):
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
-    for column, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if column in left else "right", overflow="fold")
-    return table
-
-
-def metrics_table():
-    return plain_table(["", "MRR", "Hits@1", "Hits@3", "Hits@10", "mean rank"])
-
-
-def add_sides(table, name, found):
-    for title, part in ((name, found), ("  tail", found["tail"]), ("  head", found["head"])):
-        values = [f"{part[key]:.4f}" for key in ("mrr", "hits@1", "hits@3", "hits@10")]
-        style = "bold" if part is found else "dim"
-        table.add_row(title, *values, f"{part['mean_rank']:,.1f}", style=style)
-
-
-def details_table(what, rows):
-    table = plain_table([what, "", "triples", "MRR", "Hits@10", "MRR tail", "MRR head"], left=(0, 1))
-    for name, note, part in rows:
-        numbers = (part["mrr"], part["hits@10"], part["tail"]["mrr"], part["head"]["mrr"])
-        table.add_row(name, str(note), f"{part['triples']:,}", *(f"{value:.4f}" for value in numbers))
-    table.title, table.title_justify, table.title_style = "", "left", "none"
-    return table
+    return read_manifest(run).get("kind") == "joint"
 
 
 if __name__ == "__main__":

@@ -1,92 +1,76 @@
-"""The built-in world graph with tokenizer, texts and a small Transformer; a model of tasks as they see it."""
+"""A small world of towns and countries with texts and questions, which every task can learn, and short joint runs on it."""
 
-from __future__ import annotations
-
-import functools
+import io
 
 import torch
-from torch import nn
+from rich.console import Console
 
-from kgfast import multitask_loss
 from kgfast.data import KnowledgeGraph
-from kgfast.joint.backbone import Backbone, Shape
-from kgfast.joint.corpus import Corpus
-from kgfast.joint.sharing import make_sharing
-from kgfast.joint.tasks import ModelDims, task_class
-from kgfast.joint.texts import TextStore, all_texts, graph_texts
-from kgfast.joint.tokens import Tokenizer
+from kgfast.joint.config import JointConfig
+from kgfast.joint.loop import train_joint
 
-HIDDEN, LENGTH, VOCABULARY = 64, 48, 1500
-
-
-@functools.cache
-def world():
-    return KnowledgeGraph.load("world")
+SMALL = dict(
+    dim=16, lr=2e-3, warmup=0, lr_schedule="constant", threads=1, tensorboard=False, device="cpu",
+    backbone=dict(hidden=16, layers=1, heads=2, max_length=24), tokenizer=dict(vocabulary=400),
+    corpus=dict(held_out=0.1),
+)  # fmt: skip
+BATCHES = dict(mlm=8, clm=8, nsp=8, link=32, relation=32, qa=16, contrast=8)
 
 
-@functools.cache
-def tokenizer(kind="wordpiece"):
-    return Tokenizer.train(all_texts(graph_texts(world())), kind=kind, vocabulary=VOCABULARY)
+def write_towns(folder, countries=6, towns=6, questions=True, texts=True):
+    """Towns lie in countries, countries have colours and neighbours; every fact is told by a text as well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    colours = ["red", "green", "blue"]
+    facts, texts_of, asked = [], {}, []
+    for c in range(countries):
+        country, colour = f"country{c}", colours[c % 3]
+        facts += [(country, "has_colour", colour), (country, "borders", f"country{(c + 1) % countries}")]
+        texts_of[country] = f"This land is a country. Its flag is {colour}."
+        asked.append((f"what colour has {country}", country, [colour]))
+        for t in range(towns):
+            town = f"town{c}x{t}"
+            facts.append((town, "lies_in", country))
+            texts_of[town] = f"This place is a town of country{c}. Its people wave a {colour} flag."
+            asked.append((f"where does {town} lie", town, [country]))
+            asked.append((f"what is the flag of {town}", town, [colour]))
+    for colour in colours:
+        texts_of[colour] = f"This is a colour. Flags may be {colour}."
+    order = torch.randperm(len(facts), generator=torch.Generator().manual_seed(0)).tolist()
+    held = {facts[i] for i in order if facts[i][1] == "lies_in"}
+    held = sorted(held)[:: max(1, len(held) // 4)][:4]
+    splits = {"train": [fact for fact in facts if fact not in held], "valid": held[:2], "test": held[2:]}
+    for split, rows in splits.items():
+        (folder / f"{split}.txt").write_text("".join("\t".join(row) + "\n" for row in rows))
+    if texts:
+        (folder / "entity2text.txt").write_text("".join(f"{name}\t{name}\n" for name in texts_of))
+        (folder / "entity2desc.txt").write_text("".join(f"{name}\t{text}\n" for name, text in texts_of.items()))
+    if questions:
+        for split, rows in (("train", asked[::2] + asked[1::4]), ("valid", asked[3::8]), ("test", asked[3::4])):
+            lines = (f"{text}\t{topic}\t{'|'.join(answers)}\n" for text, topic, answers in rows)
+            (folder / f"qa_{split}.txt").write_text("".join(lines))
+    return folder
 
 
-@functools.cache
-def texts(kind="wordpiece", held_out=0.1, triples=True):
-    store = TextStore.of_graph(world(), tokenizer(kind), LENGTH)
-    store.corpus = Corpus.of_graph(world(), store.tokenizer, held_out=held_out, triples=triples)
-    return store
+def towns(tmp_path_factory, **options):
+    folder = write_towns(tmp_path_factory.mktemp("towns") / "towns", **options)
+    return KnowledgeGraph.load(folder, cache=False)
 
 
-def backbone(kind="bert", hidden=HIDDEN, layers=2, seed=0, **options):
-    tokens = tokenizer("wordpiece" if kind == "bert" else "bpe")
-    shape = Shape(kind=kind, hidden=hidden, layers=layers, heads=4, max_length=LENGTH, dropout=0.0)
-    return Backbone.from_shape(shape, tokens, seed=seed, **options)
+def joint_config(out, tasks=("link",), **settings):
+    """Short runs: every task in small batches."""
+    named = {name: {"batch_size": BATCHES[name]} for name in tasks} if not isinstance(tasks, dict) else tasks
+    values = {**SMALL, "data": "towns", "out": str(out), "tasks": named, "steps": 4, **settings}
+    if "epochs" in settings and "steps" not in settings:
+        del values["steps"]
+    return JointConfig(**values)
 
 
-def dims(kind="bert", hidden=HIDDEN, dim=16):
-    graph = world()
-    tokens = tokenizer("wordpiece" if kind == "bert" else "bpe")
-    return ModelDims(
-        hidden, dim, "complex", dim, graph.num_entities, graph.num_relations, len(tokens), causal=kind == "gpt"
-    )
-
-
-class Tasks(nn.Module):
-    """Tasks over one Transformer: the part of a joint model that language tasks see."""
-
-    def __init__(self, names, store, kind="bert", sharing="hard", seed=0, options=None, hidden=HIDDEN, **shared):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.backbone = make_sharing(sharing, backbone(kind, hidden, seed=seed), names, **shared)
-        self.tasks = nn.ModuleDict()
-        for name in names:
-            made = task_class(name)
-            settings = made.Options(**(options or {}).get(name, {}))
-            self.tasks[name] = made(settings, world(), store, dims(kind, hidden), seed)
-
-    def step(self, number):
-        """(total loss, loss of each term) of one step."""
-        batches = {name: task.batch(number) for name, task in self.tasks.items()}
-        encoded = self.backbone.encode_all({name: self.tasks[name].requests(batch) for name, batch in batches.items()})
-        terms = [term for name, batch in batches.items() for term in self.tasks[name].terms(self, batch, encoded[name])]
-        total, each = multitask_loss(terms)
-        balance = self.backbone.balance_loss()
-        return (total if balance is None else total + balance), each.detach()
-
-    def fit(self, steps, lr):
-        """AdamW with a warm-up and a linear end; the terms' losses of the last step."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=lr, betas=(0.9, 0.98))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: min(1, (n + 1) / 20) * (1 - n / steps))
-        self.train()
-        for number in range(steps):
-            loss, each = self.step(number)
-            loss.backward()
-            self.backbone.add_pull()
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-        return each
-
-    @torch.no_grad()
-    def metrics(self, name, split="test"):
-        self.eval()
-        return self.tasks[name].evaluate(self, split)
+def run_joint(config, graph, *, resume=False):
+    """Train; (metrics, what was printed)."""
+    console = Console(file=io.StringIO(), width=200)
+    threads = torch.get_num_threads()
+    try:
+        metrics = train_joint(config, resume=resume, console=console, graph=graph)
+    finally:
+        torch.set_num_threads(threads)
+    return metrics, console.file.getvalue()

@@ -20,7 +20,7 @@ from kgfast.train.schedule import learning_rate
         (dict(negativs=3), ["'negativs'", "did you mean negatives"]),
         (dict(zzz=3), ["'zzz'", "known settings", "batch_size"]),
         (dict(recipe="complex-n4"), ["recipe='complex-n4'", "complex-n3", "rotate"]),
-        (dict(recipe="joint"), ["recipe='joint'", "not available in this version", "complex-n3"]),
+        (dict(recipe="joint"), ["recipe='joint'", "trains tasks jointly", "complex-n3"]),
         (dict(model="rotate", dim=33), ["dim=33", "even", "rotate"]),
         (
             dict(candidates="all", objective="logistic"),

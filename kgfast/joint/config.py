@@ -146,7 +146,9 @@ class JointConfig(Section):
     checkpoint_every: float = Field(1.0, gt=0, description="minutes between checkpoints")
     seed: int = Field(0, ge=0, lt=2**63, description="the one source of all randomness")
     threads: int | None = Field(None, gt=0, description="CPU threads; by default torch's")
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
+    device: str = Field(
+        "auto", pattern=settings.DEVICE, validate_default=True, description="cpu, cuda, cuda:N, or auto: a GPU if any"
+    )
     tensorboard: bool = Field(True, description="write TensorBoard events into the run's folder")
 
     def __init__(self, /, **values: Any) -> None:
@@ -170,6 +172,11 @@ class JointConfig(Section):
     @classmethod
     def _alias(cls, value: Any) -> Any:
         return ALIASES.get(value, value) if isinstance(value, str) else value
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        return settings.found_device(value)
 
     @field_validator("data", "out", mode="before")
     @classmethod

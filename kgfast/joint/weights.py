@@ -100,8 +100,8 @@ class GradNorm(FixedWeights):
 
         w_i <- max(w_i - lr sign(G_i - mean(G) r_i^alpha) |dL_i/dz| / mean_j |dL_j/dz|, 0.01)
 
-    then w is scaled to sum to K. The gradient is that of sum |G_i - ..| by w_i, the target held constant; divided by the
-    mean norm, lr does not depend on the size of gradients.
+    then w is scaled to sum to K. The gradient is that of sum |G_i - ..| by w_i, the target held constant; divided by
+    the mean norm, lr does not depend on the size of gradients.
     """
 
     needs_norms = True

@@ -53,8 +53,8 @@ def recipe_values(name: str) -> dict[str, Any]:
     """The settings of a recipe as a fresh dictionary; ConfigError names the recipes there are."""
     if name in JOINT:
         raise ConfigError(
-            f"recipe={name!r} trains tasks jointly: `kgfast train --recipe {name}` takes it, not TrainConfig; available "
-            f"here: {', '.join(RECIPES)}"
+            f"recipe={name!r} trains tasks jointly: `kgfast train --recipe {name}` takes it; available here: "
+            f"{', '.join(RECIPES)}"
         )
     if name not in RECIPES:
         raise ConfigError(f"recipe={name!r} is unknown; available: {', '.join([*RECIPES, *JOINT])}")

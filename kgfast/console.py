@@ -1,0 +1,57 @@
+"""Printing for the command line: tables and JSON on standard output, progress and errors on standard error."""
+
+import json
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.table import Table
+
+
+def screen():
+    return Console(highlight=False, markup=False)  # names may hold brackets
+
+
+def errors():
+    return Console(stderr=True, highlight=False, markup=False)
+
+
+def print_json(value):
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+@contextmanager
+def progress_bar(text):
+    """A bar on standard error, where that is a terminal; yields the function to call with (done, total)."""
+    from rich.progress import Progress
+
+    console = errors()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(text)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def plain_table(headings, left=(0,)):
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    for column, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if column in left else "right", overflow="fold")
+    return table
+
+
+def metrics_table():
+    return plain_table(["", "MRR", "Hits@1", "Hits@3", "Hits@10", "mean rank"])
+
+
+def add_sides(table, name, found):
+    for title, part in ((name, found), ("  tail", found["tail"]), ("  head", found["head"])):
+        values = [f"{part[key]:.4f}" for key in ("mrr", "hits@1", "hits@3", "hits@10")]
+        style = "bold" if part is found else "dim"
+        table.add_row(title, *values, f"{part['mean_rank']:,.1f}", style=style)
+
+
+def details_table(what, rows):
+    table = plain_table([what, "", "triples", "MRR", "Hits@10", "MRR tail", "MRR head"], left=(0, 1))
+    for name, note, part in rows:
+        numbers = (part["mrr"], part["hits@10"], part["tail"]["mrr"], part["head"]["mrr"])
+        table.add_row(name, str(note), f"{part['triples']:,}", *(f"{value:.4f}" for value in numbers))
+    table.title, table.title_justify, table.title_style = "", "left", "none"
+    return table
