@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: build demo test lint bench sanitize clean
+.PHONY: build demo test lint bench cubins sanitize clean
 
 build: $(VENV)/built
 
@@ -37,6 +37,10 @@ else
 	$(BIN)/python -m pytest benchmarks
 	$(BIN)/python -m benchmarks.plot
 endif
+
+# Every Triton kernel for every GPU architecture: no spilled registers, no growth beyond the table. Minutes the first time.
+cubins: build
+	$(BIN)/python -m kgfast.kernels.triton.compile_lane --check tests/data/registers.json
 
 # The compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: build

@@ -34,8 +34,9 @@ def slopes_block(g, g_x, g_y, x, x_ids, x_count, y, y_ids, y_count, scale, sums,
         a = tl.load(sums + target, mask=kept, other=0.0)
         if SIMILARITY == MODULUS:
             b = tl.load(sums + length + target, mask=kept, other=0.0)
-    a, b = slope_tile(a, b, g, g_x, g_y, read, x, row, y, y_ids, y_count, dim, first_d, SIMILARITY, Y_ROWS, SUM,
-                      PRECISION, ROWS, WIDTH, DEPTH, X_ROWS)  # fmt: skip
+    g += tl.cast(row_tile * ROWS, tl.int64) * g_x
+    a, b = slope_tile(a, b, g, g_x, g_y, read - row_tile * ROWS, x, row, y, y_ids, y_count, dim, first_d, SIMILARITY,
+                      Y_ROWS, SUM, PRECISION, ROWS, WIDTH, DEPTH, X_ROWS)  # fmt: skip
     if ONLY:
         tl.store(out + target, (a * scale).to(out.dtype.element_ty), mask=kept)
         if SIMILARITY == MODULUS:
