@@ -1,4 +1,4 @@
-"""A small world of towns and countries with texts and questions, which every task can learn, and short joint runs on it."""
+"""Towns and countries with texts and questions, a world that every task can learn, and short joint runs on it."""
 
 import io
 

@@ -111,8 +111,7 @@ def build_model(
     Raises ConfigError, DataError or CheckpointError for what does not fit together: tasks without texts or questions,
     a tokenizer that the backbone's embeddings are too few for, a device that is not there.
     """
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device={config.device!r}: no CUDA device is available, use cpu")
+    check_device(config.device)
     tokenizer = build_tokenizer(config, graph, run) if tokenizer is None else tokenizer
     texts = build_texts(config, graph, tokenizer)
     readers = [name for name in config.tasks if task_class(name).backbone]
@@ -146,6 +145,11 @@ def build_model(
         tasks=tasks, backbone=sharing, texts=texts, bf16=config.precision == "bf16",
     )  # fmt: skip
     return model.to(config.device)
+
+
+def check_device(device: str) -> None:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={device!r}: no CUDA device is available, use cpu")
 
 
 def build_weights(config: JointConfig) -> nn.Module:

@@ -55,6 +55,7 @@ def train_joint(
     console = console or Console(stderr=True)
     if resume and config.out is None:
         raise ConfigError("resume: needs out=RUN, the folder of the run to go on with")
+    build.check_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     processes = Processes.join(config.device)
