@@ -33,6 +33,7 @@ def work(way: str, device, tiny: bool):
             ahead.use(True)
     if reason:
         return None, reason
+    torch.manual_seed(0)  # every way gets the same work, and must give the same loss
     backend, none = backends.module(impl), torch.empty(0, dtype=torch.int64, device=device)
     query, table = (torch.randn(rows, dim, device=device) for rows in (batch, entities))
     targets, ids = (torch.randint(entities, shape, device=device) for shape in ((batch,), (batch, negatives)))
@@ -49,7 +50,7 @@ def measure(stage: Stage, way: str) -> dict:
     second = stage.once(call)
     calls = 2 if stage.tiny else CALLS
     host = stage.once(lambda: [call() for _ in range(calls)]) / calls
-    row = {"way": way, "first_call": first, "alone": second, "in_a_row": host}
+    row = {"way": way, "loss": float(call()[0].sum()), "first_call": first, "alone": second, "in_a_row": host}
     if way == "ahead":
         from kgfast.kernels.triton import ahead
 
@@ -74,3 +75,6 @@ if __name__ == "__main__":
                     stage.keep(way=way, cache=cache, failed=run.stderr[-500:])
                     continue
                 stage.keep(cache=cache, **json.loads(run.stdout.splitlines()[-1]))
+        losses = [row["loss"] for row in stage.rows if "loss" in row]
+        if losses and max(losses) - min(losses) > 1e-4 * abs(losses[0]):
+            raise SystemExit(f"the ways differ: {losses}")
