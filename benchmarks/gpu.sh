@@ -58,11 +58,13 @@ END
 
 build() {
   # a virtual environment that sees the packages of $python, which may itself be of one
-  "$python" -m venv "$work/venv" || return 1
+  "$python" -m venv "$work/venv" || "$python" -m venv --without-pip "$work/venv" || return 1
   local own
   own=$("$work/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   "$python" -c 'import site, sysconfig; print("\n".join(dict.fromkeys([*site.getsitepackages(), sysconfig.get_path("purelib")])))' >"$own/outer.pth"
-  "$work/venv/bin/python" -m pip install --quiet --no-index --no-deps --no-build-isolation -e . || return 1
+  # without pip: in place, where the package kgfast.kernels is a link
+  "$work/venv/bin/python" -m pip install --quiet --no-index --no-deps --no-build-isolation -e . \
+    || { "$work/venv/bin/python" setup.py -q build_ext --inplace && ln -sfn ../kernels kgfast/kernels; } || return 1
   "$work/venv/bin/python" -m kgfast info 2>/dev/null || "$work/venv/bin/python" -c 'import json; from kgfast.info import collect; print(json.dumps(collect(), indent=1))'
 }
 
