@@ -24,8 +24,8 @@ def ask(model, question: str, topic: str | None = None, k: int = 5) -> dict:
 
     topic: name of the entity asked about; None: the longest name or text that the question mentions. Returns question,
     topic, and answers: dicts of rank, id, name, label, probability, heads (each head's probability), and support, the
-    likeliest way from topic to answer as dicts of head, relation, tail (labels), known (False: the link predictor's guess)
-    and share (of the mass that arrived). ConfigError for a model without the task qa, DataError for an unknown topic.
+    likeliest way from topic to answer as dicts of head, relation, tail (labels), known (False: a guess) and share (of
+    the mass that arrived). ConfigError for a model without the task qa, DataError for an unknown topic.
     """
     if "qa" not in model.tasks:
         raise ConfigError(f"this model was trained without the task qa; it has: {', '.join(model.tasks) or 'none'}")

@@ -35,7 +35,6 @@ class QAOptions(TaskOptions):
     held_out: float = Field(
         0.15, gt=0, lt=1, description="share of the topics whose questions teach the gate, not the embedding head"
     )
-    links: float = Field(0.0, ge=0, description="weight of the walk's loss for the link predictor's rows")
     n3: float = Field(0.3, ge=0, description="weight of the N3 regulariser of the embedding head")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout of what is read from a question")
 
@@ -127,8 +126,6 @@ class QATask(nn.Module):
                 terms.append(likelihood_term(losses, name="qa/following"))
             if "embedding" in self.options.heads:
                 terms += self.embedding_terms(table, topics, reading, batch, (~held).nonzero()[:, 0])
-            if self.both and self.options.predicted and self.options.links:
-                terms.append(self.links_term(model, reading, table, batch, (~held).nonzero()[:, 0]))
             chosen = held.nonzero()[:, 0]
             if self.both:
                 terms.append(self.gate_term(model, encoded.select(chosen.to(device)), select(batch, chosen)))
@@ -157,20 +154,6 @@ class QATask(nn.Module):
             reading, table = self.reader(encoded), model.entities.all_rows()
         log_sum = self.together(model, batch.topics.to(table.device), reading, table)
         return likelihood_term(answer_losses(log_sum, batch), name="qa/gate")
-
-    def links_term(self, model, reading: Reading, table: Tensor, batch: QABatch, chosen: Tensor) -> Term:
-        """The loss of the walk over the questions `chosen`, for the link predictor's rows: what is asked and answered says
-        which edges are missing. The walk itself stands still."""
-        device = table.device
-        part, rows = select(batch, chosen), chosen.to(device)
-        still = Reading(
-            reading.attention[:, :, rows].detach(), reading.hops[:, rows].detach(), reading.row, reading.shared
-        )
-        factors = self.log_temperature.exp().detach(), self.trust.sigmoid().detach()
-        fill = Fill(table, model.relations, self.score, *factors, self.options.predicted)
-        mass = answering.follow(part.topics.to(device), still, self.edges_on(device), fill)
-        losses = answer_losses((mass.t() + LEAST_MASS).log(), part)
-        return likelihood_term(losses, weight=self.options.links, name="qa/links")
 
     def edges_on(self, device) -> Edges:
         if self.edges.heads.device != device:
