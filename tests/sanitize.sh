@@ -10,7 +10,7 @@ folder=build/sanitize
 mkdir -p "$folder"
 compiler=${CXX:-g++}
 
-cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="$compiler" -DKGFAST_SANITIZE=ON \
+cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER="$compiler" -DKGFAST_SANITIZE=ON -DKGFAST_CUDA=OFF \
   "-DCMAKE_CXX_FLAGS=-Wno-maybe-uninitialized -Wno-uninitialized" \
   -DKGFAST_VERSION=sanitize -DKGFAST_OUTPUT="$PWD/$folder/_C.so" -DPython_EXECUTABLE="$python" \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >"$folder.log" 2>&1 || { cat "$folder.log" >&2; exit 1; }
