@@ -1,4 +1,4 @@
-"""Tile sizes by architecture and kind of arithmetic: one table to edit, no autotuning. docs/gpu_tiles.md says why these."""
+"""Tile sizes by architecture and kind of arithmetic: one table to edit, no autotuning. Why: docs/gpu_tiles.md."""
 
 from __future__ import annotations
 
