@@ -18,8 +18,8 @@ $(VENV)/built: setup.py pyproject.toml constraints.txt CMakeLists.txt $(shell fi
 
 demo: build
 	rm -rf $(RUN)
-	$(BIN)/kgfast train --recipe complex-n3 --data world --dim 128 --batch-size 200 --epochs 80 --out $(RUN)
-	$(BIN)/kgfast predict $(RUN) --head Senegal --relation official_language --known mark --k 5
+	$(BIN)/kgfast train examples/world.yaml --out $(RUN)
+	$(BIN)/kgfast ask $(RUN) "What do people pay with in the country governed from Dakar?" --k 3
 	$(BIN)/kgfast predict $(RUN) --relation borders --tail Germany --known mark --k 12
 
 test: build
