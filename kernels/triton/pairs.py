@@ -80,10 +80,11 @@ def pair_query_gradient(g, scores, query, table, ids, coefficients, d_query, cou
 
 
 def launch(dim: int, count: int, similarity: int, dtype):
-    """(coordinates at a time, constants): a tile has up to 2,048 numbers, rows of a warp's width at least."""
+    """(number of coordinates, constants): a tile has up to 2,048 numbers, rows of a warp's width at least."""
     length = dim // 2 if similarity == MODULUS.value else dim
     width = min(512, max(32, triton.next_power_of_2(length)))
-    rows = min(2048 // width, max(1, triton.next_power_of_2(count)))
+    numbers = 1024 if similarity == MODULUS.value else 2048
+    rows = min(numbers // width, max(1, triton.next_power_of_2(count)))
     return length, dict(SIMILARITY=similarity, SUM=TYPES[sum_dtype(dtype)], ROWS=rows, WIDTH=width, num_warps=1)
 
 

@@ -135,7 +135,7 @@ def launch(dim: int, operator: str, dtype):
     block = min(1024, max(32, triton.next_power_of_2(length)))
     constants = dict(OPERATOR=code, PARTS=PARTS[code], RELATION_PARTS=RELATION_PARTS[code],
                      SUM=TYPES[sum_dtype(dtype)], BLOCK=block)  # fmt: skip
-    return triton.cdiv(length, block), constants, dict(num_warps=max(1, block // 256))
+    return triton.cdiv(length, block), constants, dict(num_warps=max(1, block // 128))
 
 
 def make_queries(entities, relations, triples, operator: str, side: int, out) -> None:

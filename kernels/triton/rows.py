@@ -101,41 +101,42 @@ def reduce(ids, ranks, places, total, first_parts, last_parts, count, query, tab
     after = tl.load(ids + stop, mask=stop < total, other=-1)
     begin = start
     while begin < stop:
-        row = tl.load(ids + begin).to(tl.int64)
-        ahead = (start + steps >= begin) & (here != row)
+        id = tl.load(ids + begin)
+        ahead = (start + steps >= begin) & (here != id)
         end = start + tl.min(tl.where(ahead, steps, SPAN), 0)
         end = tl.minimum(end, stop)
-        if (row >= 0) & (row < count):
-            from_before = (begin == start) & (before == row)
-            beyond = (end == stop) & (after == row)
-            out = row
-            if UPDATE == SPARSE:
-                out = tl.load(ranks + begin)
-            rate = tl.zeros((), SUM)
-            whole = (from_before | beyond) == 0
-            if UPDATE == ROW_ADAGRAD and not SINGLE:
-                if whole:
-                    squares = tl.zeros((BLOCK,), SUM)
-                    for first in range(0, dim, BLOCK):
-                        g = entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width,
-                                             x0, n0, x1, n1, x2, n2, x3, n3, dim, PAIRS, EXTRAS, SIMILARITY, SUM, ROWS,
-                                             BLOCK)  # fmt: skip
-                        squares += g * g
-                    rate = row_rate(state1, constants, row, tl.sum(squares, 0), dim, SUM)
-            for first in range(0, dim, BLOCK):
-                g = entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width, x0, n0,
-                                     x1, n1, x2, n2, x3, n3, dim, PAIRS, EXTRAS, SIMILARITY, SUM, ROWS,
-                                     BLOCK)  # fmt: skip
-                if whole:
-                    if UPDATE == ROW_ADAGRAD and SINGLE:
-                        rate = row_rate(state1, constants, row, tl.sum(g * g, 0), dim, SUM)
-                    update_part(rows, state1, state2, constants, out, first, dim, g, rate, UPDATE, SUM, BLOCK)
-                else:
-                    d = first + tl.arange(0, BLOCK)
-                    parts = last_parts
-                    if from_before:
-                        parts = first_parts
-                    tl.store(parts + span * dim + d, g, mask=d < dim)
+        from_before = (begin == start) & (before == id)
+        beyond = (end == stop) & (after == id)
+        rate = tl.zeros((), SUM)
+        # an id outside of the table reads row 0 and updates nothing: its sum is one that `join` does not ask for
+        row = tl.where((id >= 0) & (id < count), id, 0).to(tl.int64)
+        out = row
+        if UPDATE == SPARSE:
+            out = tl.load(ranks + begin)
+        whole = ((from_before | beyond) == 0) & (id >= 0) & (id < count)
+        if UPDATE == ROW_ADAGRAD and not SINGLE:
+            if whole:
+                squares = tl.zeros((BLOCK,), SUM)
+                for first in range(0, dim, BLOCK):
+                    g = entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width,
+                                         x0, n0, x1, n1, x2, n2, x3, n3, dim, PAIRS, EXTRAS, SIMILARITY, SUM, ROWS,
+                                         BLOCK)  # fmt: skip
+                    squares += g * g
+                rate = row_rate(state1, constants, row, tl.sum(squares, 0), dim, SUM)
+        for first in range(0, dim, BLOCK):
+            g = entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width, x0, n0,
+                                 x1, n1, x2, n2, x3, n3, dim, PAIRS, EXTRAS, SIMILARITY, SUM, ROWS,
+                                 BLOCK)  # fmt: skip
+            if whole:
+                if UPDATE == ROW_ADAGRAD and SINGLE:
+                    rate = row_rate(state1, constants, row, tl.sum(g * g, 0), dim, SUM)
+                update_part(rows, state1, state2, constants, out, first, dim, g, rate, UPDATE, SUM, BLOCK)
+            else:
+                d = first + tl.arange(0, BLOCK)
+                parts = last_parts
+                if from_before:
+                    parts = first_parts
+                tl.store(parts + span * dim + d, g, mask=d < dim)
         begin = end
 
 
