@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from joint_helpers import LENGTH, Tasks, dims, texts, tokenizer, world
+from joint_text_helpers import LENGTH, Tasks, dims, texts, tokenizer, world
 
 from kgfast import Term, multitask_loss
 from kgfast.errors import ConfigError, DataError

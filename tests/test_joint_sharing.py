@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from joint_helpers import Tasks, backbone, texts, tokenizer
+from joint_text_helpers import Tasks, backbone, texts, tokenizer
 from torch.nn import functional as F
 
 from kgfast.errors import ConfigError, KgfastError

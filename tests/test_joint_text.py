@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 import torch
-from joint_helpers import HIDDEN, LENGTH, backbone, texts, tokenizer, world
+from joint_text_helpers import HIDDEN, LENGTH, backbone, texts, tokenizer, world
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError, ConfigError, DataError, KgfastError
@@ -360,8 +360,8 @@ def test_rows_from_texts(kind):
     assert torch.isin(changed, chosen).all()
     if kind == "hybrid":
         entities.eval()
-        texts_alone = entities.project(entities.norm(entities.memory))
-        gate = entities.gate(entities.norm(entities.memory)).sigmoid()
+        texts_alone = entities.project(entities.normed(entities.memory))
+        gate = entities.gate(entities.normed(entities.memory)).sigmoid()
         expected = gate * entities.table + (1 - gate) * texts_alone
         seen = ~entities.by_text
         torch.testing.assert_close(entities.all_rows()[seen], expected[seen])

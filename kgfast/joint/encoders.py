@@ -14,6 +14,10 @@ from kgfast.nn import KGEModel
 from kgfast.train.batches import generator
 
 ENCODERS = ("table", "text", "hybrid")
+# Adam moves every weight of a matrix alike, so a row made by a matrix of H inputs moves H times as fast as one of a
+# table: what goes into these matrices is made that much smaller, or texts outrun the rows that they are mixed with.
+PACE = 0.05
+GATE = 2.0  # a hybrid begins as 0.88 of the row and 0.12 of the text
 
 
 class EntityEncoder(nn.Module):
@@ -43,7 +47,6 @@ class EntityEncoder(nn.Module):
         hidden: int = 0,
         refresh: int = 256,
         row_dropout: float = 0.1,
-        text_scale: float | None = None,
         init_scale: float | None = None,
         seed: int = 0,
     ):
@@ -73,10 +76,10 @@ class EntityEncoder(nn.Module):
         self.texts = texts
         self.norm = nn.LayerNorm(hidden)
         self.project = nn.Linear(hidden, dim)
-        scale = (2 / (count + dim)) ** 0.5 if text_scale is None else text_scale  # rows begin as large as Xavier's
+        scale = (2 / (count + dim)) ** 0.5  # rows begin as large as Xavier's
         draws = generator(seed, "project")
         with torch.no_grad():
-            self.project.weight.copy_(torch.randn(dim, hidden, generator=draws) * scale * hidden**-0.5)
+            self.project.weight.copy_(torch.randn(dim, hidden, generator=draws) * scale / PACE * hidden**-0.5)
             self.project.bias.zero_()
         seen = torch.zeros(count, dtype=torch.bool)
         seen[graph.train[:, 0]] = True
@@ -88,7 +91,7 @@ class EntityEncoder(nn.Module):
         if kind == "hybrid":
             self.gate = nn.Linear(hidden, dim)
             nn.init.zeros_(self.gate.weight)
-            nn.init.zeros_(self.gate.bias)
+            nn.init.constant_(self.gate.bias, GATE)
         order = torch.randperm(count, generator=generator(seed, "turns"))
         self.turns = order[present[order]]  # entities with a text, in the order in which they take turns
         self._fresh: tuple[Tensor, Tensor] | None = None
@@ -183,11 +186,15 @@ class EntityEncoder(nn.Module):
         """[n, D]: rows of entities that the graph never saw, from their texts alone."""
         if not self.reads:
             raise ConfigError("entities=table: an entity that is not in the graph has no row; use text or hybrid")
-        return self.project(self.norm(encoded.pooled.to(self.memory.dtype)))
+        return self.project(self.normed(encoded.pooled))
+
+    def normed(self, pooled: Tensor) -> Tensor:
+        """What projection and gate see of pooled texts [n, H]."""
+        return PACE * self.norm(pooled.to(self.memory.dtype))
 
     def mix(self, pooled: Tensor, table: Tensor | None, ids: Tensor | None) -> Tensor:
         """Rows [n, D] of entities `ids` (None: all) from their pooled texts [n, H] and table rows [n, D]."""
-        normed = self.norm(pooled)
+        normed = self.normed(pooled)
         text = self.project(normed)
         if table is None:
             return text
