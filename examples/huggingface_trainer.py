@@ -60,7 +60,10 @@ class Examples(Dataset):
         self.tokenizer = texts.tokenizer
         described = texts.present("entity").nonzero()[:, 0]
         packed = texts.packed("entity", described)
-        self.texts = [packed.tokens[start:stop][:length] for start, stop in zip(packed.offsets, packed.offsets[1:])]
+        self.texts = [
+            packed.tokens[start:stop][:length]
+            for start, stop in zip(packed.offsets[:-1], packed.offsets[1:], strict=True)
+        ]
 
     def __len__(self):
         return len(self.graph.train)
