@@ -8,7 +8,8 @@ G N D where distances read them turned.
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
+
 import triton
 import triton.language as tl
 
@@ -29,45 +30,51 @@ def rows_of(group, batch, groups):
 
 
 @triton.jit
-def scores(query, q_row, q_d, table, t_list, t_row, t_d, targets, negatives, starts, ends, known, out, batch, groups,
-           count, dim, row_tiles, GATHER: tl.constexpr, KNOWN: tl.constexpr, SIMILARITY: tl.constexpr,
-           SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-           GROUP: tl.constexpr):  # fmt: skip
-    """out[b, n] of one tile; GATHER: rows are read from the table by id, else from the lists' own copies."""
+def scores(query, q_row, q_d, lists, t_list, t_row, t_d, out, batch, groups, count, dim, row_tiles,
+           SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
+           COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+    """out[b, n] of one tile; `lists` are the lists' rows, [G, N, D] by strides."""
     group = tl.program_id(1)
-    first, stop = rows_of(group, batch, groups)
+    begin, stop = rows_of(group, batch, groups)
     row_tile, column_tile = place_of(tl.program_id(0), row_tiles, tl.cdiv(count, COLUMNS), GROUP)
-    row = first + row_tile * ROWS + tl.arange(0, ROWS)
-    if first + row_tile * ROWS < stop:
-        read = tl.minimum(row, stop - 1)
-        column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
-        live = column < count
-        id = tl.load(negatives + group.to(tl.int64) * count + column, mask=live, other=-1)
-        if GATHER:
-            places = tl.maximum(id, 0)
-        else:
-            places = column.to(tl.int64)
-            table += group.to(tl.int64) * t_list
-        score = score_tile(tl.zeros((ROWS, COLUMNS), SUM), query, q_row, q_d, read, table, t_row, t_d, places, dim,
-                           SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
-        keep = (id >= 0)[None, :] & (id[None, :] != tl.load(targets + read)[:, None])
-        if KNOWN:
-            ids = tl.zeros((ROWS, COLUMNS), tl.int64) + id[None, :]
-            keep &= contains(known, tl.load(starts + read)[:, None], tl.load(ends + read)[:, None], ids) == 0
-        place = out + row[:, None] * count + column[None, :]
-        tl.store(place, tl.where(keep, score, MASKED), mask=(row < stop)[:, None] & live[None, :])
+    here = (stop - begin).to(tl.int32) - row_tile * ROWS
+    if here > 0:
+        begin += row_tile * ROWS
+        place = tl.arange(0, ROWS)
+        columns = tl.arange(0, COLUMNS)
+        first = column_tile * COLUMNS
+        width = tl.minimum(count - first, COLUMNS)
+        row = tl.minimum(place, here - 1)
+        read = columns
+        if SIMILARITY == DOT:
+            read = tl.minimum(columns, width - 1)
+        lists += group.to(tl.int64) * t_list + tl.cast(first, tl.int64) * t_row
+        score = score_tile(tl.zeros((ROWS, COLUMNS), SUM), query + begin * q_row, q_row, q_d, row, lists, t_row, t_d,
+                           read, dim, SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
+        target = out + begin * count + first + place[:, None] * count + columns[None, :]
+        tl.store(target, score, mask=(place < here)[:, None] & (columns < width)[None, :])
 
 
 @triton.jit(do_not_specialize=["margin", "temperature", "count"])
-def objective(query, table, targets, weights, scores, g, losses, coefficients, d_query, count, dim, margin: tl.int64,
-              temperature: tl.int64, OBJECTIVE: tl.constexpr, WEIGHED: tl.constexpr, GRADIENT: tl.constexpr,
-              SIMILARITY: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
-    """Row b: loss; g = dL/dscore of its negatives; the target's coefficient and its part of the query's gradient."""
+def objective(query, table, targets, negatives, starts, ends, known, weights, scores, g, losses, coefficients, d_query,
+              groups, count, dim, margin: tl.int64, temperature: tl.int64, KNOWN: tl.constexpr,
+              OBJECTIVE: tl.constexpr, WEIGHED: tl.constexpr, GRADIENT: tl.constexpr, SIMILARITY: tl.constexpr,
+              SUM: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+    """Row b: loss; g = dL/dscore of its negatives; the target's coefficient and its part of the query's gradient.
+
+    Scores of masked negatives become -inf in the first visit, so that the second needs no look at ids.
+    """
     b = tl.program_id(0).to(tl.int64)
+    target = tl.load(targets + b)
+    ids = negatives + b * groups // tl.num_programs(0) * count
+    start = tl.zeros((), tl.int64)
+    end = start
+    if KNOWN:
+        start, end = tl.load(starts + b), tl.load(ends + b)
     margin, temperature = number(margin, SUM), number(temperature, SUM)
     length = dim // 2 if SIMILARITY == MODULUS else dim
     x = query + b * dim
-    y = table + tl.load(targets + b) * dim
+    y = table + target * dim
     sum = tl.zeros((WIDTH,), SUM)
     for first in range(0, length, WIDTH):
         d = first + tl.arange(0, WIDTH)
@@ -86,8 +93,13 @@ def objective(query, table, targets, weights, scores, g, losses, coefficients, d
     value, slope, valid = weight, weight, weight
     for first in range(0, count, BLOCK):
         n = first + tl.arange(0, BLOCK)
-        score = tl.load(scores + b * count + n, mask=n < count, other=MASKED)
-        keep = score != MASKED
+        live = n < count
+        id = tl.load(ids + n, mask=live, other=-1)
+        keep = (id >= 0) & (id != target)
+        if KNOWN:
+            keep &= contains(known, start, end, id) == 0
+        score = tl.load(scores + b * count + n, mask=keep, other=MASKED)
+        tl.store(scores + b * count + n, score, mask=live & (keep == 0))
         scale = tl.full((), 1.0, SUM)
         if WEIGHED:
             now = tl.maximum(top, tl.max(tl.where(keep, exponents(score, temperature, OBJECTIVE), LOWEST), 0))
@@ -103,6 +115,7 @@ def objective(query, table, targets, weights, scores, g, losses, coefficients, d
     of_row = tl.load(weights + b).to(SUM)
     tl.store(losses + b, loss * of_row)
     if GRADIENT:
+        tl.debug_barrier()  # what the first visit has masked
         for first in range(0, count, BLOCK):
             n = first + tl.arange(0, BLOCK)
             score = tl.load(scores + b * count + n, mask=n < count, other=MASKED)
@@ -130,10 +143,10 @@ def objective(query, table, targets, weights, scores, g, losses, coefficients, d
 
 
 @triton.jit
-def query_slopes(g, query, table, list_ids, d_query, batch, groups, count, dim, row_tiles, SIMILARITY: tl.constexpr,
+def query_slopes(g, query, lists, d_query, batch, groups, count, dim, row_tiles, SIMILARITY: tl.constexpr,
                  SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
                  DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
-    """d_query[b] += sum_n g[b, n] d similarity(q_b, row n of its list) / dq; rows are read from the table by id."""
+    """d_query[b] += sum_n g[b, n] d similarity(q_b, row n of its list) / dq."""
     group = tl.program_id(1)
     first, stop = rows_of(group, batch, groups)
     length = dim // 2 if SIMILARITY == MODULUS else dim
@@ -148,15 +161,16 @@ def query_slopes(g, query, table, list_ids, d_query, batch, groups, count, dim, 
         b = a
         if SIMILARITY == MODULUS:
             b = tl.load(out + length, mask=kept, other=0.0)
-        a, b = slope_tile(a, b, g, count, 1, read, query, read, table, list_ids + group.to(tl.int64) * count, count,
-                          dim, d_tile * WIDTH, SIMILARITY, True, SUM, PRECISION, ROWS, WIDTH, DEPTH)  # fmt: skip
+        rows = lists + group.to(tl.int64) * count * dim
+        a, b = slope_tile(a, b, g, count, 1, read, query, read, rows, rows, count, dim, d_tile * WIDTH, SIMILARITY,
+                          False, SUM, PRECISION, ROWS, WIDTH, DEPTH)  # fmt: skip
         tl.store(out, a, mask=kept)
         if SIMILARITY == MODULUS:
             tl.store(out + length, b, mask=kept)
 
 
 @triton.jit
-def list_slopes(g, query, table, list_ids, d_list, batch, groups, count, dim, SIMILARITY: tl.constexpr,
+def list_slopes(g, query, lists, d_list, batch, groups, count, dim, SIMILARITY: tl.constexpr,
                 SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
                 DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
     """d_list[g, n] = sum over the queries b of list g of g[b, n] d similarity / d row n."""
@@ -166,9 +180,9 @@ def list_slopes(g, query, table, list_ids, d_list, batch, groups, count, dim, SI
     row_tile, d_tile = place_of(tl.program_id(0), tl.cdiv(count, ROWS), tl.cdiv(length, WIDTH), GROUP)
     place = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     read = tl.minimum(place, count - 1)
-    own = tl.load(list_ids + group.to(tl.int64) * count + read)
     zeros = tl.zeros((ROWS, WIDTH), SUM)
-    a, b = slope_tile(zeros, zeros, g + first * count, 1, count, read, table, own, query + first * dim, list_ids,
+    rows = lists + group.to(tl.int64) * count * dim
+    a, b = slope_tile(zeros, zeros, g + first * count, 1, count, read, rows, read, query + first * dim, query,
                       (stop - first).to(tl.int32), dim, d_tile * WIDTH, SIMILARITY, False, SUM, PRECISION, ROWS,
                       WIDTH, DEPTH)  # fmt: skip
     d = d_tile * WIDTH + tl.arange(0, WIDTH)
@@ -193,19 +207,17 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
     raw = allocate("raw_scores", (batch, count), wide)
     row_tiles = -(-largest // sizes.rows)
     column_tiles = -(-count // sizes.columns)
+    lists = table.index_select(0, negatives.clamp(min=0).view(-1)).view(groups, count, dim)
     if count:
-        if similarity == DOT.value:
-            turned, rows = (query, dim, 1), (table, 0, dim, 1)
-        else:  # tiles of distances read a coordinate of many rows at once
+        turned, rows = (query, dim, 1), (lists, count * dim, dim, 1)
+        if similarity != DOT.value:  # tiles of distances read a coordinate of many rows at once
             padded = column_tiles * sizes.columns
-            lists = torch.zeros((groups, padded), dtype=torch.int64, device=query.device)
-            lists[:, :count] = negatives.clamp(min=0)
-            copy = table.index_select(0, lists.view(-1)).view(groups, padded, dim).transpose(1, 2).contiguous()
+            copy = lists.new_zeros((groups, dim, padded))
+            copy[:, :, :count] = lists.transpose(1, 2)
             turned, rows = (query.t().contiguous(), 1, batch), (copy, padded * dim, 1, padded)
         scores[(row_tiles * column_tiles, groups)](
-            *turned, *rows, targets, negatives, starts, ends, known, raw, batch, groups, count, dim, row_tiles,
-            GATHER=similarity == DOT.value, KNOWN=len(starts) > 0, **shared, ROWS=sizes.rows, COLUMNS=sizes.columns,
-            DEPTH=sizes.depth, GROUP=GROUP, **constants(sizes),
+            *turned, *rows, raw, batch, groups, count, dim, row_tiles, **shared, ROWS=sizes.rows,
+            COLUMNS=sizes.columns, DEPTH=sizes.depth, GROUP=GROUP, **constants(sizes),
         )  # fmt: skip
     g = raw
     if gradient and similarity == DOT.value and wide != dtype:  # tensor cores take both factors in one dtype
@@ -213,19 +225,20 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
     block = min(1024, triton.next_power_of_2(max(count, 1)))
     width = min(1024, max(32, triton.next_power_of_2(dim)))
     objective[(batch,)](
-        query, table, targets, weights, raw, g, losses, coefficients, d_query, count, dim, bits(margin),
-        bits(temperature), kind, weighed(kind, temperature), gradient, similarity, shared["SUM"], block, width,
-        num_warps=4,
+        query, table, targets, negatives, starts, ends, known, weights, raw, g, losses, coefficients, d_query, groups,
+        count, dim, bits(margin), bits(temperature), len(starts) > 0, kind, weighed(kind, temperature), gradient,
+        similarity, shared["SUM"], block, width, num_warps=4,
     )  # fmt: skip
     if not gradient or not count:
         return
-    ids = negatives.clamp(min=0)
     length = dim // 2 if similarity == MODULUS.value else dim
     for kernel, most, out in ((query_slopes, largest, d_query), (list_slopes, count, d_negatives)):
         sizes = tiles("slopes", dtype, similarity, query.device, most)
+        if kernel is list_slopes:  # which reads g turned: wider tiles don't fit the registers
+            sizes = replace(sizes, columns=min(sizes.columns, 128))
         row_tiles = -(-most // sizes.rows)
         extra = (row_tiles,) if kernel is query_slopes else ()
         kernel[(row_tiles * -(-length // sizes.columns), groups)](
-            g, query, table, ids, out, batch, groups, count, dim, *extra, **shared, ROWS=sizes.rows,
+            g, query, lists, out, batch, groups, count, dim, *extra, **shared, ROWS=sizes.rows,
             WIDTH=sizes.columns, DEPTH=sizes.depth, GROUP=GROUP, **constants(sizes),
         )  # fmt: skip
