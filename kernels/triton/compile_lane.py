@@ -2,8 +2,8 @@
 
     python -m kgfast.kernels.triton.compile_lane [--architectures 80 90] [--cases NAME ..] [--check | --update TABLE]
 
-A stack is where spilled registers go, so it must be empty but for one pair. The table holds for the version of Triton that it names,
-whose compiler is deterministic. Triton keeps what it compiled in its own cache.
+A stack is where spilled registers go, so it must be empty but for one pair. The table holds for the version of Triton
+that it names, whose compiler is deterministic. Triton keeps what it compiled in its own cache.
 """
 
 from __future__ import annotations
