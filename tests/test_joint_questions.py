@@ -225,6 +225,16 @@ def test_the_walk_leaves_the_rows_alone_and_the_gate_moves_alone():
     assert len(terms["qa/embedding"].query) == int((~held[batch.topics]).sum())
 
 
+def test_half_precision_ends_where_the_walk_begins():
+    model = world_model(names=("qa", "link"), qa={"batch_size": 16, "dropout": 0.0}, link={"batch_size": 16})
+    whole, _ = multitask_loss(model.terms(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = multitask_loss(model.terms(0))
+    total.backward()
+    torch.testing.assert_close(total, whole, rtol=0.02, atol=0)
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("score", ["transe_l1", "distmult", "rotate", "cp"])
 @pytest.mark.parametrize("heads", [("embedding",), ("following",)], ids=lambda heads: heads[0])
 def test_each_head_learns_alone_with_every_score(score, heads):

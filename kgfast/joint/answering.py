@@ -57,8 +57,9 @@ class Reader(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, encoded: Encoded) -> Reading:
-        pooled = self.dropout(encoded.pooled)
-        seen = self.dropout(look(encoded.hidden, encoded.offsets, self.looks))
+        hidden, pooled = (part.to(self.looks.dtype) for part in (encoded.hidden, encoded.pooled))  # maybe bfloat16
+        pooled = self.dropout(pooled)
+        seen = self.dropout(look(hidden, encoded.offsets, self.looks))
         attention = self.relations(seen).softmax(-1).permute(1, 2, 0)
         return Reading(attention, self.hops(pooled).softmax(-1).t(), self.row(pooled), self.shared)
 
