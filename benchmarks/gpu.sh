@@ -88,7 +88,7 @@ if [[ -x $sanitizer && $device == cuda ]]; then
 else
   stage sanitize 60 "$interpreter" -m benchmarks.gpu.sanitize "${options[@]}" --without
 fi
-stage launches 40 "$interpreter" -m benchmarks.gpu.launches "${options[@]}" --part "$parts/launches.json"
+stage launches 75 "$interpreter" -m benchmarks.gpu.launches "${options[@]}" --part "$parts/launches.json"
 stage ops 150 "$interpreter" -m benchmarks.gpu.ops "${options[@]}" --part "$parts/ops.json"
 stage training 90 "$interpreter" -m benchmarks.gpu.training "${options[@]}" --part "$parts/training.json" ${data:+--data "$data"}
 stage report 20 "$interpreter" -m benchmarks.gpu.report "${options[@]}" --parts "$parts" --out "$out"

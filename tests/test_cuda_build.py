@@ -162,12 +162,23 @@ def test_the_page_of_figures_comes_from_committed_results_only():
     assert report.page([]) == "" and report.with_part(page, "") == page
     dry = {"dry_run": True, "date": "2026-01-01"}
     assert report.page([dry]) == ""
+    row = {"case": "a", "provider": "b", "seconds": 2e-3, "fraction": 0.5, "bound": "memory"}
     result = {"dry_run": False, "date": "2026-01-01T00:00:00", "chip": {"name": "Chip"}, "commit": "abc",
-              "versions": {"torch": "2"}, "stages": [{"stage": "ops", "status": 124}],
-              "parts": {"ops": [{"case": "a", "provider": "b", "seconds": 2e-3, "fraction": 0.5, "bound": "memory"}]}}  # fmt: skip
+              "versions": {"torch": "2"}, "stages": [{"stage": "ops", "status": 124}], "parts": {"ops": [row]}}  # fmt: skip
     made = report.with_part(page, report.page([dry, result]))
     for words in ("## Chip (2026-01-01)", "| a | b | 2 ms | 50 % of memory |", "ops (status 124)"):
         assert words in made
     assert report.with_part(made, "") == page  # and goes with them
     for path in (ROOT / "benchmarks" / "results" / "gpu").glob("*.json"):
         assert not json.loads(path.read_text())["dry_run"], f"{path.name} is of a dry run"
+
+
+def test_the_run_on_a_gpu_can_be_tried_without_one(tmp_path):
+    """Two short stages of gpu.sh: parts are written, joined, and marked as a dry run."""
+    command = ["benchmarks/gpu.sh", "--device", "cpu", "--tiny", "--python", sys.executable, "--out", str(tmp_path)]
+    run = subprocess.run([*command, "ceilings", "report"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    (path,) = tmp_path.glob("*.json")
+    result = json.loads(path.read_text())
+    assert result["dry_run"] and result["parts"]["ceilings"][0]["kind"] == "bytes per second"
+    assert {stage["stage"]: stage["status"] for stage in result["stages"]}["ceilings"] == 0
