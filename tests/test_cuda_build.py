@@ -163,8 +163,15 @@ def test_the_page_of_figures_comes_from_committed_results_only():
     dry = {"dry_run": True, "date": "2026-01-01"}
     assert report.page([dry]) == ""
     row = {"case": "a", "provider": "b", "seconds": 2e-3, "fraction": 0.5, "bound": "memory"}
-    result = {"dry_run": False, "date": "2026-01-01T00:00:00", "chip": {"name": "Chip"}, "commit": "abc",
-              "versions": {"torch": "2"}, "stages": [{"stage": "ops", "status": 124}], "parts": {"ops": [row]}}  # fmt: skip
+    result = {
+        "dry_run": False,
+        "date": "2026-01-01T00:00:00",
+        "chip": {"name": "Chip"},
+        "commit": "abc",
+        "versions": {"torch": "2"},
+        "stages": [{"stage": "ops", "status": 124}],
+        "parts": {"ops": [row]},
+    }
     made = report.with_part(page, report.page([dry, result]))
     for words in ("## Chip (2026-01-01)", "| a | b | 2 ms | 50 % of memory |", "ops (status 124)"):
         assert words in made
