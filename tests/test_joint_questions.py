@@ -275,3 +275,25 @@ def test_paths_that_training_never_saw_are_followed():
     with torch.no_grad():
         result = model.tasks["qa"].evaluate(model, "test")
     assert result["hits@1"] > 0.8  # one of 1,069 entities
+
+
+def test_a_batch_of_one_question_has_all_terms():
+    model = world_model(qa={"batch_size": 1})
+    held = model.tasks["qa"].held_out
+    seen = set()
+    for step in range(200):
+        is_held = bool(held[model.tasks["qa"].batch(step).topics])
+        if is_held in seen:
+            continue
+        seen.add(is_held)
+        terms = model.terms(step)
+        total, each = multitask_loss(terms)
+        total.backward()
+        assert [term.name for term in terms] == ["qa/following", "qa/embedding", "qa/n3", "qa/gate"]
+        assert bool(total.isfinite()) and [float(loss) > 0 for loss in each.detach()] == [
+            True,
+            not is_held,
+            not is_held,
+            is_held,
+        ]
+    assert seen == {True, False}

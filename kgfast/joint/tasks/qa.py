@@ -139,7 +139,7 @@ class QATask(nn.Module):
         query = answering.embedding_query(rows, reading, self.score)[chosen.to(device)]
         similarity = reference.find_score(self.score).similarity
         terms = [Term(query, table, (offsets, answers), similarity=similarity, name="qa/embedding")]
-        if self.options.n3 and len(chosen):
+        if self.options.n3:
             owner = torch.repeat_interleave(torch.arange(len(chosen), device=device), offsets.diff())
             sizes = cubed(rows[chosen.to(device)], self.score)
             sizes = sizes.index_add(0, owner, cubed(table[answers], self.score) / offsets.diff()[owner])
