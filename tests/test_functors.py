@@ -232,6 +232,21 @@ def test_a_step_read_from_memory_draws_the_same():
     assert torch.equal(now, cpu.sample_negatives(4, 9, 37, 1, 5, 77, *arguments))
 
 
+@pytest.mark.parametrize("sharing", ["none", "batch"])
+@pytest.mark.parametrize("optimizer", [kgfast.optim.RowAdagrad, kgfast.optim.RowAdam])
+def test_training_steps_as_on_the_cpu(sharing, optimizer):
+    pytest.importorskip("triton")  # what a step checks of its triples is the Triton backend's
+    triples, tables = testing.make_triples(7), []
+    for impl in ("cuda", "cpu"):
+        model = kgfast.nn.KGEModel(37, 5, 18, score="complex", init_scale=0.3)
+        options = dict(negatives=9, sharing=sharing, side="both", regularizer="n3", regularizer_weight=0.1, impl=impl)
+        step = kgfast.fused.NegativeSamplingStep(model, optimizer(model.parameters(), lr=0.05), **options)
+        losses = [float(step(triples, index)) for index in range(3)]
+        tables.append((torch.tensor(losses), model.entities.detach(), model.relations.detach()))
+    for ours, theirs in zip(*tables, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_same_bits_every_time():
     first, second = (updated(cuda, "row_adagrad", 1, 34) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
