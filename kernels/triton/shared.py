@@ -234,8 +234,7 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
     length = dim // 2 if similarity == MODULUS.value else dim
     for kernel, most, out in ((query_slopes, largest, d_query), (list_slopes, count, d_negatives)):
         sizes = tiles("slopes", dtype, similarity, query.device, most)
-        if kernel is list_slopes:  # which reads g turned: wider tiles don't fit the registers
-            sizes = replace(sizes, columns=min(sizes.columns, 128))
+        sizes = replace(sizes, columns=min(sizes.columns, 128))  # wider tiles don't fit the registers
         row_tiles = -(-most // sizes.rows)
         extra = (row_tiles,) if kernel is query_slopes else ()
         kernel[(row_tiles * -(-length // sizes.columns), groups)](
