@@ -30,8 +30,8 @@ class Joint(nn.Module):
             intermediate_size=4 * hidden, max_position_embeddings=64,
         )  # fmt: skip
         self.bert = BertForMaskedLM(config)
-        self.entities = nn.Parameter(0.1 * torch.randn(graph.num_entities, dim))
-        self.relations = nn.Parameter(0.1 * torch.randn(graph.num_relations, dim))
+        self.entities = nn.Parameter(0.3 * torch.randn(graph.num_entities, dim))
+        self.relations = nn.Parameter(0.3 * torch.randn(graph.num_relations, dim))
         self.score = reference.find_score("complex")
 
     def forward(self, input_ids, attention_mask, labels, triples):
