@@ -33,7 +33,8 @@ def ablate(
     """Train `config` and its parts with every seed; {"joint": .., part: ..} of metrics with mean, spread and values.
 
     alone: sets of tasks that are trained without the others; by default each task. A part takes as many steps as the
-    joint run, with the same batches of its tasks. Runs lie in `config.out`/NAME-seedN; a finished one of the same settings is
+    joint run, with the same batches of its tasks. Runs lie in `config.out`/NAME-seedN; a finished one of the same
+    settings is
     not repeated. Writes ablation.json there. Spread is the sample standard deviation (None for one seed).
     """
     if config.out is None:
