@@ -225,7 +225,8 @@ def test_bf16_rounds_operands_and_nothing_else(dim, objective):
     triples = make_triples(BATCH, num_entities=61, num_relations=RELATIONS, seed=1)
     for half in (False, True):
         model = nn.KGEModel(61, RELATIONS, dim, score="distmult", seed=3)
-        with torch.no_grad():  # what the products multiply is exact in bfloat16: only the gradient's factors are rounded
+        # what the products multiply is exact in bfloat16: only the factors of the gradient are rounded
+        with torch.no_grad():
             model.entities.copy_(model.entities.bfloat16())
             model.relations.fill_(2.0)
         step = fused.OneVsAllStep(

@@ -105,7 +105,9 @@ def test_n3_is_a_term_of_its_own():
     _, each = multitask_loss(link.terms(model, batch, None))
     head, relation, tail = batch.triples.unbind(1)
     parts = model.table[head], model.relations[relation], model.table[tail]
-    expected = sum(torch.view_as_complex(part.unflatten(1, (2, -1)).mT.contiguous()).abs().pow(3).sum() for part in parts)
+    expected = sum(
+        torch.view_as_complex(part.unflatten(1, (2, -1)).mT.contiguous()).abs().pow(3).sum() for part in parts
+    )
     torch.testing.assert_close(each[1], expected / len(batch.triples), rtol=1e-9, atol=1e-12)
     assert link.terms(model, batch, None)[1].weight == 0.1
     torch.testing.assert_close(cubed(torch.tensor([[1.0, -2.0]]), "distmult"), torch.tensor([9.0]))

@@ -217,4 +217,3 @@ def reduce_rows(query, table, ids, coefficients, extras, similarity: int, update
                      SIMILARITY=similarity, SINGLE=dim <= shared["BLOCK"], **shared)  # fmt: skip
     if spans > 1:
         join[(spans,)](order, ranks, total, first_parts, last_parts, len(table), *sink, dim, **shared)
-

@@ -183,4 +183,3 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
 def check_dim(dim: int) -> str | None:
     """None, or why rows of `dim` numbers can't be served."""
     return None if dim <= LARGEST_DIM else f"rows of {dim} numbers: Triton's sampled losses serve {LARGEST_DIM}"
-

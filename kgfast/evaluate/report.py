@@ -53,9 +53,7 @@ def write_report(run, *, model=None, graph=None, details=None, progress=None):
 
 
 def sizes(graph):
-    return (
-        f"{graph.num_entities:,} entities, {graph.num_relations:,} relations, {len(graph.train):,} training triples"
-    )
+    return f"{graph.num_entities:,} entities, {graph.num_relations:,} relations, {len(graph.train):,} training triples"
 
 
 def write_page(run, title, subtitle, parts):
