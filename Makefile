@@ -19,7 +19,7 @@ $(VENV)/built: setup.py pyproject.toml constraints.txt CMakeLists.txt $(shell fi
 demo: build
 	rm -rf $(RUN)
 	$(BIN)/kgfast train examples/world.yaml --out $(RUN)
-	$(BIN)/kgfast ask $(RUN) "What do people pay with in the country governed from Dakar?" --k 3
+	$(BIN)/kgfast ask $(RUN) "What is officially spoken in the country governed from Belgrade?" --k 3
 	$(BIN)/kgfast predict $(RUN) --relation borders --tail Germany --known mark --k 12
 
 test: build

@@ -80,8 +80,9 @@ def term_losses(terms: Sequence[Term], backend: str) -> list[Tensor]:
         for place, (term, (query, *_)) in enumerate(zip(terms, ready, strict=True))
         if term.similarity == "dot" and term.known is None and query.dtype == ready[0][0].dtype
     ]
-    module = backends.module(backend)
-    if len(alike) > 1 and hasattr(module, "task_losses"):
+    together = len(alike) > 1 and not torch.compiler.is_compiling()  # torch.compile sees op by op
+    module = backends.module(backend) if together else None
+    if hasattr(module, "task_losses"):
         tensors = [one for place in alike for one in ready[place][:7]]
         objectives = [OBJECTIVES.index(terms[place].objective) for place in alike]
         for place, loss in zip(alike, TaskLosses.apply(module, objectives, *tensors), strict=True):
