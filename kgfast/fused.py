@@ -202,6 +202,16 @@ class NegativeSamplingStep(Step):
         parts, batch = self.parts(triples, index), len(triples)
         if batch == 0:
             return torch.zeros((), dtype=self.dtype, device=self.device)
+        known = self.known_ranges(parts)
+        return self.train(parts, known, self.draw(parts, batch, known, index), index, weights)
+
+    def known_ranges(self, parts) -> tuple[Tensor, Tensor, Tensor]:
+        """Known answers of the queries of all parts: starts, ends, and the ids they are ranges of."""
+        return (*self.known.ranges(parts), self.known.ids) if self.known else (self.none,) * 3
+
+    def train(self, parts, known, negatives: Tensor, index: int, weights: Tensor | None) -> Tensor:
+        """The step after its ids are drawn."""
+        batch = len(parts[0][0])
         rows, dim = len(parts) * batch, self.entities.shape[1]
         for p, (part, side) in enumerate(parts):
             self.make_queries(part, side, self.slices(p, len(parts)))
@@ -210,10 +220,6 @@ class NegativeSamplingStep(Step):
         if mask is not None:
             query *= mask
         anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
-        known = (self.none, self.none, self.none)
-        if self.known:
-            known = (*self.known.ranges(parts), self.known.ids)
-        negatives = self.draw(parts, batch, known, index)
         shared = len(negatives) != rows
         ready = [anchors] if self.regularizer is None or self.regularizer_weight == 0 else [anchors, targets]
         sink = self.optimizer.sink(self.model.entities, self.backend)

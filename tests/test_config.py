@@ -35,6 +35,7 @@ from kgfast.train.schedule import learning_rate
             dict(model="rotate", candidates="all", objective="softmax", relation_weight=1.0),
             ["relation_weight=1.0", "rotate"],
         ),
+        (dict(tables="host", candidates="all", objective="softmax"), ["tables='host'", "candidates=all"]),
         (dict(seed=-1), ["seed=-1"]),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FILES = sorted(path.name for path in Path(__file__).parent.glob("test_triton*.py"))
+FILES = [*sorted(path.name for path in Path(__file__).parent.glob("test_triton*.py")), "test_ops.py"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")

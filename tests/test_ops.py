@@ -6,8 +6,10 @@ import torch._dynamo.testing
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import kgfast
-from kgfast import testing
+from kgfast import backends, testing
 
+# in the interpreter (test_interpreter.py) the same of Triton's kernels
+IMPL, NAMESPACE = ("triton", "kgfast_triton") if backends.INTERPRETED else ("cpu", "kgfast")
 LOSSES = (
     "independent",
     "shared",
@@ -25,7 +27,7 @@ def make_loss(kind, score="complex"):
     """(function of leaves, leaves) for a public loss of each kind."""
     case = testing.make_case(score, 18, 7, 5)
     tables = [case.entities, case.relations]
-    options = dict(score=score, impl="cpu")
+    options = dict(score=score, impl=IMPL)
     known = testing.make_known(case.triples)
     linear = [torch.randn(7, 18), torch.randn(37, 18)]
     targets = case.triples[:, 2]
@@ -54,11 +56,11 @@ def make_loss(kind, score="complex"):
             lambda *t: kgfast.one_vs_all_loss(*t, case.triples, side="tail", known=known, **options),
             tables,
         ),
-        "linear": (lambda h, w: kgfast.linear_cross_entropy(h, w, targets, impl="cpu"), linear),
+        "linear": (lambda h, w: kgfast.linear_cross_entropy(h, w, targets, impl=IMPL), linear),
         "multitask": (
             lambda h, w: kgfast.multitask_loss(
                 [kgfast.Term(h, w, targets), kgfast.Term(h, w, targets, objective="bce", weight=0.5)],
-                impl="cpu",
+                impl=IMPL,
             )[0],
             linear,
         ),
@@ -85,7 +87,7 @@ class Recorder(TorchDispatchMode):
         self.calls = {}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.namespace == "kgfast":
+        if function.namespace == NAMESPACE:
             kept = torch.utils._pytree.tree_map_only(torch.Tensor, lambda x: x.detach().clone(), args)
             calls = self.calls.setdefault(function, [])
             if len(calls) < 2:
@@ -95,7 +97,7 @@ class Recorder(TorchDispatchMode):
 
 def registered_ops():
     names = torch._C._dispatch_get_all_op_names()
-    return {name.partition(".")[0] for name in names if name.startswith("kgfast::")}
+    return {name.partition(".")[0] for name in names if name.startswith(f"{NAMESPACE}::")}
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +111,14 @@ def recorded():
             for score in ("complex", "transe_l2"):
                 value_and_gradients(*make_loss(kind, score))
         value_and_gradients(
-            lambda *t: kgfast.score_triples(*t, case.triples, score="complex", sparse_grad=True, impl="cpu").sum(),
+            lambda *t: kgfast.score_triples(*t, case.triples, score="complex", sparse_grad=True, impl=IMPL).sum(),
             [case.entities, case.relations],
         )
-        options = dict(score="complex", side="tail", impl="cpu")
+        options = dict(score="complex", side="tail", impl=IMPL)
         kgfast.rank(*arguments, known=known, **options)
         kgfast.topk(*arguments, 3, exclude=known, **options)
         kgfast.score_candidates(*arguments, case.negatives.clamp(min=0), **options)
-        kgfast.sample_negatives(case.triples, 4, 37, side="tail", seed=0, known=known, impl="cpu")
+        kgfast.sample_negatives(case.triples, 4, 37, side="tail", seed=0, known=known, impl=IMPL)
     return recorder.calls
 
 
@@ -147,7 +149,7 @@ def test_compile_gives_one_graph_and_the_same_numbers(kind):
 def test_compile_with_other_batch_sizes_does_not_compile_again():
     def loss(entities, relations, triples, negatives):
         return kgfast.negative_sampling_loss(
-            entities, relations, triples, negatives, score="rotate", side="tail", impl="cpu"
+            entities, relations, triples, negatives, score="rotate", side="tail", impl=IMPL
         )
 
     torch._dynamo.reset()
@@ -173,7 +175,7 @@ def test_compile_of_topk():
     known = testing.make_known(case.triples)
 
     def answers(entities, relations, triples):
-        return kgfast.topk(entities, relations, triples, 3, score="complex", side="tail", exclude=known, impl="cpu")
+        return kgfast.topk(entities, relations, triples, 3, score="complex", side="tail", exclude=known, impl=IMPL)
 
     torch._dynamo.reset()
     arguments = (case.entities, case.relations, case.triples)
@@ -199,7 +201,7 @@ def test_autocast_takes_what_a_layer_hands_over():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = layer(hidden)
         assert features.dtype == torch.bfloat16
-        loss = kgfast.linear_cross_entropy(features, weight, targets, impl="cpu")
+        loss = kgfast.linear_cross_entropy(features, weight, targets, impl=IMPL)
     loss.backward()
     expected = torch.nn.functional.cross_entropy(features.float() @ weight.T, targets)
     assert loss.dtype == torch.float32

@@ -194,3 +194,23 @@ def test_frequency_weights_by_hand():
     weights = frequency_weights(triples, 4)
     raw = torch.tensor([2 + 1 + 6.0, 2 + 1 + 6.0, 1 + 1 + 6.0]).rsqrt()
     torch.testing.assert_close(weights, raw / raw.mean())
+
+
+def test_tables_in_host_memory_learn_the_same_and_may_move(graph, tmp_path):
+    settings = dict(epochs=4, candidates="sampled", negatives=8, negative_filter="mask", lr_schedule="constant")
+    expected, _ = run(small_config(tmp_path / "whole", **settings), graph)
+    config = small_config(tmp_path / "host", tables="host", **settings)
+    run(config.replace(epochs=2), graph)
+    metrics, _ = run(config.replace(tables="device"), graph, resume=True)
+    assert metrics["test"] == expected["test"] and metrics["valid"] == expected["valid"]
+    tables = [load_run(tmp_path / name)[0].entities for name in ("whole", "host")]
+    assert torch.equal(*tables)
+
+
+def test_device(graph, tmp_path):
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    assert small_config(tmp_path / "auto", device="auto").device == found
+    if found == "cpu":
+        with pytest.raises(ConfigError, match="device='cuda:0': no CUDA device is available"):
+            run(small_config(tmp_path / "gpu", device="cuda:0"), graph)
+        assert not (tmp_path / "gpu" / "checkpoint").exists()

@@ -3,6 +3,8 @@
 On a GPU, or under Triton's interpreter (see test_interpreter.py).
 """
 
+import functools
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import kgfast
 from kgfast import backends, fused, nn, optim, reference, testing
 from kgfast.backends import cpu
+from kgfast.fetched import FetchedStep
 
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
@@ -323,6 +326,25 @@ def test_steps_are_those_of_the_cpu(kind, score, reciprocal, optimizer):
         model, step, triples = make_step(kind, device, impl, score, reciprocal, optimizer)
         losses = [step(triples, index).cpu() for index in range(2)]
         results.append([*losses, model.entities.detach().cpu(), model.relations.detach().cpu()])
+    for ours, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["own", "chunk", "masked"])
+def test_rows_fetched_from_host_memory(kind):
+    results = []
+    for step_class in (fused.NegativeSamplingStep, functools.partial(FetchedStep, device=DEVICE)):
+        model, step, triples = make_step(kind, "cpu", "cpu", "complex", optimizer=optim.RowAdam)
+        if step_class is not fused.NegativeSamplingStep:
+            options = {
+                "filter": "none",
+                **STEPS[kind],
+                "known": known_of(triples).to("cpu"),
+                "entity_counts": torch.arange(ENTITIES),
+            }
+            step = step_class(model, step.optimizer, impl="triton", seed=4, **options)
+        losses = [step(triples, index).cpu() for index in range(2)]
+        results.append([*losses, model.entities.detach(), model.relations.detach()])
     for ours, expected in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-5)
 

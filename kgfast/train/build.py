@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kgfast import fused, optim
 from kgfast.errors import ConfigError
+from kgfast.fetched import FetchedStep
 from kgfast.nn import KGEModel
 from kgfast.train.config import TrainConfig
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> KGEModel:
-    """The model with its initial tables (a function of the seed) on the configured device."""
+    """The model with its initial tables (a function of the seed) on the configured device (of the tables)."""
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={config.device!r}: no CUDA device is available, use cpu")
     model = KGEModel(
@@ -31,7 +32,7 @@ def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> K
         seed=config.seed,
         dtype=torch.float64 if config.precision == "float64" else torch.float32,
     )
-    return model.to(config.device)
+    return model.to(config.table_device)
 
 
 def build_optimizer(config: TrainConfig, model: KGEModel) -> torch.optim.Optimizer:
@@ -65,7 +66,7 @@ def build_step(
             optimizer,
             label_smoothing=config.label_smoothing,
             relation_weight=config.relation_weight,
-            answers=graph.known("train").to(config.device) if config.all_answers else None,
+            answers=graph.known("train").to(config.table_device) if config.all_answers else None,
             bf16=config.precision == "bf16",
             **shared,
         )
@@ -73,8 +74,10 @@ def build_step(
     counts = None
     if config.negative_power > 0:
         ends = graph.train[:, [0, 2]].reshape(-1)
-        counts = torch.bincount(ends, minlength=graph.num_entities).to(config.device)
-    return fused.NegativeSamplingStep(
+        counts = torch.bincount(ends, minlength=graph.num_entities).to(config.table_device)
+    if config.tables == "host":
+        shared["device"] = config.device
+    return (FetchedStep if config.tables == "host" else fused.NegativeSamplingStep)(
         model,
         optimizer,
         negatives=config.negatives,
@@ -85,6 +88,6 @@ def build_step(
         negative_power=config.negative_power,
         entity_counts=counts,
         filter=config.negative_filter,
-        known=graph.known("train").to(config.device) if config.negative_filter != "none" else None,
+        known=graph.known("train").to(config.table_device) if config.negative_filter != "none" else None,
         **shared,
     )

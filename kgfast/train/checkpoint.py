@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "checkpoint.json"
 # A run may go on with other values of these; all others decide what is learnt.
-CHANGEABLE = {"data", "out", "resume", "epochs", "minutes", "threads", "device", "checkpoint_every",
+CHANGEABLE = {"data", "out", "resume", "epochs", "minutes", "threads", "device", "tables", "checkpoint_every",
               "early_stopping_patience", "tensorboard"}  # fmt: skip
 
 

@@ -93,7 +93,15 @@ class TrainConfig(BaseModel):
         validate_default=True,
         description="cpu, cuda or cuda:N; auto: cuda if there is one",
     )
+    tables: Literal["device", "host"] = Field(
+        "device", description="host: tables stay in host memory and each step's rows are fetched to the device"
+    )
     tensorboard: bool = Field(True, description="write TensorBoard events into the run's folder")
+
+    @property
+    def table_device(self) -> str:
+        """Where the tables and the optimizer's state are."""
+        return "cpu" if self.tables == "host" else self.device
 
     def __init__(self, /, **values: Any) -> None:
         refuse_unknown(values)
@@ -222,6 +230,8 @@ def check_combination(config: TrainConfig) -> None:
         raise ConfigError(
             f"relation_weight={config.relation_weight}: must be 0 for model=rotate, which has no query for relations"
         )
+    if config.tables == "host" and config.candidates == "all":
+        raise ConfigError("tables='host': must be 'device' with candidates=all, which reads all rows in each step")
     if config.precision == "bf16" and config.candidates != "all":
         raise ConfigError("precision='bf16': must be 'float32' or 'float64' with candidates=sampled")
     if config.regularizer != "none" and config.regularizer_weight == 0:

@@ -91,12 +91,12 @@ class Training:
         if saved is not None:
             checkpoint.restore(saved, self.model, self.optimizer)
             self.position = saved.position
-            self.best = saved.best and {name: table.to(config.device) for name, table in saved.best.items()}
+            self.best = saved.best and {name: table.to(config.table_device) for name, table in saved.best.items()}
             self.say(f"resuming {run} at step {self.position.step} (epoch {self.position.epoch + 1})")
         elif resume:
             self.say(f"{run} holds no checkpoint yet: starting from the beginning")
         self.step = build_step(config, self.model, self.optimizer, graph)
-        triples = graph.train.to(config.device)
+        triples = graph.train.to(config.table_device)
         weights = frequency_weights(triples, graph.num_entities) if config.subsampling else None
         self.batches = Batches(triples, weights, config.batch_size, config.seed)
         self.steps = config.epochs * self.batches.per_epoch if config.epochs else None
