@@ -24,7 +24,6 @@ from kgfast.reference import SCORES, alias_table
 SIDES = ("alternate", "both", "tail", "head")
 SHARINGS = ("none", "chunk", "batch")
 FILTERS = ("none", "mask", "redraw")
-COMPLEX_ROWS = ("complex", "rotate")  # scores whose entity rows are complex numbers: N3 is over their moduli
 
 
 class Step:
@@ -50,8 +49,7 @@ class Step:
         self.backend = backends.module(name)
         # where a GPU's kernels read the step's index, so that a captured graph draws other numbers when replayed
         self.counter = None if name == "cpu" else torch.zeros(1, dtype=torch.int64, device=self.device)
-        self.entity_parts = 2 if model.score in COMPLEX_ROWS else 1
-        self.relation_parts = 2 if model.score == "complex" else 1
+        self.score = SCORES[model.score]
         self.workspace = self.backend.Workspace(self.device)
         self.none = torch.empty(0, dtype=torch.int64, device=self.device)
         if not isinstance(optimizer, RowOptimizer):
@@ -115,13 +113,14 @@ class Step:
         if self.regularizer is None or self.regularizer_weight == 0:
             return []
         weight = self.regularizer_weight / len(anchors)
+        entity_parts, relation_parts = 1 + self.score.complex_rows, 1 + self.score.complex_relations
         d_target = self.workspace("d_target", d_anchor.shape, d_anchor.dtype).zero_()
-        kind, parts = self.regularizer, self.entity_parts
+        kind = self.regularizer
         add = self.backend.add_regularizer
-        add(kind, parts, weight, self.entities, anchors, d_anchor)
-        add(kind, parts, weight, self.entities, targets, d_target)
-        if self.model.score != "rotate":  # phases have no size
-            add(kind, self.relation_parts, weight, self.relations, relations, d_relation)
+        add(kind, entity_parts, weight, self.entities, anchors, d_anchor)
+        add(kind, entity_parts, weight, self.entities, targets, d_target)
+        if not self.score.phases:
+            add(kind, relation_parts, weight, self.relations, relations, d_relation)
         return [(targets, d_target)]
 
     def update_relations(self, extras) -> None:
@@ -279,13 +278,13 @@ class OneVsAllStep(Step):
         self.smoothing = label_smoothing
         self.answers = None if answers is None else KnownAnswers(answers, model)
         self.relation_weight = checks.finite("relation_weight", relation_weight, 0.0)
-        self.relation_query = SCORES[model.score].relation_query
+        self.relation_query = self.score.relation_query
         if self.relation_weight and self.relation_query is None:
             raise KgfastError(f"relation_weight: score {model.score!r} has no query for relations")
         self.precision = {"bf16": True} if bf16 else {}
         if bf16:
             reason = self.backend.bf16_reason()
-            if reason is None and (SCORES[model.score].similarity, self.dtype) != ("dot", torch.float32):
+            if reason is None and (self.score.similarity, self.dtype) != ("dot", torch.float32):
                 reason = f"score {model.score!r} on {self.dtype} has no dot product of float32 numbers to round"
             if reason:
                 raise KgfastError(f"bf16=True can't serve: {reason}")

@@ -18,7 +18,7 @@ class KGEModel(nn.Module):
     """Entities [E, dim] and relations [R, width] of a score; with `reciprocal` a second row a relation, r + R, which
     ranks heads as tails of the inverse relation (Lacroix et al. 2018).
 
-    init_scale: standard deviation of the entries; None: uniform Xavier. Phases of rotate are uniform on [-pi, pi].
+    init_scale: standard deviation of the entries; None: uniform Xavier. Phases (rotate) are uniform on [-pi, pi].
     The same seed gives the same tables.
     """
 
@@ -48,7 +48,7 @@ class KGEModel(nn.Module):
         rows = num_relations * (2 if reciprocal else 1)
         self.entities = nn.Parameter(self.initial(num_entities, dim, init_scale, generator, dtype))
         width = spec.relation_width(dim)
-        if score == "rotate":
+        if spec.phases:
             phases = torch.empty(rows, width).uniform_(-math.pi, math.pi, generator=generator)
             self.relations = nn.Parameter(phases.to(dtype))
         else:

@@ -90,7 +90,7 @@ def make_tables(
     generator = torch.Generator().manual_seed(seed)
     entities = torch.randn(num_entities, dim, generator=generator) * dim**-0.25
     width = SCORES[score].relation_width(dim)
-    relations = torch.randn(num_relations, width, generator=generator) * (1.0 if score == "rotate" else dim**-0.25)
+    relations = torch.randn(num_relations, width, generator=generator) * (1.0 if SCORES[score].phases else dim**-0.25)
     return entities.to(dtype), relations.to(dtype)
 
 

@@ -85,6 +85,8 @@ class Score:
 
     `relation_query(h, t)`, where there is one, gives the same number as similarity(relation_query(h, t), r).
     `relation_width(dim)` is the number of reals in a relation row; `even_dim` says that `dim` must be even.
+    `complex_rows`: entity rows are complex numbers, real parts first; N3 is over their moduli (Lacroix et al. 2018).
+    `phases`: relation rows are angles, uniform on [-pi, pi] at first; they have no size to regularize.
     """
 
     name: str
@@ -94,6 +96,13 @@ class Score:
     relation_query: Callable[[Tensor, Tensor], Tensor] | None = None
     relation_width: Callable[[int], int] = lambda dim: dim
     even_dim: bool = False
+    complex_rows: bool = False
+    phases: bool = False
+
+    @property
+    def complex_relations(self) -> bool:
+        """Whether relation rows are complex numbers too."""
+        return self.complex_rows and not self.phases
 
 
 def transe(name: str, similarity: str) -> Score:
@@ -154,6 +163,7 @@ SCORES: dict[str, Score] = {
             lambda t, r: complex_product(t, conjugate(r)),
             lambda h, t: complex_product(conjugate(h), t),
             even_dim=True,
+            complex_rows=True,
         ),
         # -sum_k |h_k e^{i theta_k} - t_k|
         Score(
@@ -163,6 +173,8 @@ SCORES: dict[str, Score] = {
             lambda t, r: complex_product(t, rotation(-r)),
             relation_width=lambda dim: dim // 2,
             even_dim=True,
+            complex_rows=True,
+            phases=True,
         ),
         # (<h_a, r, t_b> + <t_a, r', h_b>) / 2
         Score("simple", "dot", simple_tail_query, simple_head_query, simple_relation_query, even_dim=True),

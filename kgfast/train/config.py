@@ -226,9 +226,9 @@ def check_combination(config: TrainConfig) -> None:
             f"negative_filter='redraw': must be 'none' or 'mask' with negative_sharing="
             f"{config.negative_sharing}, as a shared negative is right for some triples and wrong for others"
         )
-    if config.candidates == "all" and config.relation_weight > 0 and config.model == "rotate":
+    if config.candidates == "all" and config.relation_weight > 0 and SCORES[config.model].relation_query is None:
         raise ConfigError(
-            f"relation_weight={config.relation_weight}: must be 0 for model=rotate, which has no query for relations"
+            f"relation_weight={config.relation_weight}: must be 0 for model={config.model}, which has no relation query"
         )
     if config.tables == "host" and config.candidates == "all":
         raise ConfigError("tables='host': must be 'device' with candidates=all, which reads all rows in each step")
