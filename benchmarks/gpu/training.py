@@ -1,6 +1,6 @@
-"""Training for a stated time: the setting that Marius published (FB15k's shape, ComplEx of 400 reals, batches of 10,000
-with 1,000 shared negatives), the same with tables of 2 million entities in host memory, and the FB15k-237 recipe of rank
-1000 (softmax over all entities, N3, relation prediction).
+"""Training for a stated time: the setting that Marius published (FB15k's shape, ComplEx of 400 reals, batches of
+10,000 with 1,000 shared negatives), the same with tables of 2 million entities in host memory, and the FB15k-237
+recipe of rank 1000 (softmax over all entities, N3, relation prediction).
 
 Without --data the graph is synthetic, of the same shape: then only rates are reported. With it (a dataset folder), the
 recipe's filtered test MRR is too.

@@ -11,20 +11,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from kgfast.errors import ConfigError
 from kgfast.joint.recipes import RECIPES, joint_recipe
 from kgfast.joint.tasks import TaskOptions, task_class, task_names
 from kgfast.reference import SCORES
 from kgfast.train import settings
-from kgfast.train.config import ALIASES
+from kgfast.train.settings import Section
 
 DEFAULT_EPOCHS = 10
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class EntitySection(Section):
@@ -99,7 +95,7 @@ class MixingSection(Section):
     starving_steps: int = Field(500, gt=0, description="an alarm is raised for a task absent for so many steps")
 
 
-class JointConfig(Section):
+class JointConfig(settings.Settings):
     """Settings of a joint run. Any wrong key or value raises ConfigError with its dotted name.
 
     Without `steps`, `epochs` and `minutes` training lasts 10 epochs; of those given, whichever ends first counts. An
@@ -167,21 +163,6 @@ class JointConfig(Section):
         except ValidationError as error:
             raise ConfigError(settings.explain(error, JointConfig)) from None
         check_combination(self)
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _alias(cls, value: Any) -> Any:
-        return ALIASES.get(value, value) if isinstance(value, str) else value
-
-    @field_validator("device")
-    @classmethod
-    def _device(cls, value: str) -> str:
-        return settings.found_device(value)
-
-    @field_validator("data", "out", mode="before")
-    @classmethod
-    def _path(cls, value: Any) -> Any:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     def replace(self, **changes: Any) -> JointConfig:
         """A copy with some settings changed, checked as a whole again."""
@@ -305,7 +286,7 @@ def read_section(name: str, section: type[Section], value: Any) -> Section:
     """A section from a mapping, or from the one word that stands for it; ConfigError with dotted names."""
     if value is None:
         return section()
-    if isinstance(value, BaseModel):
+    if isinstance(value, Section):
         value = value.model_dump()
     if isinstance(value, (str, list)):
         value = {SHORT[name]: value}

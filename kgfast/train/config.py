@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from kgfast.errors import ConfigError
 from kgfast.reference import SCORES
@@ -18,19 +18,16 @@ from kgfast.train import settings
 from kgfast.train.recipes import recipe_values
 from kgfast.train.settings import boolean, canonical, parse_pairs
 
-ALIASES = {"transe": "transe_l1"}
 DEFAULT_EPOCHS = 100
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(settings.Settings):
     """Settings of `kgfast train`. Those without an option of their own are given as key=value.
 
     `TrainConfig(data="world", recipe="complex-n3", dim=100)` fills from the recipe what is not given. Any
     wrong key or value raises ConfigError, which names the key, the value and what is allowed. Without
     `epochs` and `minutes` training lasts 100 epochs; with both, whichever ends first.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     data: str = Field(description="dataset folder, single file of triples, or the name of a built-in graph")
     recipe: str | None = Field(None, description="name of a whole configuration, which the other settings override")
@@ -114,21 +111,6 @@ class TrainConfig(BaseModel):
         except ValidationError as error:
             raise ConfigError(settings.explain(error, TrainConfig)) from None
         check_combination(self)
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _alias(cls, value: Any) -> Any:
-        return ALIASES.get(value, value) if isinstance(value, str) else value
-
-    @field_validator("device")
-    @classmethod
-    def _device(cls, value: str) -> str:
-        return settings.found_device(value)
-
-    @field_validator("data", "out", mode="before")
-    @classmethod
-    def _path(cls, value: Any) -> Any:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     def replace(self, **changes: Any) -> TrainConfig:
         """A copy with some settings changed, checked as a whole again."""

@@ -9,11 +9,37 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from kgfast.errors import ConfigError
 
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+ALIASES = {"transe": "transe_l1"}
+
+
+class Section(BaseModel):
+    """Settings that are validated, frozen, and known by name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Settings(Section):
+    """What both kinds of training are told in the same words."""
+
+    @field_validator("model", mode="before", check_fields=False)
+    @classmethod
+    def _alias(cls, value: Any) -> Any:
+        return ALIASES.get(value, value) if isinstance(value, str) else value
+
+    @field_validator("device", check_fields=False)
+    @classmethod
+    def _device(cls, value: str) -> str:
+        return found_device(value)
+
+    @field_validator("data", "out", mode="before", check_fields=False)
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def found_device(value: str) -> str:
