@@ -5,8 +5,9 @@ import torch
 
 from kgfast import DataError
 from kgfast.joint import walk as walking
+from kgfast.joint.edges import Edges
 from kgfast.joint.fill import Fill, all_scores
-from kgfast.joint.walk import Edges, Move, support, walk
+from kgfast.joint.walk import Move, support, walk
 from kgfast.reference import SCORES, SIMILARITIES
 
 ENTITIES, RELATIONS, BATCH, HOPS = 11, 2, 5, 3

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from kgfast import reference
+from kgfast.joint.edges import Edges
 from kgfast.joint.fill import Fill, all_scores
 from kgfast.joint.packed import Encoded
-from kgfast.joint.walk import Edges, walk
+from kgfast.joint.walk import walk
 
 HEADS = ("following", "embedding")
 FLOOR = 1e-2  # mass spread over all entities where following meets the gate, so that no answer is ruled out

@@ -17,7 +17,7 @@ from torch import Tensor
 from kgfast import backends, reference
 from kgfast.autograd import AllScores
 from kgfast.backends.cpu import SIMILARITIES
-from kgfast.joint.walk import Edges
+from kgfast.joint.edges import Edges
 
 RELATIONS = 4  # of a hop, whose missing edges are asked of the link predictor
 

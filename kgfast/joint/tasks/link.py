@@ -122,10 +122,8 @@ class LinkTask(nn.Module):
         )  # fmt: skip
         if not self.options.n3:
             return [term]
-        rows_used = (
-            [heads, tails] if self.score.name == "rotate" else [heads, tails, rows, turned]
-        )  # phases have no size
-        sizes = torch.stack([cubed(part, self.score.name) for part in rows_used])
+        rows_used = [heads, tails] if self.score.phases else [heads, tails, rows, turned]
+        sizes = torch.stack([cubed(part, self.score.complex_rows) for part in rows_used])
         # both queries of a triple use its head and tail, each its own relation row: per query, both and one
         cubes = sizes[:2].sum(0) + sizes[2:].sum(0) / 2
         return [term, likelihood_term(cubes, weight=self.options.n3, name="n3")]

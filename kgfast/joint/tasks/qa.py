@@ -13,13 +13,13 @@ from kgfast import reference
 from kgfast.data import KnowledgeGraph
 from kgfast.joint import answering
 from kgfast.joint.answering import HEADS, Gate, Reader, Reading
+from kgfast.joint.edges import Edges
 from kgfast.joint.fill import Fill
 from kgfast.joint.likelihood import cubed, likelihood_term
 from kgfast.joint.packed import Encoded, Packed, gather_places
 from kgfast.joint.questions import Questions
 from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, generator, register
 from kgfast.joint.texts import TextStore
-from kgfast.joint.walk import Edges
 
 LEAST_MASS = 1e-5  # added to the mass at an answer, so that one out of reach has a finite loss
 
@@ -137,14 +137,14 @@ class QATask(nn.Module):
         offsets, answers = (part.to(device) for part in slices(batch, chosen))
         rows, relations = table[topics], reading.row
         query = answering.embedding_query(rows, reading, self.score)[chosen.to(device)]
-        similarity = reference.find_score(self.score).similarity
-        terms = [Term(query, table, (offsets, answers), similarity=similarity, name="qa/embedding")]
+        spec = reference.find_score(self.score)
+        terms = [Term(query, table, (offsets, answers), similarity=spec.similarity, name="qa/embedding")]
         if self.options.n3:
             owner = torch.repeat_interleave(torch.arange(len(chosen), device=device), offsets.diff())
-            sizes = cubed(rows[chosen.to(device)], self.score)
-            sizes = sizes.index_add(0, owner, cubed(table[answers], self.score) / offsets.diff()[owner])
-            if self.score != "rotate":  # phases have no size
-                sizes = sizes + cubed(relations[chosen.to(device)], self.score)
+            sizes = cubed(rows[chosen.to(device)], spec.complex_rows)
+            sizes = sizes.index_add(0, owner, cubed(table[answers], spec.complex_rows) / offsets.diff()[owner])
+            if not spec.phases:
+                sizes = sizes + cubed(relations[chosen.to(device)], spec.complex_relations)
             terms.append(likelihood_term(sizes, weight=self.options.n3, name="qa/n3"))
         return terms
 
