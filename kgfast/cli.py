@@ -146,6 +146,10 @@ def evaluate(
     details: Annotated[bool, typer.Option("--details", help="Also by relation and kind of relation.")] = False,
     ties: Annotated[str, typer.Option(help="realistic, optimistic or pessimistic.")] = "realistic",
     batch_size: Annotated[int, typer.Option(min=1, help="Triples ranked at once.")] = 512,
+    unseen: Annotated[
+        str | None,
+        typer.Option(help="Graph of other entities, known by their texts alone (joint runs).", show_default=False),
+    ] = None,
     data: Data = None,
     threads: Threads = None,
     device: Device = "auto",
@@ -155,7 +159,9 @@ def evaluate(
     if is_joint_run(run):
         from kgfast.joint import commands
 
-        return commands.evaluate(run, split, data, threads, device, as_json)
+        return commands.evaluate(run, split, unseen, data, threads, device, as_json)
+    if unseen is not None:
+        raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --unseen has no meaning")
     from kgfast.evaluate.metrics import evaluate
 
     model, graph = open_run(run, data, threads, device)

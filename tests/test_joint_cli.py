@@ -113,6 +113,17 @@ def test_predict_also_for_a_text(run, kgfast):
     assert code == 2 and "--head-text needs --relation" in error
 
 
+def test_evaluate_on_entities_known_by_their_texts(run, kgfast, tmp_path):
+    other = write_towns(tmp_path / "other", countries=2, towns=3, questions=False)
+    code, output, error = kgfast("evaluate", run, "--unseen", other, "--json")
+    assert code == 0, error
+    assert 0 < json.loads(output)["link"]["mrr"] <= 1
+    code, output, _ = kgfast("evaluate", run, "--unseen", other, "--split", "valid")
+    assert code == 0 and "valid" in output
+    code, _, error = kgfast("evaluate", run, "--unseen", tmp_path / "nothing")
+    assert code == 2 and "nothing" in error
+
+
 def test_export(run, kgfast, tmp_path):
     assert kgfast("export", run, "--out", tmp_path / "out")[0] == 0
     assert (tmp_path / "out" / "entities.npy").exists()

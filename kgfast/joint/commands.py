@@ -8,6 +8,7 @@ import torch
 import typer
 
 from kgfast.console import errors, plain_table, print_json, screen
+from kgfast.data import KnowledgeGraph
 from kgfast.errors import KgfastError
 from kgfast.joint import ablate as ablation
 from kgfast.joint import ask as asking
@@ -17,6 +18,7 @@ from kgfast.joint.evaluate import evaluate_tasks
 from kgfast.joint.loop import train_joint
 from kgfast.joint.show import show_ablation, show_answers, show_tasks
 from kgfast.joint.tasks.link import link_model
+from kgfast.joint.unseen import evaluate_unseen
 from kgfast.train.settings import found_device
 
 
@@ -54,9 +56,13 @@ def open_links(run, data=None, threads=None, device="auto"):
     return link_model(model, model.graph), model.graph
 
 
-def evaluate(run, split, data, threads, device, as_json):
+def evaluate(run, split, unseen, data, threads, device, as_json):
     """kgfast evaluate"""
-    found = evaluate_tasks(open_run(run, data, threads, device), split)
+    model = open_run(run, data, threads, device)
+    if unseen is None:
+        found = evaluate_tasks(model, split)
+    else:
+        found = {"link": evaluate_unseen(model, KnowledgeGraph.load(unseen), split)}
     if as_json:
         print_json(found)
     else:
