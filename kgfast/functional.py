@@ -11,28 +11,13 @@ import torch
 from torch import Tensor
 
 from kgfast import autograd, backends, checks, ops, reference
+from kgfast.answers import known_answers, right_answers, single_answers
 from kgfast.backends.cpu import OBJECTIVES, SCORES, SIDES, total
 from kgfast.errors import KgfastError
-from kgfast.known import KnownTriples
 from kgfast.sampling import NegativeSampler
 
 CANDIDATE_OBJECTIVES = ("softmax", "bce")
 TIES = ("optimistic", "pessimistic", "realistic")
-
-
-def _known(known, triples: Tensor, side: str, count: int, relations: int | None = None, name: str = "known"):
-    """Ranges and ids of the known answers of each query; empty tensors where there are none."""
-    if known is None:
-        return tuple(triples.new_empty((0,)) for _ in range(3))
-    if not isinstance(known, KnownTriples):
-        raise KgfastError(f"{name} must be a kgfast.KnownTriples, not {type(known).__name__}")
-    if known.num_entities != count:
-        raise KgfastError(f"{name} was built for {known.num_entities} entities, the table has {count}")
-    # half as many relations: the table also holds reciprocal rows, which this asks nothing of
-    if relations is not None and relations not in (known.num_relations, 2 * known.num_relations):
-        raise KgfastError(f"{name} was built for {known.num_relations} relations, the table has {relations}")
-    starts, ends = known.lookup(triples, side)
-    return starts, ends, known.ids(side)
 
 
 def score_triples(
@@ -134,7 +119,7 @@ def sample_negatives(
             sample_negatives(triples, num_negatives, num_entities, side=one, impl=impl, **options) for one in SIDES
         ]
         return torch.stack(parts)
-    starts, ends, known_ids = _known(None if shared else known, triples, side, num_entities)
+    starts, ends, known_ids = known_answers(None if shared else known, triples, side, num_entities)
     backend = backends.choose(impl, triples.device)
     if backend == "reference":
         return reference.sample_negatives(triples, num_negatives, num_entities, side=side, **options)
@@ -225,7 +210,7 @@ def negative_sampling_loss(
         raise KgfastError(f"negatives have {groups} lists for {batch} triples; 1 to {batch} are possible")
     if weights is not None:
         weights = checks.weights(weights, batch)
-    starts, ends, known_ids = _known(known, triples, side, len(entities), len(relations))
+    starts, ends, known_ids = known_answers(known, triples, side, len(entities), len(relations))
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
         options.pop("impl")
@@ -235,15 +220,6 @@ def negative_sampling_loss(
         entities, relations, triples, negatives, starts, ends, known_ids, _share_weights(weights, batch, entities),
         code, SIDES[side], (similarity, OBJECTIVES.index(objective), margin, temperature), sparse_grad, backend,
     )  # fmt: skip
-
-
-def _answers(known, triples: Tensor, side: str, count: int, relations: int, backend: str):
-    """CSR of the right answers: the target, and all known answers of the query."""
-    targets = triples[:, 2 if side == "tail" else 0].contiguous()
-    places = torch.arange(len(triples), device=triples.device)
-    if known is None:
-        return places, places + 1, targets
-    return ops.of(backend).answers(*_known(known, triples, side, count, relations), targets)
 
 
 def one_vs_all_loss(
@@ -282,7 +258,7 @@ def one_vs_all_loss(
     query = autograd.Queries.apply(entities, relations, triples, code, SIDES[side], False, backend)
     return autograd.CandidateLoss.apply(
         query, entities, entities.new_empty((0,)),
-        *_answers(known, triples, side, len(entities), len(relations), backend),
+        *right_answers(known, triples, side, len(entities), len(relations), backend),
         _share_weights(None, len(triples), entities), (similarity, OBJECTIVES.index(objective), smoothing), backend,
     )  # fmt: skip
 
@@ -341,14 +317,6 @@ def linear_cross_entropy(
     return autograd.CandidateLosses.apply(*inputs).reshape(shape)
 
 
-def single_answers(targets: Tensor, ignore_index: int, like: Tensor):
-    """((starts, ends, ids), share [B]) of one target a row; a row with `ignore_index` has none, and a share of 0."""
-    counted = targets != ignore_index
-    starts = torch.arange(targets.shape[0], device=targets.device)
-    share = counted.to(checks.sum_dtype(like.dtype)) / counted.sum().clamp(min=1)
-    return (starts, starts + counted, torch.where(counted, targets, 0)), share
-
-
 def rank(
     entities: Tensor,
     relations: Tensor,
@@ -371,7 +339,7 @@ def rank(
     entities, relations = entities.detach(), relations.detach()
     triples = checks.triples(triples, entities)
     checks.choose("side", side, SIDES)
-    starts, ends, known_ids = _known(known, triples, side, len(entities), len(relations))
+    starts, ends, known_ids = known_answers(known, triples, side, len(entities), len(relations))
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
         return reference.rank(entities, relations, triples, score=score, side=side, known=known, ties=ties)
@@ -405,7 +373,7 @@ def topk(
     checks.choose("side", side, SIDES)
     if not isinstance(k, int) or not 1 <= k < 2**31:
         raise KgfastError(f"k={k!r} must be an integer of at least 1 and below 2^31")
-    starts, ends, excluded = _known(exclude, triples, side, len(entities), len(relations), "exclude")
+    starts, ends, excluded = known_answers(exclude, triples, side, len(entities), len(relations), "exclude")
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
         return reference.topk(entities, relations, triples, k, score=score, side=side, exclude=exclude)

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kgfast import autograd, backends, checks, masked, reference
+from kgfast.answers import single_answers
 from kgfast.backends.cpu import OBJECTIVES, SIMILARITIES, check_ids
 from kgfast.errors import KgfastError
-from kgfast.functional import CANDIDATE_OBJECTIVES, single_answers
+from kgfast.functional import CANDIDATE_OBJECTIVES
 
 
 @dataclass(frozen=True)

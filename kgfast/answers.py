@@ -1,0 +1,42 @@
+"""The answers of a batch's queries as ranges of a list: (starts [B], ends [B], ids), as the kernels read them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kgfast import checks, ops
+from kgfast.errors import KgfastError
+from kgfast.known import KnownTriples
+
+
+def known_answers(known, triples: Tensor, side: str, count: int, relations: int | None = None, name: str = "known"):
+    """Ranges and ids of the known answers of each query; empty tensors where there are none."""
+    if known is None:
+        return tuple(triples.new_empty((0,)) for _ in range(3))
+    if not isinstance(known, KnownTriples):
+        raise KgfastError(f"{name} must be a kgfast.KnownTriples, not {type(known).__name__}")
+    if known.num_entities != count:
+        raise KgfastError(f"{name} was built for {known.num_entities} entities, the table has {count}")
+    # half as many relations: the table also holds reciprocal rows, which this asks nothing of
+    if relations is not None and relations not in (known.num_relations, 2 * known.num_relations):
+        raise KgfastError(f"{name} was built for {known.num_relations} relations, the table has {relations}")
+    starts, ends = known.lookup(triples, side)
+    return starts, ends, known.ids(side)
+
+
+def right_answers(known, triples: Tensor, side: str, count: int, relations: int, backend: str):
+    """CSR of the right answers: the target, and all known answers of the query."""
+    targets = triples[:, 2 if side == "tail" else 0].contiguous()
+    places = torch.arange(len(triples), device=triples.device)
+    if known is None:
+        return places, places + 1, targets
+    return ops.of(backend).answers(*known_answers(known, triples, side, count, relations), targets)
+
+
+def single_answers(targets: Tensor, ignore_index: int, like: Tensor):
+    """((starts, ends, ids), share [B]) of one target a row; a row with `ignore_index` has none, and a share of 0."""
+    counted = targets != ignore_index
+    starts = torch.arange(targets.shape[0], device=targets.device)
+    share = counted.to(checks.sum_dtype(like.dtype)) / counted.sum().clamp(min=1)
+    return (starts, starts + counted, torch.where(counted, targets, 0)), share
