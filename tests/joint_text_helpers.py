@@ -11,6 +11,7 @@ from kgfast import multitask_loss
 from kgfast.data import KnowledgeGraph
 from kgfast.joint.backbone import Backbone, Shape
 from kgfast.joint.corpus import Corpus
+from kgfast.joint.packed import Packed
 from kgfast.joint.sharing import make_sharing
 from kgfast.joint.tasks import ModelDims, task_class
 from kgfast.joint.texts import TextStore, all_texts, graph_texts
@@ -90,3 +91,8 @@ class Tasks(nn.Module):
     def metrics(self, name, split="test"):
         self.eval()
         return self.tasks[name].evaluate(self, split)
+
+
+def packed_of(*lengths, seed=0):
+    draws = torch.Generator().manual_seed(seed)
+    return Packed.from_texts([torch.randint(5, 300, (length,), generator=draws) for length in lengths])

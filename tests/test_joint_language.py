@@ -9,9 +9,9 @@ from joint_text_helpers import LENGTH, Tasks, dims, texts, tokenizer, world
 from kgfast import Term, multitask_loss
 from kgfast.errors import ConfigError, DataError
 from kgfast.joint.corpus import Corpus, verbalise
+from kgfast.joint.language import read
 from kgfast.joint.tasks import Task, task_class
 from kgfast.joint.tasks.clm import shift
-from kgfast.joint.tasks.mlm import read
 from kgfast.joint.texts import TextStore
 from kgfast.testing import assert_no_worse
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from kgfast.data import KnowledgeGraph
 from kgfast.data.texts import read_questions
 from kgfast.errors import DataError
+from kgfast.joint.packed import gather_places
 
 MENTION = "this"  # an ordinary word, so that any tokenizer and any pre-trained model knows it
 SPLITS = ("train", "valid", "test")
@@ -55,9 +56,7 @@ class Questions:
 
     def answers_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """CSR (offsets [m + 1], ids) of the answers of the questions `rows` [m]."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        places = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths) + torch.arange(int(offsets[-1]))
+        places, offsets = gather_places(self.offsets, rows)
         return offsets, self.answers[places]
 
 

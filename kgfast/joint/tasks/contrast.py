@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kgfast.errors import DataError
+from kgfast.joint.language import device_of
 from kgfast.joint.packed import Encoded, Packed
 from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, register
-from kgfast.joint.tasks.mlm import device_of
 from kgfast.joint.texts import relation_texts
 
 

@@ -1,0 +1,139 @@
+"""Rows of entities: from a table, from texts, and both."""
+
+import pytest
+import torch
+from joint_text_helpers import HIDDEN, LENGTH, backbone, texts, tokenizer, world
+
+from kgfast.data import KnowledgeGraph
+from kgfast.errors import ConfigError, DataError
+from kgfast.joint.encoders import EntityEncoder
+from kgfast.joint.packed import Encoded
+from kgfast.joint.sharing import ENTITIES, Sharing
+from kgfast.joint.texts import TextStore, entity_texts
+
+
+def encoder(kind, graph=None, store=None, **options):
+    options = {"score": "complex", "dim": 16, "hidden": HIDDEN, "seed": 0, **options}
+    return EntityEncoder(kind, graph or world(), store or texts(), **options)
+
+
+def refreshed(entities, sharing, wanted, step):
+    ids = entities.choose(wanted, step)
+    entities.receive(ids, sharing.encode(entities.requests(ids), ENTITIES))
+    return ids
+
+
+def test_rows_of_a_table():
+    entities = encoder("table", store=None)
+    assert entities.all_rows() is entities.table
+    assert torch.equal(entities.rows(torch.tensor([3, 3])), entities.table[[3, 3]])
+    with pytest.raises(ConfigError, match="not in the graph has no row"):
+        entities.text_rows(Encoded(torch.zeros(1, HIDDEN), torch.tensor([0, 1]), torch.zeros(1, HIDDEN)))
+
+
+@pytest.mark.parametrize("kind", ["text", "hybrid"])
+def test_rows_from_texts(kind):
+    """Rows of all and of some agree; gradients reach the table, the projection, and the Transformer."""
+    sharing, entities = Sharing(backbone(), [ENTITIES]), encoder(kind, refresh=50)
+    entities.read_all(sharing)
+    ids = torch.tensor([7, 3, 900, 7])
+    wanted = torch.tensor([3, 7, 7])
+    entities.train()
+    chosen = refreshed(entities, sharing, wanted, 5)
+    some = entities.rows(ids)
+    rows = entities.all_rows()
+    torch.testing.assert_close(some, rows[ids])
+    assert rows.shape == (world().num_entities, 16) and entities.all_rows() is rows
+    rows.square().sum().backward()
+    assert sharing.backbone_of(ENTITIES).token_embeddings.grad.abs().sum() > 0
+    for name, parameter in entities.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    before = entities.memory.clone()
+    entities.release()
+    changed = (entities.memory != before).any(1).nonzero()[:, 0]
+    assert torch.isin(changed, chosen).all()
+    if kind == "hybrid":
+        entities.eval()
+        texts_alone = entities.project(entities.normed(entities.memory))
+        gate = entities.gate(entities.normed(entities.memory)).sigmoid()
+        expected = gate * entities.table + (1 - gate) * texts_alone
+        seen = ~entities.by_text
+        torch.testing.assert_close(entities.all_rows()[seen], expected[seen])
+
+
+def test_unseen_entities_use_text_alone():
+    graph = world()
+    kept = (graph.train[:, [0, 2]] != 5).all(1)
+    smaller = KnowledgeGraph.from_arrays(
+        graph.train[kept], graph.valid, graph.test, graph.num_entities, graph.num_relations,
+        entity_names=list(graph.entity_names),
+    )  # fmt: skip
+    smaller.entity_text, smaller.entity_description = graph.entity_text, graph.entity_description
+    sharing, entities = Sharing(backbone(), [ENTITIES]), encoder("hybrid", graph=smaller)
+    entities.read_all(sharing)
+    entities.eval()
+    with torch.no_grad():
+        encoded = sharing.eval().encode(texts().packed("entity", torch.tensor([5, 6])), ENTITIES)
+        alone = entities.text_rows(encoded)
+        rows = entities.rows(torch.tensor([5, 6]))
+    torch.testing.assert_close(rows[0], alone[0], rtol=1e-5, atol=1e-6)
+    assert (rows[1] - alone[1]).abs().max() > 1e-3, "a seen entity has its row in it"
+
+
+def test_an_entity_without_text_has_its_row_alone():
+    store = TextStore(tokenizer(), LENGTH)
+    lines = entity_texts(world())
+    lines[8] = None
+    store.add("entity", lines)
+    entities = encoder("hybrid", store=store).train()
+    torch.testing.assert_close(entities.all_rows()[8], entities.table[8])
+    assert not torch.isin(8, torch.cat([entities.choose(torch.tensor([8]), step) for step in range(9)]))
+
+
+def test_the_texts_of_a_step():
+    entities = encoder("hybrid", refresh=100)
+    wanted = torch.tensor([4, 4, 9, 1000])
+    first = entities.choose(wanted, 3)
+    assert torch.isin(wanted, first).all() and len(first) <= 100 and len(first.unique()) == len(first)
+    assert torch.equal(first, encoder("hybrid", refresh=100).choose(wanted, 3)), "of seed, step and wishes alone"
+    assert not torch.equal(first, entities.choose(wanted, 4))
+    many = entities.choose(torch.arange(world().num_entities), 3)
+    assert len(many) <= 100
+    seen = torch.cat([entities.choose(None, step) for step in range(-(-world().num_entities // 100))])
+    assert len(seen.unique()) == world().num_entities, "every text has its turn"
+    whole = encoder("hybrid", refresh=10**6)
+    assert torch.equal(whole.choose(None, 0), torch.arange(world().num_entities))
+
+
+def test_row_dropout_leaves_the_text_alone():
+    sharing, entities = (
+        Sharing(backbone(hidden=HIDDEN, layers=1), [ENTITIES]),
+        encoder("hybrid", row_dropout=0.3, refresh=32),
+    )
+    entities.read_all(sharing)
+    entities.train()
+    rows = []
+    for step in (0, 0, 1):
+        refreshed(entities, sharing.eval(), None, step)
+        rows.append(entities.all_rows().detach())
+        entities.release()
+    entities.eval()
+    plain = entities.all_rows().detach()
+    dropped = ((rows[0] - plain).abs().amax(1) > 1e-6).double().mean()
+    assert dropped == pytest.approx(0.3, abs=0.05)
+    torch.testing.assert_close(rows[0], rows[1])
+    assert (rows[0] - rows[2]).abs().max() > 1e-3
+
+
+def test_encoder_errors():
+    with pytest.raises(ConfigError, match="table, text, hybrid"):
+        encoder("words")
+    for options, words in (
+        ({"refresh": 0}, "refresh=0"),
+        ({"row_dropout": 1.0}, "row_dropout"),
+        ({"hidden": 0}, "backbone"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            encoder("hybrid", **options)
+    with pytest.raises(DataError, match="no texts of entities, which entities=text needs"):
+        EntityEncoder("text", KnowledgeGraph.from_arrays([[0, 0, 1]]), None, score="complex", dim=4, hidden=8)
