@@ -13,6 +13,7 @@ from rich.console import Console
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
+from kgfast.joint.build import build_model, fit_to_data, load_graph
 from kgfast.joint.config import JointConfig
 from kgfast.joint.evaluate import LOWER_IS_BETTER
 from kgfast.joint.loop import train_joint
@@ -34,8 +35,7 @@ def ablate(
 
     alone: sets of tasks that are trained without the others; by default each task. A part takes as many steps as the
     joint run, with the same batches of its tasks. Runs lie in `config.out`/NAME-seedN; a finished one of the same
-    settings is
-    not repeated. Writes ablation.json there. Spread is the sample standard deviation (None for one seed).
+    settings is not repeated. Writes ablation.json there. Spread is the sample standard deviation (None for one seed).
     """
     if config.out is None:
         raise ConfigError("out is missing: the folder for the runs of the ablation")
@@ -48,7 +48,7 @@ def ablate(
         unknown = [name for name in part if name not in config.tasks]
         if unknown or not part:
             raise ConfigError(f"alone={','.join(part)}: tasks of the run are {', '.join(config.tasks)}")
-    graph = KnowledgeGraph.load(config.data) if graph is None else graph
+    graph = load_graph(config) if graph is None else graph
     config = with_steps(config, graph)
     found: dict[str, list[dict[str, Any]]] = {}
     runs = [("joint", tuple(config.tasks)), *(("+".join(part), part) for part in parts)]
@@ -67,8 +67,6 @@ def with_steps(config: JointConfig, graph: KnowledgeGraph) -> JointConfig:
     """Epochs as the steps they are for the joint run, so that every part gets as many."""
     if config.epochs is None:
         return config
-    from kgfast.joint.build import build_model, fit_to_data
-
     model = build_model(fit_to_data(config, graph, lambda text: None), graph)
     steps = config.epochs * max(len(task) for task in model.tasks.values())
     return config.replace(epochs=None, steps=min(steps, config.steps or steps))

@@ -16,6 +16,7 @@ from kgfast.joint.config import JointConfig
 from kgfast.joint.corpus import Corpus
 from kgfast.joint.encoders import EntityEncoder
 from kgfast.joint.model import JointModel
+from kgfast.joint.questions import with_fewer_triples, with_questions
 from kgfast.joint.sharing import ENTITIES, make_sharing
 from kgfast.joint.tasks import ModelDims, task_class
 from kgfast.joint.texts import TextStore, all_texts, graph_texts
@@ -25,6 +26,16 @@ from kgfast.nn import KGEModel
 
 WEIGHTS_RATE = 10  # learned weights of tasks move so many times faster than the Transformer: they are a handful
 LANGUAGE = ("mlm", "nsp", "clm")  # tasks that read the corpus
+
+
+def load_graph(config: JointConfig, data: str | None = None) -> KnowledgeGraph:
+    """The graph of a run with the questions and the share of its triples that are configured; from `data`, where it
+    lies elsewhere now."""
+    source = data or config.data
+    graph = KnowledgeGraph.load(source)
+    if config.questions != "qa":
+        graph = with_questions(graph, source, config.questions)
+    return graph if config.triples == 1 else with_fewer_triples(graph, config.triples)
 
 
 def fit_to_data(config: JointConfig, graph: KnowledgeGraph, say: Callable[[str], None]) -> JointConfig:

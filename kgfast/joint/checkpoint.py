@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError
-from kgfast.joint.build import build_model, check_tokenizer
+from kgfast.joint.build import build_model, check_tokenizer, load_graph
 from kgfast.joint.config import JointConfig
 from kgfast.joint.model import JointModel
 from kgfast.joint.texts import graph_texts
@@ -218,7 +218,7 @@ def load_run(run: str | os.PathLike, data: str | None = None) -> tuple[JointMode
     if not (run / "config.yaml").exists():
         raise CheckpointError(f"{run / 'config.yaml'} is missing: {run} isn't a whole run")
     config = JointConfig.load(run / "config.yaml").replace(device="cpu")
-    graph = KnowledgeGraph.load(data or config.data)
+    graph = load_graph(config, data)
     check_data(run / "checkpoint", manifest, graph, config)
     if manifest["tokenizer"] is not None and not (run / "tokenizer.json").exists():
         raise CheckpointError(f"{run / 'tokenizer.json'} is missing: {run} isn't a whole run")

@@ -103,6 +103,10 @@ class JointConfig(settings.Settings):
     """
 
     data: str = Field(description="dataset folder, or the name of a built-in graph")
+    questions: str = Field("qa", min_length=1, description="question files are QUESTIONS_train.txt, _valid, _test")
+    triples: float = Field(
+        1.0, gt=0, le=1, description="share of the train triples that is kept, for any seed the same"
+    )
     recipe: str | None = Field(None, description="name of a whole configuration, which the other settings override")
     out: str | None = Field(None, description="folder of the run; by default a new one under runs/")
     resume: bool = Field(False, description="continue from the checkpoint in `out`")

@@ -61,7 +61,7 @@ def train_joint(
     processes = Processes.join(config.device)
     if processes.size > 1 and config.out is None:
         raise ConfigError("out is missing: processes of torchrun share the folder of a run")
-    graph = KnowledgeGraph.load(config.data) if graph is None else graph
+    graph = build.load_graph(config) if graph is None else graph
     if len(graph.train) == 0:
         raise DataError(f"graph {graph.name!r} has no train triples")
     if not processes.first:
