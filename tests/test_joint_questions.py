@@ -14,6 +14,8 @@ from kgfast.joint import answering
 from kgfast.joint.answering import Gate, answer_metrics, look
 from kgfast.joint.ask import ask, predict_for_text
 from kgfast.joint.backbone import Backbone, Shape
+from kgfast.joint.build import load_graph
+from kgfast.joint.config import JointConfig
 from kgfast.joint.encoders import EntityEncoder
 from kgfast.joint.questions import (
     Questions,
@@ -96,6 +98,20 @@ def test_other_questions_and_fewer_triples(family):
     assert torch.equal(fewer.train, with_fewer_triples(graph, 0.6, seed=1).train)
     with pytest.raises(DataError, match="share=0"):
         with_fewer_triples(graph, 0)
+
+
+def test_a_run_is_told_which_questions_and_how_many_triples(family):
+    _, folder = family
+    told = JointConfig(data=str(folder), tasks={"qa": {}}, questions="other", triples=0.6)
+    graph = load_graph(told)
+    assert len(graph.questions["train"]) == 1 and len(graph.train) == 3
+    assert torch.equal(graph.train, load_graph(told.replace(seed=5)).train), "the same for each seed"
+    whole = load_graph(told.replace(questions="qa", triples=1.0))
+    assert len(whole.questions["train"]) == 3 and len(whole.train) == 5
+    with pytest.raises(DataError, match="no file .*third_train.txt"):
+        load_graph(told.replace(questions="third"))
+    with pytest.raises(ConfigError, match="triples"):
+        told.replace(triples=0)
 
 
 def test_tokens_are_looked_at_within_their_text():
@@ -207,22 +223,29 @@ def test_ask_names_answers_and_their_support():
 
 
 def test_the_walk_leaves_the_rows_alone_and_the_gate_moves_alone():
-    model = world_model(qa={"batch_size": 256})
+    model = world_model(qa={"batch_size": 256, "evidence": 0.7})
     terms = {term.name: term for term in model.terms(0)}
-    assert set(terms) == {"qa/following", "qa/embedding", "qa/n3", "qa/gate"}
+    assert set(terms) == {"qa/following", "qa/embedding", "qa/n3", "qa/evidence", "qa/gate"}
     table, task = model.entities.table, model.tasks["qa"]
-    for name, rows, gate in (("qa/following", False, False), ("qa/embedding", True, False), ("qa/gate", False, True)):
+    for name, rows, relations, gate in (
+        ("qa/following", False, False, False),
+        ("qa/embedding", True, False, False),
+        ("qa/evidence", True, True, False),
+        ("qa/gate", False, False, True),
+    ):
         loss, _ = multitask_loss([terms[name]])
         of_rows, of_relations, of_gate, of_reader = torch.autograd.grad(
             loss, [table, model.relations, task.gate.levels, task.reader.hops.weight], allow_unused=True
         )
         assert (of_rows is not None and bool(of_rows.any())) == rows
-        assert of_relations is None or not of_relations.any()
+        assert (of_relations is not None and bool(of_relations.any())) == relations
         assert (of_gate is not None and bool(of_gate.any())) == gate
         assert (of_reader is not None and bool(of_reader.any())) == (name == "qa/following")
     held, batch = task.held_out, task.batch(0)
     assert len(terms["qa/gate"].query) == int(held[batch.topics].sum()) > 0
-    assert len(terms["qa/embedding"].query) == int((~held[batch.topics]).sum())
+    taught = int((~held[batch.topics]).sum())
+    assert len(terms["qa/embedding"].query) == len(terms["qa/evidence"].query) == taught
+    assert terms["qa/evidence"].weight == 0.7
 
 
 def test_half_precision_ends_where_the_walk_begins():

@@ -111,6 +111,26 @@ def test_missing_edges_are_filled_as_a_dense_walk_fills_them(score, reciprocal):
     assert_same([ours, *gradients(ours, inputs)], [mass, *gradients(mass, inputs)])
 
 
+def test_answers_teach_missing_edges():
+    """4 -> 0 and 5 -> 0 by relation 0 are known, 0 -> 3 by relation 1 is not; who asks 4 for both is told 3."""
+    edges = Edges.of(torch.tensor([[4, 0, 0], [5, 0, 0], [1, 1, 2], [2, 1, 1]]), 6, 2)
+    rows, relations = (table[: count].float().requires_grad_() for table, count in
+                       zip(tables("distmult", True), (6, 4), strict=True))  # fmt: skip
+    hops = torch.nn.functional.one_hot(torch.tensor([0, 1]), 4).float()[:, :, None]
+    optimizer = torch.optim.Adam([rows, relations], lr=0.1)
+
+    def arriving(topic):
+        return walk(torch.tensor([topic]), hops, edges, Fill(rows, relations, "distmult", trust=0.9))[-1][:, 0]
+
+    assert arriving(5)[3] < 0.3
+    for _ in range(30):
+        loss = -arriving(4)[3].log()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert arriving(5)[3] > 0.8, "the same edge answers another topic"
+
+
 def test_with_marginals_no_mass_is_lost():
     edges = Edges.of(random_graph(), ENTITIES, RELATIONS)
     masses = walk(torch.tensor([0, 4, 9, 10, 1]), attention(dtype=torch.float32), edges, Fill())

@@ -40,6 +40,11 @@ class Reading:
     row: Tensor
     shared: Tensor
 
+    def fixed(self, chosen: Tensor) -> Reading:
+        """What the questions `chosen` say, without a gradient."""
+        parts = self.attention[:, :, chosen], self.hops[:, chosen], self.row[chosen], self.shared
+        return Reading(*(part.detach() for part in parts))
+
 
 class Reader(nn.Module):
     """Encoded questions -> Reading. Hop k looks at the tokens, then at the relations.

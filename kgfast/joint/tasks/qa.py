@@ -32,6 +32,9 @@ class QAOptions(TaskOptions):
     )
     max_hops: int = Field(3, ge=1, le=8, description="steps along edges at most; the question says how many")
     predicted: int = Field(8, ge=0, description="missing edges that a hop asks of the link predictor; 0: mass is lost")
+    evidence: float = Field(
+        0.0, ge=0, description="weight of what answers tell the link predictor about missing edges; 0: nothing"
+    )
     held_out: float = Field(
         0.15, gt=0, lt=1, description="share of the topics whose questions teach the gate, not the embedding head"
     )
@@ -56,9 +59,12 @@ class QATask(nn.Module):
 
     following  the mass that walked to the answers, along edges and, where there is none, to where the relation leads
     embedding  the topic transformed by the question, against all entities, and its N3 regulariser
-    gate       the gated sum of both, where the link predictor fills in for missing edges too. Learned on topics held
-               out from the embedding head (stacking: Wolpert 1992): of the others the entities' rows know the answers
-               by heart. Gradients reach the gate, and how far the link predictor is trusted
+    evidence   the walk again, where the link predictor fills in for missing edges: who answers where it leads learns
+               these edges. Its gradient is that of expectation maximisation over them, and reaches the tables alone: a
+               reader that could lay the blame on edges would not learn to read
+    gate       the gated sum of both, the link predictor filling in. Learned on topics held out from the embedding head
+               and the evidence (stacking: Wolpert 1992): of the others the entities' rows know the answers by heart.
+               Gradients reach the gate, and how far the link predictor is trusted
     """
 
     name: ClassVar[str] = "qa"
@@ -124,11 +130,14 @@ class QATask(nn.Module):
                 following = answering.follow(topics, reading, self.edges_on(device), self.fill)
                 losses = answer_losses((following.t() + LEAST_MASS).log(), batch)
                 terms.append(likelihood_term(losses, name="qa/following"))
+            taught, chosen = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
             if "embedding" in self.options.heads:
-                terms += self.embedding_terms(table, topics, reading, batch, (~held).nonzero()[:, 0])
-            chosen = held.nonzero()[:, 0]
+                terms += self.embedding_terms(table, topics, reading, batch, taught)
+            if self.both and self.options.predicted and self.options.evidence:
+                terms.append(self.evidence_term(model, table, reading.fixed(taught.to(device)), select(batch, taught)))
             if self.both:
-                terms.append(self.gate_term(model, encoded.select(chosen.to(device)), select(batch, chosen)))
+                log_sum = self.together(model, batch.topics[chosen].to(device), reading.fixed(chosen.to(device)), table)
+                terms.append(likelihood_term(answer_losses(log_sum, select(batch, chosen)), name="qa/gate"))
             return terms
 
     def embedding_terms(self, table, topics, reading: Reading, batch: QABatch, chosen: Tensor) -> list[Term]:
@@ -148,12 +157,13 @@ class QATask(nn.Module):
             terms.append(likelihood_term(sizes, weight=self.options.n3, name="qa/n3"))
         return terms
 
-    def gate_term(self, model, encoded: Encoded, batch: QABatch) -> Term:
-        """The gated sum's loss over a batch."""
-        with torch.no_grad():
-            reading, table = self.reader(encoded), model.entities.all_rows()
-        log_sum = self.together(model, batch.topics.to(table.device), reading, table)
-        return likelihood_term(answer_losses(log_sum, batch), name="qa/gate")
+    def evidence_term(self, model, table: Tensor, reading: Reading, batch: QABatch) -> Term:
+        """The loss of a walk that the link predictor fills in, over a batch."""
+        factors = self.log_temperature.detach().exp(), self.trust.detach().sigmoid()
+        fill = Fill(table, model.relations, self.score, *factors, self.options.predicted)
+        mass = answering.follow(batch.topics.to(table.device), reading, self.edges_on(table.device), fill)
+        losses = answer_losses((mass.t() + LEAST_MASS).log(), batch)
+        return likelihood_term(losses, weight=self.options.evidence, name="qa/evidence")
 
     def edges_on(self, device) -> Edges:
         if self.edges.heads.device != device:
