@@ -93,4 +93,6 @@ class Edges:
 
 
 def sparse(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, shape, check_invariants=False).coalesce()
+    """A sparse matrix; entries of the same place add up. Its indices are right by construction and not checked."""
+    with torch.sparse.check_sparse_tensor_invariants(False):  # torch 2.11 warns in spite of the argument of this name
+        return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, shape).coalesce()

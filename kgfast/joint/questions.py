@@ -13,6 +13,7 @@ from torch import Tensor
 from kgfast.data import KnowledgeGraph
 from kgfast.data.texts import read_questions
 from kgfast.errors import DataError
+from kgfast.joint.edges import sparse
 from kgfast.joint.packed import gather_places
 
 MENTION = "this"  # an ordinary word, so that any tokenizer and any pre-trained model knows it
@@ -107,9 +108,9 @@ def fewest_hops(graph: KnowledgeGraph, topics: Tensor, offsets: Tensor, answers:
     Memory: num_entities x 256 numbers, and the edges.
     """
     triples = torch.cat([graph.train, graph.valid, graph.test])
-    ends = torch.cat([triples[:, [0, 2]], triples[:, [2, 0]]]).t()
+    heads, tails = torch.cat([triples[:, [0, 2]], triples[:, [2, 0]]]).unbind(1)
     size = graph.num_entities
-    adjacent = torch.sparse_coo_tensor(ends, torch.ones(ends.shape[1]), (size, size), check_invariants=False).coalesce()
+    adjacent = sparse(heads, tails, torch.ones(len(heads)), (size, size))
     hops = torch.zeros(len(topics), dtype=torch.int64)
     for start in range(0, len(topics), ROWS):
         rows = torch.arange(start, min(start + ROWS, len(topics)))
