@@ -105,24 +105,24 @@ def test_the_texts_of_a_step():
     assert torch.equal(whole.choose(None, 0), torch.arange(world().num_entities))
 
 
-def test_row_dropout_leaves_the_text_alone():
-    sharing, entities = (
-        Sharing(backbone(hidden=HIDDEN, layers=1), [ENTITIES]),
-        encoder("hybrid", row_dropout=0.3, refresh=32),
-    )
+def test_rows_by_text_alone():
+    """Of a hybrid: the projection of every text, an entity without one has its row; within a step and outside."""
+    store = TextStore(tokenizer(), LENGTH)
+    store.add("entity", [None if entity == 8 else line for entity, line in enumerate(entity_texts(world()))])
+    sharing, entities = Sharing(backbone(layers=1), [ENTITIES]), encoder("hybrid", store=store, refresh=32)
     entities.read_all(sharing)
     entities.train()
-    rows = []
-    for step in (0, 0, 1):
-        refreshed(entities, sharing.eval(), None, step)
-        rows.append(entities.all_rows().detach())
-        entities.release()
-    entities.eval()
-    plain = entities.all_rows().detach()
-    dropped = ((rows[0] - plain).abs().amax(1) > 1e-6).double().mean()
-    assert dropped == pytest.approx(0.3, abs=0.05)
-    torch.testing.assert_close(rows[0], rows[1])
-    assert (rows[0] - rows[2]).abs().max() > 1e-3
+    refreshed(entities, sharing, None, 0)
+    ids = torch.tensor([8, 3, 900])
+    some = entities.rows(ids, alone=True)
+    rows = entities.all_rows(alone=True)
+    torch.testing.assert_close(rows[ids], some)
+    assert torch.equal(rows[8], entities.table[8])
+    expected = entities.project(entities.normed(entities.pooled()))
+    torch.testing.assert_close(rows[9:], expected[9:])
+    assert (rows - entities.all_rows()).abs().amax(1)[9:].min() > 0
+    texts_alone = encoder("text")
+    torch.testing.assert_close(texts_alone.all_rows(alone=True), texts_alone.all_rows())
 
 
 def test_encoder_errors():
@@ -130,7 +130,6 @@ def test_encoder_errors():
         encoder("words")
     for options, words in (
         ({"refresh": 0}, "refresh=0"),
-        ({"row_dropout": 1.0}, "row_dropout"),
         ({"hidden": 0}, "backbone"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -10,6 +10,7 @@ from training_helpers import ENTITIES, RELATIONS, grouped_graph
 
 import kgfast
 from kgfast import ConfigError, multitask_loss
+from kgfast.data import KnowledgeGraph
 from kgfast.evaluate.metrics import evaluate
 from kgfast.joint.likelihood import cubed, likelihood_term
 from kgfast.joint.tasks import ModelDims, task_class
@@ -28,7 +29,12 @@ class Model(nn.Module):
         super().__init__()
         tables = KGEModel(ENTITIES, RELATIONS, dim, score=score, reciprocal=reciprocal, dtype=dtype)
         self.table, self.relations, self.score = tables.entities, tables.relations, score
-        self.entities = SimpleNamespace(all_rows=lambda: self.table, rows=lambda ids: self.table[ids])
+        self.entities = SimpleNamespace(
+            kind="table",
+            reads=False,
+            all_rows=lambda alone=False: self.table,
+            rows=lambda ids, alone=False: self.table[ids],
+        )
 
 
 def task(name, score="complex", **options):
@@ -91,6 +97,57 @@ def test_drawn_candidates_are_rows_given_by_id():
     assert losses["few"] < losses["whole"]  # fewer compete
 
 
+class Hybrid(Model):
+    """Rows, and rows by text alone, of which training saw all."""
+
+    def __init__(self, dtype=torch.float64):
+        super().__init__("complex", True, dtype)
+        self.tables = (self.table, nn.Parameter(torch.randn_like(self.table)))
+        self.entities = SimpleNamespace(
+            kind="hybrid", reads=True, all_rows=lambda alone=False: self.tables[alone],
+            rows=lambda ids, alone=False: self.tables[alone][ids],
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"candidates": 4}], ids=["all", "drawn"])
+def test_hybrid_entities_have_a_loss_by_text_alone(options):
+    """Texts compete, every other triple asks by texts too, the others by rows, to which no gradient goes."""
+    model, link = Hybrid(), task("link", batch_size=16, n3=0.1, text_weight=0.25, **options)
+    batch = link.batch(0)
+    terms = link.terms(model, batch, None)
+    assert [term.name for term in terms] == ["link", "n3", "link/text", "n3/text"]
+    assert [term.weight for term in terms] == [1.0, 0.1, 0.25, 0.25 * 0.1]
+    rows, texts = model.tables
+    competing = texts if batch.entities is None else texts[batch.entities]
+    torch.testing.assert_close(terms[2].table, competing)
+    head, relation, tail = batch.triples.unbind(1)
+    for at, asking in ((0, texts), (1, rows)):
+        by = slice(at, None, 2)
+        expected = kgfast.reference.find_score("complex").tail_query(asking[head[by]], model.relations[relation[by]])
+        torch.testing.assert_close(terms[2].query[: len(head)][by], expected)
+    total, _ = multitask_loss(terms[2:])
+    by_rows, by_texts = torch.autograd.grad(total, model.tables, allow_unused=True)
+    assert by_rows is None and by_texts.abs().sum() > 0
+    assert len(task("link", text_weight=0.0).terms(model, batch, None)) == 1
+
+
+def test_entities_without_training_triples_do_not_compete_where_texts_are_read():
+    """Of 72 entities training sees all but one, whose rows get no gradient then; a table's row does."""
+    whole = graph()
+    kept = (whole.train[:, [0, 2]] != 7).all(1)
+    smaller = KnowledgeGraph.from_arrays(whole.train[kept], None, None, ENTITIES, RELATIONS)
+    made = task_class("link")
+    dims = ModelDims(0, DIM, "complex", DIM, ENTITIES, RELATIONS)
+    link = made(made.Options(batch_size=64), smaller, None, dims, 0)
+    for model, competes in ((Hybrid(), False), (Model("complex", True, torch.float64), True)):
+        total, _ = multitask_loss(link.terms(model, link.batch(0), None))
+        (gradient,) = torch.autograd.grad(total, [model.table])
+        assert bool(gradient[7].abs().sum() > 0) == competes
+        assert (gradient[8:].abs().sum(1) > 0).all()
+    drawn = made(made.Options(batch_size=8, candidates=5000), smaller, None, dims, 0).batch(0)
+    assert len(drawn.entities) == ENTITIES - 1 and 7 not in drawn.entities
+
+
 def test_batches_depend_on_seed_and_step_alone():
     one, other = task("link", candidates=8), task("link", candidates=8)
     other.batch(0)
@@ -110,7 +167,7 @@ def test_n3_is_a_term_of_its_own():
     )
     torch.testing.assert_close(each[1], expected / len(batch.triples), rtol=1e-9, atol=1e-12)
     assert link.terms(model, batch, None)[1].weight == 0.1
-    torch.testing.assert_close(cubed(torch.tensor([[1.0, -2.0]]), "distmult"), torch.tensor([9.0]))
+    torch.testing.assert_close(cubed(torch.tensor([[1.0, -2.0]]), False), torch.tensor([9.0]))
 
 
 @pytest.mark.parametrize("score", ["transe_l1", "distmult", "complex", "rotate"])

@@ -54,6 +54,8 @@ def fit_to_data(config: JointConfig, graph: KnowledgeGraph, say: Callable[[str],
     if not described and config.entities.kind != "table":
         say(f"{graph.name} has no texts of entities: they are rows of a table")
         changes["entities"] = {"kind": "table"}
+        if "link" in tasks:
+            tasks["link"] = {key: value for key, value in tasks["link"].items() if key != "text_weight"}
     if not tasks:
         raise DataError(f"{graph.name} has nothing for any of the tasks {', '.join(config.tasks)}")
     return config.replace(tasks=tasks, leave_out=False, **changes)
@@ -138,8 +140,7 @@ def build_model(
             sharing = make_sharing(config.sharing.mode, backbone, readers, **options)
         entities = EntityEncoder(
             config.entities.kind, graph, texts, score=config.model, dim=config.dim, hidden=hidden,
-            refresh=config.entities.refresh, row_dropout=config.entities.row_dropout, init_scale=config.init_scale,
-            seed=config.seed,
+            refresh=config.entities.refresh, init_scale=config.init_scale, seed=config.seed,
         )  # fmt: skip
         seed = KGEModel(
             1, graph.num_relations, config.dim, score=config.model, reciprocal=config.reciprocal,

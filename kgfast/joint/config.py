@@ -28,7 +28,6 @@ class EntitySection(Section):
 
     kind: Literal["table", "text", "hybrid"] = Field("table", description="rows from a table, from texts, or both")
     refresh: int = Field(256, gt=0, description="texts of entities that a step reads anew")
-    row_dropout: float = Field(0.1, ge=0, lt=1, description="part of a hybrid's rows that are texts alone in a step")
 
 
 class BackboneSection(Section):
@@ -340,6 +339,8 @@ def check_combination(config: JointConfig) -> None:
         raise ConfigError(
             f"backbone.hidden={config.backbone.hidden}: must be a multiple of backbone.heads={config.backbone.heads}"
         )
+    if "text_weight" in config.tasks.get("link", {}) and config.entities.kind != "hybrid":
+        raise ConfigError(f"tasks.link.text_weight has no effect with entities.kind={config.entities.kind}")
     belongs = {"soft": ("pull", "strength"), "routed": ("experts", "top_k", "gate", "balance_weight"), "hard": ()}
     for key, value in config.sharing.model_dump(exclude={"mode"}, exclude_none=True).items():
         if key not in belongs[config.sharing.mode]:

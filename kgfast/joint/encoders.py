@@ -14,9 +14,6 @@ from kgfast.nn import KGEModel
 from kgfast.train.batches import generator
 
 ENCODERS = ("table", "text", "hybrid")
-# Adam moves every weight of a matrix alike, so a row made by a matrix of H inputs moves H times as fast as one of a
-# table: what goes into these matrices is made that much smaller, or texts outrun the rows that they are mixed with.
-PACE = 0.05
 GATE = 2.0  # a hybrid begins as 0.88 of the row and 0.12 of the text
 
 
@@ -24,14 +21,15 @@ class EntityEncoder(nn.Module):
     """Rows [E, D] that the scores rank.
 
     table:  a learned row an entity
-    text:   P x, x the entity's text through the backbone, pooled: [H]
+    text:   P x, x the entity's text through the backbone, pooled and normed: [H]
     hybrid: g * row + (1 - g) * P x, g = sigmoid(G x + b) in [0, 1]^D learned; an entity that train never saw, or one
             without text, has the other part alone
 
-    The pooled texts x of all entities are kept in `memory` [E, H]. In training each step reads `refresh` texts anew,
-    with gradient: those of the batch, then the others by turns; the rest comes from the memory as it was when last read
-    (without gradient into the backbone; P, G and b learn from all). So the backbone's work a step does not depend on E.
-    A hybrid row in training is P x alone for a part `row_dropout` of the entities, so that texts learn to do without.
+    A hybrid has rows by text alone too, P x of every entity: the link task learns both kinds, so that P x can stand
+    where there is no row. The pooled texts of all entities are kept in `memory` [E, H]. In training each step reads
+    `refresh` texts anew, with gradient: those of the batch, then the others by turns; the rest comes from the memory as
+    it was when last read (without gradient into the backbone; P, G and b learn from all). So the backbone's work a step
+    does not depend on E.
 
     A step: `choose` ids, encode `requests(ids)`, `receive` the result; then `all_rows` and `rows` until `release`.
     """
@@ -46,7 +44,6 @@ class EntityEncoder(nn.Module):
         dim: int,
         hidden: int = 0,
         refresh: int = 256,
-        row_dropout: float = 0.1,
         init_scale: float | None = None,
         seed: int = 0,
     ):
@@ -55,11 +52,9 @@ class EntityEncoder(nn.Module):
             raise ConfigError(f"entities={kind!r}: must be one of {', '.join(ENCODERS)}")
         if refresh < 1:
             raise ConfigError(f"refresh={refresh}: must be at least 1")
-        if not 0 <= row_dropout < 1:
-            raise ConfigError(f"row_dropout={row_dropout}: must be at least 0 and below 1")
         count = graph.num_entities
         self.kind, self.score, self.dim, self.seed = kind, score, dim, seed
-        self.refresh, self.row_dropout = min(refresh, count), row_dropout
+        self.refresh = min(refresh, count)
         self.num_entities = count
         if kind != "text":
             draws = torch.Generator().manual_seed(seed)
@@ -79,7 +74,7 @@ class EntityEncoder(nn.Module):
         scale = (2 / (count + dim)) ** 0.5  # rows begin as large as Xavier's
         draws = generator(seed, "project")
         with torch.no_grad():
-            self.project.weight.copy_(torch.randn(dim, hidden, generator=draws) * scale / PACE * hidden**-0.5)
+            self.project.weight.copy_(torch.randn(dim, hidden, generator=draws) * scale * hidden**-0.5)
             self.project.bias.zero_()
         seen = torch.zeros(count, dtype=torch.bool)
         seen[graph.train[:, 0]] = True
@@ -88,6 +83,7 @@ class EntityEncoder(nn.Module):
         self.register_buffer("memory", torch.zeros(count, hidden))
         self.register_buffer("by_text", ((~seen) | (kind == "text")) & present, persistent=False)
         self.register_buffer("by_row", (~present) & (kind == "hybrid"), persistent=False)
+        self.complete = bool(present.all())
         if kind == "hybrid":
             self.gate = nn.Linear(hidden, dim)
             nn.init.zeros_(self.gate.weight)
@@ -95,8 +91,7 @@ class EntityEncoder(nn.Module):
         order = torch.randperm(count, generator=generator(seed, "turns"))
         self.turns = order[present[order]]  # entities with a text, in the order in which they take turns
         self._fresh: tuple[Tensor, Tensor] | None = None
-        self._rows: Tensor | None = None  # this step's rows: several tasks ask for them
-        self._step = 0
+        self._rows: tuple[Tensor, Tensor] | None = None  # this step's rows: several tasks ask for them
 
     @property
     def reads(self) -> bool:
@@ -108,7 +103,6 @@ class EntityEncoder(nn.Module):
 
         A function of (seed, step, wanted).
         """
-        self._step = step
         if self.refresh >= len(self.turns):
             return self.turns.sort().values
         half = self.refresh // 2 if wanted is not None and len(wanted) else 0
@@ -163,50 +157,50 @@ class EntityEncoder(nn.Module):
         place = place[ids]
         return torch.where((place >= 0)[:, None], fresh[place.clamp(min=0)], self.memory[ids])
 
-    def all_rows(self) -> Tensor:
-        """[E, D], row e of entity e. Gradients reach the table, the projection, and the texts read in this step."""
+    def all_rows(self, alone: bool = False) -> Tensor:
+        """[E, D], row e of entity e; `alone`: by text alone, as of entities that train never saw.
+
+        Gradients reach the table, the projection, and the texts read in this step.
+        """
         if self.kind == "table":
             return self.table
         if self._rows is not None:
-            return self._rows
-        rows = self.mix(self.pooled(), self.table if self.kind == "hybrid" else None, None)
+            return self._rows[alone]
+        rows = self.both(self.pooled(), None)
         if self._fresh is not None:
             self._rows = rows
-        return rows
+        return rows[alone]
 
-    def rows(self, ids: Tensor) -> Tensor:
+    def rows(self, ids: Tensor, alone: bool = False) -> Tensor:
         """[n, D], the rows of `ids`, computed for these alone unless `all_rows` was asked before in this step."""
         if self.kind == "table":
             return self.table[ids]
-        if self._rows is not None:
-            return self._rows[ids]
-        return self.mix(self.pooled(ids), self.table[ids] if self.kind == "hybrid" else None, ids)
+        return self._rows[alone][ids] if self._rows is not None else self.both(self.pooled(ids), ids)[alone]
 
     def text_rows(self, encoded: Encoded) -> Tensor:
-        """[n, D]: rows of entities that the graph never saw, from their texts alone."""
+        """[n, D]: rows of entities that are not in the graph, by text alone."""
         if not self.reads:
             raise ConfigError("entities=table: an entity that is not in the graph has no row; use text or hybrid")
         return self.project(self.normed(encoded.pooled))
 
     def normed(self, pooled: Tensor) -> Tensor:
         """What projection and gate see of pooled texts [n, H]."""
-        return PACE * self.norm(pooled.to(self.memory.dtype))
+        return self.norm(pooled.to(self.memory.dtype))
 
-    def mix(self, pooled: Tensor, table: Tensor | None, ids: Tensor | None) -> Tensor:
-        """Rows [n, D] of entities `ids` (None: all) from their pooled texts [n, H] and table rows [n, D]."""
+    def both(self, pooled: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(rows, rows by text alone) of entities `ids` (None: all) with their pooled texts [n, H], each [n, D]."""
         normed = self.normed(pooled)
         text = self.project(normed)
-        if table is None:
-            return text
-        alone, without = self.by_text, self.by_row
-        if self.training and self.row_dropout > 0:
-            draws = torch.rand(self.num_entities, generator=generator(self.seed, f"rows/{self._step}"))
-            alone = alone | (draws < self.row_dropout).to(alone.device)
+        if self.kind == "text":
+            return text, text
+        table, unseen, silent = self.table, self.by_text, self.by_row
         if ids is not None:
-            alone, without = alone[ids], without[ids]
-        gate = self.gate(normed).sigmoid()
-        gate = torch.where(without[:, None], 1.0, torch.where(alone[:, None], 0.0, gate))
-        return torch.lerp(text, table, gate)
+            table, unseen, silent = table[ids], unseen[ids], silent[ids]
+        gate = torch.where(unseen[:, None], 0.0, self.gate(normed).sigmoid())
+        if self.complete:
+            return torch.lerp(text, table, gate), text
+        silent = silent[:, None]
+        return torch.where(silent, table, torch.lerp(text, table, gate)), torch.where(silent, table, text)
 
     def extra_repr(self) -> str:
         return f"{self.kind}, entities={self.num_entities}, dim={self.dim}, refresh={self.refresh}"

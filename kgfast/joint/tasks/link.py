@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -29,6 +29,7 @@ class LinkOptions(TaskOptions):
     objective: Literal["softmax", "bce"] = "softmax"
     n3: float = Field(0.0, ge=0, description="weight of the N3 regulariser (Lacroix et al. 2018)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the known entity's row")
+    text_weight: float = Field(1.0, ge=0, description="hybrid entities: weight of the same loss by texts alone")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class LinkTask(nn.Module):
     """Terms: the queries of both sides of B triples [2B, D] against the entities' rows [E, D] or [K, D].
 
     With 2R relation rows, row r + R asks for heads as tails of the inverse relation; with R rows the score's own head
-    query does. Memory O(B D) beyond the rows: no scores are stored.
+    query does. Entities that train never saw don't compete where texts are read: nothing is known against them, and
+    all that could be learned of their texts is that they are never right. Where entities are hybrid, the same loss over
+    rows by text alone teaches texts to stand for them. Memory O(B D) beyond the rows: no scores are stored.
     """
 
     name: ClassVar[str] = "link"
@@ -59,6 +62,7 @@ class LinkTask(nn.Module):
         self.options, self.graph, self.seed = options, graph, seed
         self.score = reference.find_score(dims.score)
         self.known = graph.known("train")
+        self.seen = graph.train[:, [0, 2]].unique()
         self.schedule = Schedule(len(graph.train), options.batch_size, seed, self.name)
         self.dropout = nn.Dropout(options.dropout)
 
@@ -74,10 +78,9 @@ class LinkTask(nn.Module):
             offsets = torch.arange(len(answers) + 1)
         if not self.options.candidates:
             return LinkBatch(triples, offsets, answers, None)
-        drawn = torch.randint(
-            self.graph.num_entities, (self.options.candidates,), generator=generator(self.seed, f"link/drawn/{step}")
-        )
-        entities, places = torch.unique(torch.cat([answers, drawn]), return_inverse=True)
+        draws = generator(self.seed, f"link/drawn/{step}")
+        drawn = torch.randint(len(self.seen), (self.options.candidates,), generator=draws)
+        entities, places = torch.unique(torch.cat([answers, self.seen[drawn]]), return_inverse=True)
         return LinkBatch(triples, offsets, places[: len(answers)], entities)
 
     def known_answers(self, triples: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,15 +105,26 @@ class LinkTask(nn.Module):
         return batch.triples[:, [0, 2]].flatten() if batch.entities is None else batch.entities
 
     def terms(self, model, batch: LinkBatch, encoded) -> list[Term]:
+        terms = self.losses(model, batch)
+        share = self.options.text_weight
+        if share and model.entities.kind == "hybrid":
+            by_text = self.losses(model, batch, alone=True)
+            terms += [replace(term, weight=share * term.weight, name=f"{term.name}/text") for term in by_text]
+        return terms
+
+    def losses(self, model, batch: LinkBatch, alone: bool = False) -> list[Term]:
+        """The loss and its regulariser; `alone`: rows by text alone compete, and are what every other triple asks by.
+
+        The others ask by the row they have: rows and texts learn to lie in one space, whose turns no score fixes.
+        """
         device = model.relations.device
-        head, relation, tail = batch.triples.to(device).unbind(1)
-        if batch.entities is None:
-            table = model.entities.all_rows()
-            heads, tails = table[head], table[tail]
-        else:
-            entities = batch.entities.to(device)
-            table = model.entities.rows(entities)
-            heads, tails = (rows_of(table, entities, ids, model) for ids in (head, tail))
+        relation = batch.triples[:, 1].to(device)
+        table, heads, tails = self.rows(model, batch, alone)
+        if alone:
+            others = [known.detach() for known in self.rows(model, batch, False)[1:]]
+            turn = torch.arange(len(relation), device=device)[:, None] % 2 == 0
+            heads, tails = torch.where(turn, heads, others[0]), torch.where(turn, tails, others[1])
+        everyone = batch.entities is not None or not model.entities.reads or len(self.seen) == len(table)
         reciprocal = len(model.relations) == 2 * self.graph.num_relations
         rows = model.relations[relation]
         turned = model.relations[relation + self.graph.num_relations] if reciprocal else rows
@@ -118,7 +132,8 @@ class LinkTask(nn.Module):
         queries = (self.score.tail_query(self.dropout(heads), rows), ask_head(self.dropout(tails), turned))
         term = Term(
             torch.cat(queries), table, (batch.offsets.to(device), batch.answers.to(device)),
-            similarity=self.score.similarity, objective=self.options.objective, name=self.name,
+            candidates=None if everyone else self.seen.to(device), similarity=self.score.similarity,
+            objective=self.options.objective, name=self.name,
         )  # fmt: skip
         if not self.options.n3:
             return [term]
@@ -128,6 +143,16 @@ class LinkTask(nn.Module):
         cubes = sizes[:2].sum(0) + sizes[2:].sum(0) / 2
         return [term, likelihood_term(cubes, weight=self.options.n3, name="n3")]
 
+    def rows(self, model, batch: LinkBatch, alone: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """(rows that compete, rows of the heads, rows of the tails)."""
+        head, _, tail = batch.triples.to(model.relations.device).unbind(1)
+        if batch.entities is None:
+            table = model.entities.all_rows(alone)
+            return table, table[head], table[tail]
+        entities = batch.entities.to(head.device)
+        table = model.entities.rows(entities, alone)
+        return table, *(rows_of(table, entities, ids, model, alone) for ids in (head, tail))
+
     def evaluate(self, model, split: str) -> dict:
         """Filtered MRR, hits and mean rank over both sides, all entities competing; seen and unseen entities apart."""
         result = evaluate(link_model(model, self.graph), self.graph, split, details=True)
@@ -136,7 +161,7 @@ class LinkTask(nn.Module):
         return result
 
 
-def rows_of(table: Tensor, entities: Tensor, ids: Tensor, model) -> Tensor:
+def rows_of(table: Tensor, entities: Tensor, ids: Tensor, model, alone: bool) -> Tensor:
     """Rows of `ids`: out of `table`, whose rows are those of `entities`, where they are in it, else from the model."""
     place = torch.searchsorted(entities, ids.contiguous()).clamp(max=len(entities) - 1)
     inside = entities[place] == ids
@@ -144,7 +169,7 @@ def rows_of(table: Tensor, entities: Tensor, ids: Tensor, model) -> Tensor:
     if bool(inside.all()):
         return rows
     outside = (~inside).nonzero()[:, 0]
-    return rows.index_copy(0, outside, model.entities.rows(ids[outside]).to(rows.dtype))
+    return rows.index_copy(0, outside, model.entities.rows(ids[outside], alone).to(rows.dtype))
 
 
 def link_model(model, graph: KnowledgeGraph) -> KGEModel:
