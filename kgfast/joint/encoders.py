@@ -200,7 +200,7 @@ class EntityEncoder(nn.Module):
         if self.complete:
             return torch.lerp(text, table, gate), text
         silent = silent[:, None]
-        return torch.where(silent, table, torch.lerp(text, table, gate)), torch.where(silent, table, text)
+        return torch.where(silent, table, torch.lerp(text, table, gate)), torch.where(silent, table.detach(), text)
 
     def extra_repr(self) -> str:
         return f"{self.kind}, entities={self.num_entities}, dim={self.dim}, refresh={self.refresh}"

@@ -115,7 +115,8 @@ class LinkTask(nn.Module):
     def losses(self, model, batch: LinkBatch, alone: bool = False) -> list[Term]:
         """The loss and its regulariser; `alone`: rows by text alone compete, and are what every other triple asks by.
 
-        The others ask by the row they have: rows and texts learn to lie in one space, whose turns no score fixes.
+        The others ask by the rows that the model has. So texts come to lie where rows do, which scores alone don't fix:
+        complex rows may all be turned alike. Gradients reach texts only: the graph's rows and relations stay its own.
         """
         device = model.relations.device
         relation = batch.triples[:, 1].to(device)
@@ -126,8 +127,9 @@ class LinkTask(nn.Module):
             heads, tails = torch.where(turn, heads, others[0]), torch.where(turn, tails, others[1])
         everyone = batch.entities is not None or not model.entities.reads or len(self.seen) == len(table)
         reciprocal = len(model.relations) == 2 * self.graph.num_relations
-        rows = model.relations[relation]
-        turned = model.relations[relation + self.graph.num_relations] if reciprocal else rows
+        relations = model.relations.detach() if alone else model.relations
+        rows = relations[relation]
+        turned = relations[relation + self.graph.num_relations] if reciprocal else rows
         ask_head = self.score.tail_query if reciprocal else self.score.head_query
         queries = (self.score.tail_query(self.dropout(heads), rows), ask_head(self.dropout(tails), turned))
         term = Term(
@@ -137,7 +139,7 @@ class LinkTask(nn.Module):
         )  # fmt: skip
         if not self.options.n3:
             return [term]
-        rows_used = [heads, tails] if self.score.phases else [heads, tails, rows, turned]
+        rows_used = [heads, tails] if self.score.phases or alone else [heads, tails, rows, turned]
         sizes = torch.stack([cubed(part, self.score.complex_rows) for part in rows_used])
         # both queries of a triple use its head and tail, each its own relation row: per query, both and one
         cubes = sizes[:2].sum(0) + sizes[2:].sum(0) / 2
