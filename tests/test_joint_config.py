@@ -1,5 +1,7 @@
 """Joint settings: what is refused and how it is said, which source wins, and who is asked for a joint run."""
 
+from pathlib import Path
+
 import pytest
 
 from kgfast.errors import ConfigError
@@ -111,3 +113,10 @@ def test_bad_files_are_named(tmp_path):
     file.write_text("tasks: {link: {}}\ndimm: 3\n")
     with pytest.raises(ConfigError, match=r"bad\.yaml: .*'dimm'; did you mean dim"):
         resolve(file)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[1] / "examples").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_examples_are_valid(file):
+    assert "link" in resolve(file).tasks
