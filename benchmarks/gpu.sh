@@ -61,7 +61,7 @@ build() {
   "$python" -m venv "$work/venv" || "$python" -m venv --without-pip "$work/venv" || return 1
   local own
   own=$("$work/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-  "$python" -c 'import site, sysconfig; print("\n".join(dict.fromkeys([*site.getsitepackages(), sysconfig.get_path("purelib")])))' >"$own/outer.pth"
+  "$python" -c 'import site, sysconfig; print("\n".join(dict.fromkeys([*site.getsitepackages(), sysconfig.get_path("purelib"), site.getusersitepackages()])))' >"$own/outer.pth"
   # without pip: in place, where the package kgfast.kernels is a link
   "$work/venv/bin/python" -m pip install --quiet --no-index --no-deps --no-build-isolation -e . \
     || { "$work/venv/bin/python" setup.py -q build_ext --inplace && ln -sfn ../kernels kgfast/kernels; } || return 1
@@ -83,8 +83,9 @@ stage ceilings 30 "$interpreter" -m benchmarks.gpu.ceilings "${options[@]}" --pa
 stage conformance 150 "$interpreter" -m benchmarks.gpu.conformance "${options[@]}" --part "$parts/conformance.json"
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
 if [[ -x $sanitizer && $device == cuda ]]; then
-  stage sanitize 60 bash -c "for tool in memcheck racecheck; do '$sanitizer' --tool \$tool --error-exitcode 9 --launch-timeout 60 \
-    '$interpreter' -m benchmarks.gpu.sanitize ${options[*]} || exit; done"
+  # every tensor in memory of its own, or memcheck would see torch's large blocks alone; either tool runs whatever the other says
+  stage sanitize 95 bash -c "worst=0; for tool in memcheck racecheck; do PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 45 '$sanitizer' \
+    --tool \$tool --error-exitcode 9 --launch-timeout 60 '$interpreter' -m benchmarks.gpu.sanitize ${options[*]} || worst=\$?; done; exit \$worst"
 else
   stage sanitize 60 "$interpreter" -m benchmarks.gpu.sanitize "${options[@]}" --without
 fi

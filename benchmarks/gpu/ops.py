@@ -8,6 +8,7 @@ matrix products. A distance's are not counted: its floor is that of its bytes.
 from __future__ import annotations
 
 import json
+import traceback
 
 import torch
 
@@ -61,7 +62,7 @@ class Bench:
                 call()
                 self.stage.synchronize()
                 ready[provider] = (call, self.stage.peak_above(call))
-            except (RuntimeError, ValueError) as error:
+            except Exception as error:  # compilers' errors are of no common kind
                 self.stage.keep(case=name, provider=provider, failed=f"{type(error).__name__}: {error}"[:300])
         times = self.stage.in_turns({provider: call for provider, (call, _) in ready.items()}, self.seconds, cold)
         least = self.floor(count_bytes, operations, rate)
@@ -214,10 +215,17 @@ def main() -> None:
         lambda: bench.sampled_steps(ENTITIES, "rotate", False),
         lambda: bench.sampled_steps(LARGE, "transe_l1", False),
     ]  # the most wanted first: a time limit may end the list
+    failed = 0
     for measure in wanted:
-        measure()
+        try:
+            measure()
+        except Exception:  # one case that can't be made must not lose the others
+            traceback.print_exc()
+            failed += 1
         if stage.device.type == "cuda":
             torch.cuda.empty_cache()
+    if failed:
+        raise SystemExit(f"{failed} cases could not be timed")
 
 
 if __name__ == "__main__":

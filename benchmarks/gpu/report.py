@@ -106,6 +106,8 @@ def chip_page(result: dict) -> str:
         ]
         lines.append("")
     for row in parts.get("training", []):
+        if "failed" in row:
+            continue
         text = f"{row['setting']}, `impl='{row['impl']}'` ({row['graph']}): "
         text += f"{row['triples_per_second']:,.0f} triples/s for {row['seconds']:.0f} s"
         if "evaluation_seconds" in row:

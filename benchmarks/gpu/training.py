@@ -9,6 +9,7 @@ recipe's filtered test MRR is too.
 from __future__ import annotations
 
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -122,8 +123,17 @@ def evaluate(stage: Stage, model, test, known, real: bool, impl: str) -> dict:
 if __name__ == "__main__":
     stage = Stage(__doc__, data={"type": Path, "help": "dataset folder of FB15k-237"})
     impls = [name for name in ("triton", "cuda") if backends.why_not(name, stage.device.type) is None]
-    for impl in impls:
-        marius(stage, impl, 0.05 if stage.tiny else 8.0)
+    long = (lambda seconds: 0.05) if stage.tiny else float
+    settings = [(marius, impl, long(8)) for impl in impls]
     if "triton" in impls:
-        fetched(stage, "triton", 0.05 if stage.tiny else 5.0)
-        recipe(stage, "triton", 0.05 if stage.tiny else 45.0, stage.options.data)
+        settings += [(fetched, "triton", long(5)), (recipe, "triton", long(45), stage.options.data)]
+    failed = []
+    for setting, *arguments in settings:
+        try:
+            setting(stage, *arguments)
+        except Exception as error:  # one that fails must not lose the others
+            traceback.print_exc()
+            failed.append(setting.__name__)
+            stage.keep(setting=setting.__name__, impl=arguments[0], failed=f"{type(error).__name__}: {error}"[:300])
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")

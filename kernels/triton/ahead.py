@@ -120,7 +120,7 @@ class Launcher:
         self.kernel, self.store, self.seen = kernel, store, {}
         self.jit = type(kernel).run.__get__(kernel)
         self.names = [parameter.name for parameter in kernel.params]
-        self.fixed = [bool(parameter.annotation_type or parameter.do_not_specialize) for parameter in kernel.params]
+        self.fixed = [bool(parameter.do_not_specialize) for parameter in kernel.params]
         self.constant = [parameter.is_constexpr for parameter in kernel.params]
 
     def __call__(self, *args, grid, warmup=False, **kwargs):

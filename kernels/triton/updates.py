@@ -48,6 +48,7 @@ def store_row(rows, at, d, inside, x, row, first, step, BLOCK: tl.constexpr, OPT
 def row_rate(state1, constants, row, squares, dim, SUM: tl.constexpr):
     """Row-wise Adagrad: adds the mean square to the row's sum; the row's step size."""
     sum = tl.load(state1 + row).to(SUM) + squares / dim
+    tl.debug_barrier()  # every warp has read the state that one of them writes
     tl.store(state1 + row, sum)
     return tl.load(constants).to(SUM) / (tl.sqrt(sum) + tl.load(constants + 1).to(SUM))
 
