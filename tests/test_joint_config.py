@@ -115,6 +115,13 @@ def test_bad_files_are_named(tmp_path):
         resolve(file)
 
 
+def test_heads_on_a_command_line():
+    for given, heads in (("embedding", ("embedding",)), ("following,embedding", ("following", "embedding"))):
+        assert resolve(None, ["data=world", f"tasks.qa.heads={given}"]).options("qa").heads == heads
+    with pytest.raises(ConfigError, match=r"tasks\.qa\.heads.*follow"):
+        resolve(None, ["data=world", "tasks.qa.heads=follow"])
+
+
 @pytest.mark.parametrize(
     "file", sorted((Path(__file__).parents[1] / "examples").glob("*.yaml")), ids=lambda file: file.stem
 )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from kgfast import reference
@@ -40,6 +40,12 @@ class QAOptions(TaskOptions):
     )
     n3: float = Field(0.3, ge=0, description="weight of the N3 regulariser of the embedding head")
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout of what is read from a question")
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _heads(cls, value: Any) -> Any:
+        """Names between commas, as a command line has them."""
+        return value.split(",") if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
