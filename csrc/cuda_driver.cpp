@@ -26,6 +26,10 @@ struct Driver {
   std::string reason;  // why it can't be used; empty if it can
   Result (*init)(unsigned) = nullptr;
   Result (*error_string)(Result, const char**) = nullptr;
+  Result (*device)(int*, int) = nullptr;
+  Result (*retain)(void**, int) = nullptr;
+  Result (*current)(void**) = nullptr;
+  Result (*make_current)(void*) = nullptr;
   Result (*load)(void**, const void*) = nullptr;
   Result (*unload)(void*) = nullptr;
   Result (*function)(void**, void*, const char*) = nullptr;
@@ -45,7 +49,8 @@ struct Driver {
       reason = "no NVIDIA driver (libcuda.so.1 can't be opened)";
       return;
     }
-    find(init, "cuInit"), find(error_string, "cuGetErrorString"), find(load, "cuModuleLoadData"), find(unload, "cuModuleUnload");
+    find(init, "cuInit"), find(error_string, "cuGetErrorString"), find(device, "cuDeviceGet"), find(retain, "cuDevicePrimaryCtxRetain");
+    find(current, "cuCtxGetCurrent"), find(make_current, "cuCtxSetCurrent"), find(load, "cuModuleLoadData"), find(unload, "cuModuleUnload");
     find(function, "cuModuleGetFunction"), find(set_attribute, "cuFuncSetAttribute"), find(launch, "cuLaunchKernel");
     if (reason.empty() && init(0) != 0) reason = "the NVIDIA driver finds no device";
 #else
@@ -71,10 +76,14 @@ void need_driver() {
 // 'd' double.
 class Kernel {
  public:
-  Kernel(const std::string& image, const std::string& name, const std::string& parameters, unsigned threads, unsigned shared_bytes)
+  Kernel(const std::string& image, const std::string& name, const std::string& parameters, unsigned threads, unsigned shared_bytes, int device)
       : parameters_(parameters), threads_(threads), shared_bytes_(shared_bytes) {
     if (parameters.size() > kMost) throw std::invalid_argument(name + " has more than 64 parameters");
     need_driver();
+    int handle = 0;
+    check(driver().device(&handle, device), "device");
+    check(driver().retain(&context_, handle), "context");  // torch's own, which lasts as long as the process
+    enter();
     check(driver().load(&module_, image.data()), name.c_str());
     check(driver().function(&function_, module_, name.c_str()), name.c_str());
     if (shared_bytes > (48 << 10)) {
@@ -92,6 +101,7 @@ class Kernel {
     pack(arguments, values);
     for (size_t i = 0; i < parameters_.size(); ++i) addresses[i] = values + i;
     py::gil_scoped_release free;
+    enter();
     check(driver().launch(function_, x, y, z, threads_, 1, 1, shared_bytes_, reinterpret_cast<void*>(stream), addresses, nullptr), "launch");
   }
 
@@ -105,6 +115,12 @@ class Kernel {
 
  private:
   static constexpr size_t kMost = 64;
+  // A thread that has not used CUDA yet has no context.
+  void enter() const {
+    void* current = nullptr;
+    check(driver().current(&current), "context");
+    if (!current) check(driver().make_current(context_), "context");
+  }
   void pack(const py::tuple& arguments, uint64_t* values) const { pack(parameters_, arguments, values); }
   static void pack(const std::string& parameters, const py::tuple& arguments, uint64_t* values) {
     if (arguments.size() != parameters.size())
@@ -125,7 +141,7 @@ class Kernel {
 
   std::string parameters_;
   unsigned threads_, shared_bytes_;
-  void *module_ = nullptr, *function_ = nullptr;
+  void *context_ = nullptr, *module_ = nullptr, *function_ = nullptr;
 };
 
 }  // namespace
@@ -135,8 +151,8 @@ void bind_driver(py::module_& parent) {
   m.def("reason", [] { return driver().reason; }, "Why the driver can't be used; empty if it can");
   m.def("packed", &Kernel::packed);
   py::class_<Kernel>(m, "Kernel")
-      .def(py::init([](const py::bytes& image, const std::string& name, const std::string& parameters, unsigned threads, unsigned shared_bytes) {
-        return new Kernel(std::string(image), name, parameters, threads, shared_bytes);
+      .def(py::init([](const py::bytes& image, const std::string& name, const std::string& parameters, unsigned threads, unsigned shared_bytes, int device) {
+        return new Kernel(std::string(image), name, parameters, threads, shared_bytes, device);
       }))
       .def("launch", &Kernel::launch);
 }

@@ -76,7 +76,7 @@ def test_the_module_says_what_was_built():
 def test_without_a_gpu_the_device_is_refused_with_a_reason():
     assert _C.driver.reason()
     with pytest.raises(RuntimeError, match=re.escape(_C.driver.reason())):
-        _C.driver.Kernel(b"", "name", "p", 32, 0)
+        _C.driver.Kernel(b"", "name", "p", 32, 0, 0)
     with pytest.raises(RuntimeError, match="CUDA|without its CUDA kernels"):
         _C.cuda.update_all_rows((False, 0), 1, 1, 0, (2, 0, 0, 0, 0))
 

@@ -185,7 +185,9 @@ class Store:
         if entry is None:
             return None
         image = (self.folder / f"sm_{architecture}" / f"{key}.cubin").read_bytes()
-        compiled = _C.driver.Kernel(image, entry["name"], entry["parameters"], entry["threads"], entry["shared"])
+        compiled = _C.driver.Kernel(
+            image, entry["name"], entry["parameters"], entry["threads"], entry["shared"], torch.cuda.current_device()
+        )
         return compiled, (0,) * (len(entry["parameters"]) - len(entry["arguments"]))
 
 

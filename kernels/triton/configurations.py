@@ -59,12 +59,15 @@ def interpreted() -> bool:
 
 @lru_cache
 def device_properties(device: torch.device) -> tuple[int, int]:
-    """(architecture in TABLE, number of multiprocessors); an unknown newer chip takes the newest known row."""
+    """(architecture in TABLE, number of multiprocessors); an unknown newer chip takes the newest known row.
+
+    Chips of 12.x have 99 KB of shared memory, as those of 8.6 and 8.9: they take the row of 8.0, which fits.
+    """
     if device.type == "cpu":
         return 0, 2
     found = torch.cuda.get_device_properties(device)
     known = [one for one in TABLE if one <= found.major * 10]
-    return (known or [80])[-1], found.multi_processor_count
+    return 80 if found.major == 12 or not known else known[-1], found.multi_processor_count
 
 
 def precision(dtype: torch.dtype) -> str:
