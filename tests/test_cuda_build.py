@@ -117,7 +117,7 @@ from kgfast.kernels.triton import hot, rows
 
 launched = []
 class Fake:
-    def __init__(self, image, name, parameters, threads, shared): self.parameters = parameters
+    def __init__(self, image, name, parameters, threads, shared, device): self.parameters = parameters
     def launch(self, x, y, z, stream, arguments): launched.append((x, len(arguments), len(self.parameters)))
 fallen = []
 patches = {
