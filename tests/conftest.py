@@ -50,3 +50,9 @@ def for_threads():
 
     yield run
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_cache(tmp_path_factory, monkeypatch):
+    """A cache of graphs that is empty, and the test's own."""
+    monkeypatch.setenv("KGFAST_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -1,9 +1,8 @@
-"""Every reader, the report, the cache, and errors that name file and line."""
+"""Every reader, the report, and errors that name file and line."""
 
 import gzip
 import json
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,43 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from data_helpers import LINES, TRIPLES, folder, named, write
 
 from kgfast.data import KnowledgeGraph
-from kgfast.data import cache as cached
 from kgfast.errors import DataError
 
-TRIPLES = [
-    ("Ada Lovelace", "born in", "London"),
-    ("Zürich", "liegt in", "Schweiz"),
-    ("東京", "首都", "日本"),
-    ('a "quoted" name', "born in", "London"),
-]
-LINES = "".join("\t".join(row) + "\n" for row in TRIPLES)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("KGFAST_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def write(path: Path, content) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def folder(path: Path, **files) -> Path:
-    """A dataset folder; keys are file names without .txt."""
-    for name, content in files.items():
-        write(path / f"{name}.txt", content)
-    return path
-
-
-def named(graph, split="train"):
-    return [
-        (graph.entity_names[h], graph.relation_names[r], graph.entity_names[t])
-        for h, r, t in getattr(graph, split).tolist()
-    ]
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_tab_separated(tmp_path):
@@ -335,95 +303,6 @@ def test_from_arrays():
 def test_from_arrays_errors(options, message):
     with pytest.raises(DataError, match=message):
         KnowledgeGraph.from_arrays(**options)
-
-
-@pytest.fixture
-def large_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(cached, "SMALLEST", 0)
-    rows = [f"entity {i % 997}\tr{i % 7}\tentity {i % 89}\n" for i in range(5000)]
-    texts = "".join(f"entity {i}\tthe text of {i}\n" for i in range(500))
-    questions = "what ?\tentity 5\tentity 6|entity 7\n"
-    return folder(
-        tmp_path / "large",
-        train="".join(rows),
-        test=rows[0],
-        entity2text=texts,
-        qa_train=questions,
-        qa_test="q\tx\ty",
-    )
-
-
-def contents(graph):
-    return (
-        [getattr(graph, split).tolist() for split in ("train", "valid", "test")],
-        list(graph.entity_names),
-        list(graph.relation_names),
-        list(graph.entity_text),
-        graph.entity_description,
-        graph.questions,
-        graph.report,
-    )
-
-
-def mapped_ranges(folder):
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if str(folder) in line:
-            yield tuple(int(end, 16) for end in line.split()[0].split("-"))
-
-
-def test_cache_hit_equals_fresh_read_and_is_mapped(large_folder, monkeypatch):
-    fresh = KnowledgeGraph.load(large_folder, cache=False)
-    assert not list(cached.cache_folder().iterdir())
-    KnowledgeGraph.load(large_folder)
-    monkeypatch.setattr("kgfast.data.graph.read_triples", None)  # whoever reads a source now, fails
-    hit = KnowledgeGraph.load(large_folder)
-    assert contents(hit) == contents(fresh)
-    if Path("/proc/self/maps").exists():
-        ranges = list(mapped_ranges(cached.cache_folder()))
-        for address in (hit.train.data_ptr(), hit.entity_names.array.buffers()[2].address):
-            assert any(start <= address < end for start, end in ranges)
-
-
-def test_changed_source_replaces_the_entry(large_folder):
-    KnowledgeGraph.load(large_folder)
-    with (large_folder / "train.txt").open("a") as file:
-        file.write("new\tr0\tentity 1\n")
-    graph = KnowledgeGraph.load(large_folder)
-    assert graph.entity_id("new") is not None
-    assert len(list(cached.cache_folder().iterdir())) == 1
-
-
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "index"])
-def test_damaged_cache_is_read_again(large_folder, capsys, damage):
-    fresh = KnowledgeGraph.load(large_folder)
-    (entry,) = cached.cache_folder().iterdir()
-    file = entry / ("index.json" if damage == "index" else "triples.npy")
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    if damage == "remove":
-        file.unlink()
-    else:
-        file.write_bytes(content[: len(content) // 2] if damage in ("cut", "index") else content)
-    again = KnowledgeGraph.load(large_folder)
-    assert contents(again) == contents(fresh)
-    assert f"kgfast: the cache in {entry} is damaged" in capsys.readouterr().err
-    assert contents(KnowledgeGraph.load(large_folder)) == contents(fresh)
-    assert capsys.readouterr().err == ""
-
-
-def test_unusable_cache_is_a_warning(large_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("KGFAST_CACHE", str(write(tmp_path / "file", "in the way")))
-    with pytest.warns(RuntimeWarning, match="the cache of graphs in .* can't be used"):
-        graph = KnowledgeGraph.load(large_folder)
-    assert len(graph.train) > 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        KnowledgeGraph.load(large_folder, cache=False)
-
-
-def test_small_graphs_are_not_cached(tmp_path):
-    KnowledgeGraph.load(folder(tmp_path, train=LINES))
-    assert not list(cached.cache_folder().iterdir())
 
 
 def real_data(name):
