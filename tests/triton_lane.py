@@ -5,9 +5,11 @@ Without a GPU they run in a process of their own, in which TRITON_INTERPRET=1 wa
 
 import torch
 
-from kgfast import backends
+from kgfast import backends, testing
 
 DEVICE = "cpu" if backends.INTERPRETED else "cuda"
+ENTITIES, RELATIONS = 11, 3
+SIZES = dict(num_entities=ENTITIES, num_relations=RELATIONS)
 
 
 def quicken_interpreter():
@@ -46,3 +48,7 @@ if backends.INTERPRETED:
 
 def on_device(*tensors):
     return [tensor.to(DEVICE) if isinstance(tensor, torch.Tensor) else tensor for tensor in tensors]
+
+
+def known_of(triples):
+    return testing.make_known(triples.cpu(), count=30, **SIZES).to(DEVICE)
