@@ -114,15 +114,16 @@ def test_rows_by_text_alone():
     entities.train()
     refreshed(entities, sharing, None, 0)
     ids = torch.tensor([8, 3, 900])
-    some = entities.rows(ids, alone=True)
-    rows = entities.all_rows(alone=True)
+    some = entities.both_rows(ids)[1]
+    rows = entities.both_rows()[1]
     torch.testing.assert_close(rows[ids], some)
     assert torch.equal(rows[8], entities.table[8])
     expected = entities.project(entities.normed(entities.pooled()))
     torch.testing.assert_close(rows[9:], expected[9:])
     assert (rows - entities.all_rows()).abs().amax(1)[9:].min() > 0
     texts_alone = encoder("text")
-    torch.testing.assert_close(texts_alone.all_rows(alone=True), texts_alone.all_rows())
+    torch.testing.assert_close(*texts_alone.both_rows())
+    assert encoder("table").both_rows()[1] is None
 
 
 def test_encoder_errors():

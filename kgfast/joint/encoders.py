@@ -157,25 +157,24 @@ class EntityEncoder(nn.Module):
         place = place[ids]
         return torch.where((place >= 0)[:, None], fresh[place.clamp(min=0)], self.memory[ids])
 
-    def all_rows(self, alone: bool = False) -> Tensor:
-        """[E, D], row e of entity e; `alone`: by text alone, as of entities that train never saw.
+    def all_rows(self) -> Tensor:
+        """[E, D], row e of entity e. Gradients reach the table, the projection, and the texts read in this step."""
+        return self.both_rows()[0]
 
-        Gradients reach the table, the projection, and the texts read in this step.
-        """
+    def rows(self, ids: Tensor) -> Tensor:
+        """[n, D], the rows of `ids`, computed for these alone unless all were asked before in this step."""
+        return self.both_rows(ids)[0]
+
+    def both_rows(self, ids: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """(rows, rows by text alone) of `ids`, None: all. An entity without a text has its row; a table has no texts."""
         if self.kind == "table":
-            return self.table
+            return self.table if ids is None else self.table[ids], None
         if self._rows is not None:
-            return self._rows[alone]
-        rows = self.both(self.pooled(), None)
-        if self._fresh is not None:
+            return self._rows if ids is None else tuple(rows[ids] for rows in self._rows)
+        rows = self.mix(self.pooled(ids), ids)
+        if ids is None and self._fresh is not None:
             self._rows = rows
-        return rows[alone]
-
-    def rows(self, ids: Tensor, alone: bool = False) -> Tensor:
-        """[n, D], the rows of `ids`, computed for these alone unless `all_rows` was asked before in this step."""
-        if self.kind == "table":
-            return self.table[ids]
-        return self._rows[alone][ids] if self._rows is not None else self.both(self.pooled(ids), ids)[alone]
+        return rows
 
     def text_rows(self, encoded: Encoded) -> Tensor:
         """[n, D]: rows of entities that are not in the graph, by text alone."""
@@ -187,8 +186,8 @@ class EntityEncoder(nn.Module):
         """What projection and gate see of pooled texts [n, H]."""
         return self.norm(pooled.to(self.memory.dtype))
 
-    def both(self, pooled: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(rows, rows by text alone) of entities `ids` (None: all) with their pooled texts [n, H], each [n, D]."""
+    def mix(self, pooled: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`both_rows` of entities with their pooled texts [n, H]."""
         normed = self.normed(pooled)
         text = self.project(normed)
         if self.kind == "text":

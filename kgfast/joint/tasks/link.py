@@ -29,7 +29,7 @@ class LinkOptions(TaskOptions):
     objective: Literal["softmax", "bce"] = "softmax"
     n3: float = Field(0.0, ge=0, description="weight of the N3 regulariser (Lacroix et al. 2018)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the known entity's row")
-    text_weight: float = Field(1.0, ge=0, description="hybrid entities: weight of the same loss by texts alone")
+    text_weight: float = Field(1.0, ge=0, description="hybrid entities: weight of the loss by texts")
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class LinkTask(nn.Module):
 
     With 2R relation rows, row r + R asks for heads as tails of the inverse relation; with R rows the score's own head
     query does. Entities that train never saw don't compete where texts are read: nothing is known against them, and
-    all that could be learned of their texts is that they are never right. Where entities are hybrid, the same loss over
-    rows by text alone teaches texts to stand for them. Memory O(B D) beyond the rows: no scores are stored.
+    all that could be learned of their texts is that they are never right. Where entities are hybrid, the same loss with
+    half of them by text alone teaches texts to stand for rows among rows; its gradient reaches texts alone, and the
+    graph's rows and relations stay its own. Memory O(B D) beyond the rows: no scores are stored.
     """
 
     name: ClassVar[str] = "link"
@@ -105,55 +106,45 @@ class LinkTask(nn.Module):
         return batch.triples[:, [0, 2]].flatten() if batch.entities is None else batch.entities
 
     def terms(self, model, batch: LinkBatch, encoded) -> list[Term]:
-        terms = self.losses(model, batch)
-        share = self.options.text_weight
-        if share and model.entities.kind == "hybrid":
-            by_text = self.losses(model, batch, alone=True)
+        device = model.relations.device
+        rows, texts = model.entities.both_rows(None if batch.entities is None else batch.entities.to(device))
+        everyone = batch.entities is not None or not model.entities.reads or len(self.seen) == len(rows)
+        candidates = None if everyone else self.seen.to(device)
+        terms = self.losses(rows, model.relations, batch, candidates)
+        if self.options.text_weight and model.entities.kind == "hybrid":
+            # a random half stands there by text alone, the others as they are: so texts come to lie where rows do (the
+            # scores of complex rows stay the same when all are turned alike), and to be no louder than these
+            shown = torch.rand(len(texts), 1, device=device) < 0.5
+            mixed = torch.where(shown, texts, rows.detach())
+            by_text = self.losses(mixed, model.relations.detach(), batch, candidates)
+            share = self.options.text_weight
             terms += [replace(term, weight=share * term.weight, name=f"{term.name}/text") for term in by_text]
         return terms
 
-    def losses(self, model, batch: LinkBatch, alone: bool = False) -> list[Term]:
-        """The loss and its regulariser; `alone`: rows by text alone compete, and are what every other triple asks by.
-
-        The others ask by the rows that the model has. So texts come to lie where rows do, which scores alone don't fix:
-        complex rows may all be turned alike. Gradients reach texts only: the graph's rows and relations stay its own.
-        """
-        device = model.relations.device
-        relation = batch.triples[:, 1].to(device)
-        table, heads, tails = self.rows(model, batch, alone)
-        if alone:
-            others = [known.detach() for known in self.rows(model, batch, False)[1:]]
-            turn = torch.arange(len(relation), device=device)[:, None] % 2 == 0
-            heads, tails = torch.where(turn, heads, others[0]), torch.where(turn, tails, others[1])
-        everyone = batch.entities is not None or not model.entities.reads or len(self.seen) == len(table)
-        reciprocal = len(model.relations) == 2 * self.graph.num_relations
-        relations = model.relations.detach() if alone else model.relations
+    def losses(self, table: Tensor, relations: Tensor, batch: LinkBatch, candidates: Tensor | None) -> list[Term]:
+        """The loss over entities' rows `table`, [E, D] or [K, D] of `batch.entities`, and its regulariser."""
+        head, relation, tail = batch.triples.to(table.device).unbind(1)
+        if batch.entities is not None:  # the answers are among them: every head and tail of the batch
+            entities = batch.entities.to(table.device)
+            head, tail = torch.searchsorted(entities, head.contiguous()), torch.searchsorted(entities, tail.contiguous())
+        heads, tails = table[head], table[tail]
+        reciprocal = len(relations) == 2 * self.graph.num_relations
         rows = relations[relation]
         turned = relations[relation + self.graph.num_relations] if reciprocal else rows
         ask_head = self.score.tail_query if reciprocal else self.score.head_query
         queries = (self.score.tail_query(self.dropout(heads), rows), ask_head(self.dropout(tails), turned))
         term = Term(
-            torch.cat(queries), table, (batch.offsets.to(device), batch.answers.to(device)),
-            candidates=None if everyone else self.seen.to(device), similarity=self.score.similarity,
+            torch.cat(queries), table, (batch.offsets.to(table.device), batch.answers.to(table.device)),
+            candidates=candidates, similarity=self.score.similarity,
             objective=self.options.objective, name=self.name,
         )  # fmt: skip
         if not self.options.n3:
             return [term]
-        rows_used = [heads, tails] if self.score.phases or alone else [heads, tails, rows, turned]
+        rows_used = [heads, tails] if self.score.phases else [heads, tails, rows, turned]
         sizes = torch.stack([cubed(part, self.score.complex_rows) for part in rows_used])
         # both queries of a triple use its head and tail, each its own relation row: per query, both and one
         cubes = sizes[:2].sum(0) + sizes[2:].sum(0) / 2
         return [term, likelihood_term(cubes, weight=self.options.n3, name="n3")]
-
-    def rows(self, model, batch: LinkBatch, alone: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """(rows that compete, rows of the heads, rows of the tails)."""
-        head, _, tail = batch.triples.to(model.relations.device).unbind(1)
-        if batch.entities is None:
-            table = model.entities.all_rows(alone)
-            return table, table[head], table[tail]
-        entities = batch.entities.to(head.device)
-        table = model.entities.rows(entities, alone)
-        return table, *(rows_of(table, entities, ids, model, alone) for ids in (head, tail))
 
     def evaluate(self, model, split: str) -> dict:
         """Filtered MRR, hits and mean rank over both sides, all entities competing; seen and unseen entities apart."""
@@ -161,17 +152,6 @@ class LinkTask(nn.Module):
         for name in ("per_relation", "per_category", "histogram"):
             del result[name]
         return result
-
-
-def rows_of(table: Tensor, entities: Tensor, ids: Tensor, model, alone: bool) -> Tensor:
-    """Rows of `ids`: out of `table`, whose rows are those of `entities`, where they are in it, else from the model."""
-    place = torch.searchsorted(entities, ids.contiguous()).clamp(max=len(entities) - 1)
-    inside = entities[place] == ids
-    rows = table[place]
-    if bool(inside.all()):
-        return rows
-    outside = (~inside).nonzero()[:, 0]
-    return rows.index_copy(0, outside, model.entities.rows(ids[outside], alone).to(rows.dtype))
 
 
 def link_model(model, graph: KnowledgeGraph) -> KGEModel:
