@@ -14,6 +14,7 @@ from kgfast.errors import KgfastError
 from kgfast.fused import NegativeSamplingStep
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
+from kgfast.ranges import as_csr, places_among
 
 
 class FetchedStep:
@@ -102,18 +103,10 @@ class FetchedStep:
 
     def local_known(self, known, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ranges and ids of known answers that are among `rows`, as places there."""
-        starts, ends, ids = known
         if self.host.filter != "mask":
             return (self.local.none,) * 3
-        counts = ends - starts
-        first = counts.cumsum(0) - counts
-        owners = torch.repeat_interleave(counts)
-        answers = ids[torch.arange(len(owners)) - (first - starts)[owners]]
-        places = torch.searchsorted(rows, answers).clamp_(max=len(rows) - 1)
-        kept = rows[places] == answers
-        counts = torch.bincount(owners[kept], minlength=len(counts))
-        ends = counts.cumsum(0)
-        return tuple(part.to(self.device) for part in (ends - counts, ends, places[kept]))
+        offsets, places = places_among(rows, *as_csr(*known))
+        return tuple(part.to(self.device) for part in (offsets[:-1], offsets[1:], places))
 
 
 class LocalStep(NegativeSamplingStep):

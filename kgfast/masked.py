@@ -51,14 +51,6 @@ class KnownLoss(torch.autograd.Function):
         return gradient * query, gradient * table, gradient * bias if len(bias) else None, None, None, None
 
 
-def as_csr(starts: Tensor, ends: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """(offsets [B + 1], ids) of the slices starts[b]:ends[b] of `ids`."""
-    lengths = ends - starts
-    offsets = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
-    places = torch.repeat_interleave(starts - offsets[:-1], lengths)
-    return offsets, ids[places + torch.arange(len(places), device=ids.device)]
-
-
 def entries(lists: tuple[Tensor, Tensor], start: int, stop: int) -> tuple[Tensor, Tensor]:
     """(row - start, id) of every entry of rows start .. stop - 1 of a CSR."""
     offsets, ids = lists

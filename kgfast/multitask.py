@@ -17,6 +17,7 @@ from kgfast.answers import single_answers
 from kgfast.backends.cpu import OBJECTIVES, SIMILARITIES, check_ids
 from kgfast.errors import KgfastError
 from kgfast.functional import CANDIDATE_OBJECTIVES
+from kgfast.ranges import as_csr, places_among
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def term_losses(terms: Sequence[Term], backend: str) -> list[Tensor]:
 def term_loss(term: Term, inputs: list[Tensor], known, backend: str) -> Tensor:
     query, table, bias, starts, ends, answers, share = inputs
     if known is not None:
-        return masked.KnownLoss.apply(query, table, bias, masked.as_csr(starts, ends, answers), share, known)
+        return masked.KnownLoss.apply(query, table, bias, as_csr(starts, ends, answers), share, known)
     options = (SIMILARITIES.index(term.similarity), OBJECTIVES.index(term.objective), 0.0)
     return autograd.CandidateLoss.apply(*inputs, options, backend)
 
@@ -153,7 +154,7 @@ def prepare(term: Term, place: str):
         offsets, ids = (checks.ids(f"{place}.known", part, 1, table) for part in term.known)
         if len(offsets) != len(query) + 1:
             raise KgfastError(f"{place}.known is for {len(offsets) - 1} rows, query has {len(query)}")
-        known = masked.as_csr(*sorted_answers(offsets, ids, len(table), place, "known"))
+        known = as_csr(*sorted_answers(offsets, ids, len(table), place, "known"))
     return query, table, bias, starts, ends, answers, share, known
 
 
@@ -186,14 +187,12 @@ def lists_of(ids: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def restricted(offsets: Tensor, ids: Tensor, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """CSR of the places in `rows` of each row's ids, and of `others` (places already)."""
-    count = len(offsets) - 1
-    owners = torch.repeat_interleave(torch.arange(count, device=ids.device), offsets.diff())
-    places = torch.searchsorted(rows, ids).clamp(max=len(rows) - 1)
-    found = rows[places] == ids
-    owners = torch.cat([owners[found], torch.arange(count, device=ids.device).repeat_interleave(len(others))])
-    places = torch.cat([places[found], others.repeat(count)])
+    each = torch.arange(len(offsets) - 1, device=ids.device)
+    offsets, places = places_among(rows, offsets, ids)
+    owners = torch.cat([each.repeat_interleave(offsets.diff()), each.repeat_interleave(len(others))])
+    places = torch.cat([places, others.repeat(len(each))])
     order = torch.argsort(owners, stable=True)
-    bounds = torch.searchsorted(owners[order], torch.arange(count + 1, device=ids.device))
+    bounds = torch.searchsorted(owners[order], torch.arange(len(offsets), device=ids.device))
     return bounds, places[order]
 
 

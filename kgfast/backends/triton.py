@@ -29,6 +29,7 @@ from kgfast.kernels.triton import all_scores as scan
 from kgfast.kernels.triton import candidates, multitask, pairs, ranking, rows, sampled, sampling, shared, updates
 from kgfast.kernels.triton import queries as operators
 from kgfast.kernels.triton.configurations import sum_dtype
+from kgfast.ranges import as_csr
 
 __all__ = ["Workspace", "total"]  # and the functions below
 LAUNCH = os.environ.get("KGFAST_TRITON_LAUNCH", "jit")
@@ -201,9 +202,7 @@ def answers(starts, ends, ids, targets):
     lengths = ends - starts
     places = torch.arange(len(targets), device=ids.device)
     queries = torch.repeat_interleave(places, lengths)
-    within = torch.arange(len(queries), device=ids.device)
-    within -= torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-    keys = torch.cat([queries << 32 | ids[starts[queries] + within], (places << 32 | targets)[~held]]).sort()[0]
+    keys = torch.cat([queries << 32 | as_csr(starts, ends, ids)[1], (places << 32 | targets)[~held]]).sort()[0]
     stops = (lengths + (~held).long()).cumsum(0)
     return stops - (lengths + (~held).long()), stops, keys & 0xFFFFFFFF
 

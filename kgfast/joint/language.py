@@ -17,6 +17,7 @@ from kgfast.joint.perplexity import perplexity
 from kgfast.joint.pooling import pick
 from kgfast.joint.tasks import Schedule, TaskOptions, Term
 from kgfast.joint.texts import TextStore
+from kgfast.ranges import gather_ranges
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,7 @@ def corpus_of(texts: TextStore | None, task: str) -> Corpus:
 
 def read(texts: TextStore, spans: Tensor) -> Packed:
     """The spans [n, 2] of the corpus, enclosed in [CLS] and [SEP]."""
-    lengths = spans[:, 1] - spans[:, 0]
-    offsets = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
-    places = torch.repeat_interleave(spans[:, 0] - offsets[:-1], lengths) + torch.arange(int(offsets[-1]))
+    places, offsets = gather_ranges(spans[:, 0], spans[:, 1])
     return texts.enclose([(texts.corpus.tokens[places], offsets)])
 
 

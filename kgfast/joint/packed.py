@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kgfast.errors import KgfastError
+from kgfast.ranges import gather_ranges
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,7 @@ class Packed:
 
 def gather_places(offsets: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """(places in the flat array, offsets [m + 1]) of the slices `ids` [m] of CSR `offsets`."""
-    starts, lengths = offsets[ids], offsets[ids + 1] - offsets[ids]
-    bounds = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
-    shift = torch.repeat_interleave(starts - bounds[:-1], lengths)
-    return shift + torch.arange(len(shift), device=ids.device), bounds
+    return gather_ranges(offsets[ids], offsets[ids + 1])
 
 
 @dataclass(frozen=True)
