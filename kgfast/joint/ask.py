@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
@@ -11,8 +9,9 @@ from kgfast import checks, reference
 from kgfast.errors import ConfigError
 from kgfast.evaluate.predict import find_id, relation_label
 from kgfast.joint.fill import all_scores
+from kgfast.joint.model import evaluating
 from kgfast.joint.questions import find_topic, mentions, without_mention
-from kgfast.joint.sharing import ENTITIES
+from kgfast.joint.unseen import rows_of_texts
 from kgfast.joint.walk import Step, support, walk
 
 MAIN = ("together", "following", "embedding")  # whose answers count: the first that there is
@@ -94,8 +93,7 @@ def predict_for_text(model, text: str, relation: str, k: int = 10, side: str = "
     graph, count = model.graph, model.graph.num_relations
     relation_id, spec = find_id(graph, "relation", relation), reference.find_score(model.score)
     with evaluating(model):
-        packed = model.texts.pack([text]).to(model.relations.device)
-        row = model.entities.text_rows(model.backbone.encode(packed, ENTITIES)).float()
+        row = rows_of_texts(model, [text])
         reciprocal = side == "head" and len(model.relations) == 2 * count
         relations = model.relations[relation_id + count if reciprocal else relation_id][None]
         make = spec.head_query if side == "head" and not reciprocal else spec.tail_query
@@ -118,14 +116,3 @@ def predict_for_text(model, text: str, relation: str, k: int = 10, side: str = "
 def check_count(k: int, most: int) -> None:
     if not isinstance(k, int) or not 1 <= k <= most:
         raise ConfigError(f"k={k!r}: must be an integer from 1 to {most}, the number of entities")
-
-
-@contextmanager
-def evaluating(model):
-    """The model in eval mode, and back."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

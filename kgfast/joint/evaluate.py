@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kgfast.errors import ConfigError, DataError
-from kgfast.joint.model import JointModel
+from kgfast.joint.model import JointModel, evaluating
 
 SPLITS = ("test", "valid")
 HEADLINES = {"link": "mrr", "relation": "mrr", "qa": "hits@1", "mlm": "perplexity", "clm": "perplexity",
@@ -39,13 +39,9 @@ def evaluate_tasks(model: JointModel, split: str, tasks: Iterable[str] | None = 
     names = [name for name in (tasks or model.tasks) if held_out(model, name, split)]
     if not names:
         raise DataError(f"{model.graph.name} holds nothing in {split} for any of the tasks {', '.join(model.tasks)}")
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         model.refresh()
         return {name: plain(model.tasks[name].evaluate(model, split)) for name in names}
-    finally:
-        model.train(training)
 
 
 def plain(value: Any) -> Any:

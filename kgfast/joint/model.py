@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -49,10 +49,6 @@ class JointModel(nn.Module):
     @property
     def dim(self) -> int:
         return self.entities.dim
-
-    def encode(self, packed: Packed, task: str) -> Encoded:
-        """Hidden states of one task's texts, outside a training step."""
-        return self.backbone.encode(packed.to(self.device), task)
 
     def encode_all(self, requests: Mapping[str, Packed]) -> dict[str, Encoded]:
         """Hidden states of all texts of a step, in one pass where the sharing allows it."""
@@ -108,3 +104,14 @@ class JointModel(nn.Module):
         """Read all texts of entities with the weights of now."""
         if self.entities.reads:
             self.entities.read_all(self.backbone)
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """The model in eval mode, and back."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -8,25 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from kgfast.data import KnowledgeGraph
-from kgfast.errors import DataError
+from kgfast.errors import ConfigError, DataError
 from kgfast.evaluate.metrics import evaluate
+from kgfast.joint.model import evaluating
 from kgfast.joint.sharing import ENTITIES
-from kgfast.joint.texts import TextStore, entity_texts
+from kgfast.joint.texts import entity_texts
 from kgfast.nn import KGEModel
 
 
 @torch.no_grad()
 def rows_of_texts(model, lines: Sequence[str], batch: int = 512) -> Tensor:
-    """Entity rows [n, D] of any texts, by the model's backbone and projection."""
-    texts: TextStore = model.texts
-    device = model.relations.device
-    training = model.training
-    model.eval()
-    rows = [
-        model.entities.text_rows(model.backbone.encode(texts.pack(lines[start : start + batch]).to(device), ENTITIES))
-        for start in range(0, len(lines), batch)
-    ]
-    model.train(training)
+    """Entity rows [n, D] of any texts, by the model's backbone and projection; ConfigError where it reads none."""
+    if not model.entities.reads:
+        raise ConfigError("entities=table: an entity that is not in the graph has no row; use text or hybrid")
+    rows = []
+    with evaluating(model):
+        for start in range(0, len(lines), batch):
+            packed = model.texts.pack(lines[start : start + batch]).to(model.relations.device)
+            rows.append(model.entities.text_rows(model.backbone.encode(packed, ENTITIES)))
     return torch.cat(rows).float()
 
 
