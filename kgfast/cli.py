@@ -347,11 +347,6 @@ def show_data(
 
 def open_run(run, data=None, threads=None, device="auto", names_only=False):
     """(model, graph) of a run; with `names_only` id maps stand in for the graph, whose data may be gone."""
-    if not run.is_dir():
-        raise CheckpointError(f"{run}: no such run (a folder that `kgfast train` wrote)")
-    from kgfast.train.settings import found_device
-
-    device = found_device(device)
     if is_joint_run(run):
         from kgfast.joint import commands
 
@@ -359,11 +354,12 @@ def open_run(run, data=None, threads=None, device="auto", names_only=False):
     import torch
 
     from kgfast.train.checkpoint import load_run, read_manifest
+    from kgfast.train.settings import check_device, found_device
 
+    device = found_device(device)
+    check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: no CUDA device is available, use cpu")
     model, names, config = load_run(run)
     if names_only:
         return model, names

@@ -23,6 +23,7 @@ from kgfast.joint.texts import TextStore, all_texts, graph_texts
 from kgfast.joint.tokens import Tokenizer
 from kgfast.joint.weights import make_weights
 from kgfast.nn import KGEModel
+from kgfast.train.settings import check_device
 
 WEIGHTS_RATE = 10  # learned weights of tasks move so many times faster than the Transformer: they are a handful
 LANGUAGE = ("mlm", "nsp", "clm")  # tasks that read the corpus
@@ -157,11 +158,6 @@ def build_model(
         tasks=tasks, backbone=sharing, texts=texts, bf16=config.precision == "bf16",
     )  # fmt: skip
     return model.to(config.device)
-
-
-def check_device(device: str) -> None:
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device={device!r}: no CUDA device is available, use cpu")
 
 
 def build_weights(config: JointConfig) -> nn.Module:

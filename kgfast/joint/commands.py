@@ -19,7 +19,7 @@ from kgfast.joint.loop import train_joint
 from kgfast.joint.show import show_ablation, show_answers, show_tasks
 from kgfast.joint.tasks.link import link_model
 from kgfast.joint.unseen import evaluate_unseen
-from kgfast.train.settings import found_device
+from kgfast.train.settings import check_device, found_device
 
 
 def train(file, pairs, options, as_json):
@@ -47,7 +47,9 @@ def open_run(run, data=None, threads=None, device="auto"):
     """The model of a joint run, with its graph and texts."""
     if threads is not None:
         torch.set_num_threads(threads)
-    return load_run(run, data)[0].to(found_device(device))
+    device = found_device(device)
+    check_device(device)
+    return load_run(run, data)[0].to(device)
 
 
 def open_links(run, data=None, threads=None, device="auto"):

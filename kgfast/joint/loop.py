@@ -36,6 +36,7 @@ from kgfast.train.session import (
     run_folder,
     stop_signals,
 )
+from kgfast.train.settings import check_device
 from kgfast.train.storage import write_durably
 
 LOG_STEPS = 256  # at most, between two reads of the losses
@@ -55,7 +56,7 @@ def train_joint(
     console = console or Console(stderr=True)
     if resume and config.out is None:
         raise ConfigError("resume: needs out=RUN, the folder of the run to go on with")
-    build.check_device(config.device)
+    check_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     processes = Processes.join(config.device)

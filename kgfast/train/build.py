@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from kgfast import fused, optim
-from kgfast.errors import ConfigError
 from kgfast.fetched import FetchedStep
 from kgfast.nn import KGEModel
 from kgfast.train.config import TrainConfig
+from kgfast.train.settings import check_device
 
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
 
 
 def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> KGEModel:
-    """The model with its initial tables (a function of the seed) on the configured device (of the tables)."""
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device={config.device!r}: no CUDA device is available, use cpu")
+    """The model with its initial tables, a function of the seed, on the device of the tables."""
+    check_device(config.device)
     model = KGEModel(
         num_entities,
         num_relations,
@@ -75,9 +75,8 @@ def build_step(
     if config.negative_power > 0:
         ends = graph.train[:, [0, 2]].reshape(-1)
         counts = torch.bincount(ends, minlength=graph.num_entities).to(config.table_device)
-    if config.tables == "host":
-        shared["device"] = config.device
-    return (FetchedStep if config.tables == "host" else fused.NegativeSamplingStep)(
+    step = partial(FetchedStep, device=config.device) if config.tables == "host" else fused.NegativeSamplingStep
+    return step(
         model,
         optimizer,
         negatives=config.negatives,

@@ -51,6 +51,14 @@ def found_device(value: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def check_device(device: str) -> None:
+    """ConfigError where the device isn't there."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={device!r}: no CUDA device is available, use cpu")
+
+
 def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     """The settings in a YAML file; ConfigError names the file."""
     try:
