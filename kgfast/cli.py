@@ -353,8 +353,9 @@ def open_run(run, data=None, threads=None, device="auto", names_only=False):
         return commands.open_links(run, data, threads, device)
     import torch
 
-    from kgfast.train.checkpoint import load_run, read_manifest
+    from kgfast.train.checkpoint import load_run
     from kgfast.train.settings import check_device, found_device
+    from kgfast.train.storage import read_manifest
 
     device = found_device(device)
     check_device(device)
@@ -376,7 +377,7 @@ def open_run(run, data=None, threads=None, device="auto", names_only=False):
 def is_joint_run(run):
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run (a folder that `kgfast train` wrote)")
-    from kgfast.train.checkpoint import read_manifest
+    from kgfast.train.storage import read_manifest
 
     return read_manifest(run).get("kind") == "joint"
 

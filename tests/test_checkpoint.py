@@ -43,9 +43,7 @@ def test_what_is_saved_comes_back(graph, finished):
     assert names["entities.txt"].decode().split("\n")[7] == "entity 7"
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), checkpoint.SafetensorError("full")]
-)
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), storage.SafetensorError("full")])
 @pytest.mark.parametrize("fails_at", [0, 1])
 def test_disk_full_keeps_the_old_checkpoint(graph, finished, monkeypatch, error, fails_at):
     folder = Path(finished.out) / "checkpoint"
@@ -189,7 +187,7 @@ def test_names_of_more_than_a_line_are_refused(graph, tmp_path):
         entity_names = ["a", "b\nc"]
 
     with pytest.raises(DataError, match=r"name 'b\\nc' of id 1 holds a line break"):
-        checkpoint.write_names(tmp_path / "entities.txt", Named.entity_names)
+        storage.write_names(tmp_path / "entities.txt", Named.entity_names)
 
 
 def test_no_checkpoint(tmp_path):

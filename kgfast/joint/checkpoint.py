@@ -1,5 +1,5 @@
 """Checkpoints of joint runs in RUN/checkpoint/: all that a step depends on. Killed at any moment, the process leaves
-the old or the new one whole (see `kgfast.train.checkpoint`).
+the old or the new one whole (see `kgfast.train.storage`).
 
     checkpoint.json                position, settings, fingerprints of graph, texts and tokenizer, files
     model-N.safetensors            parameters, memory of entity texts, heads of the tasks
@@ -15,12 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from kgfast.data import KnowledgeGraph
@@ -29,9 +28,15 @@ from kgfast.joint.build import build_model, check_tokenizer, load_graph
 from kgfast.joint.config import JointConfig
 from kgfast.joint.model import JointModel
 from kgfast.joint.texts import graph_texts
-from kgfast.train import checkpoint as plain
-from kgfast.train.checkpoint import FORMAT, MANIFEST, load_optimizer_state, optimizer_state, read_manifest
-from kgfast.train.storage import read_tensors, remove_leftovers, sync, write_durably, write_names, write_tensors
+from kgfast.train.checkpoint import check_graph, load_optimizer_state, optimizer_state, refuse_differences
+from kgfast.train.storage import (
+    file_of_run,
+    previous_manifest,
+    read_manifest,
+    read_tensors,
+    remove_leftovers,
+    write_checkpoint,
+)
 
 KIND = "joint"
 # A run may go on with other values of these; all others decide what is learnt.
@@ -61,6 +66,7 @@ class Saved:
     model: dict[str, Tensor]
     weights: dict[str, Tensor]
     optimizers: dict[str, dict[str, Tensor | int | float]]
+    tokenizer: str | None  # its fingerprint
 
 
 def texts_fingerprint(graph: KnowledgeGraph, config: JointConfig) -> str:
@@ -85,47 +91,14 @@ def save(
     texts: str,
 ) -> None:
     """Write a checkpoint; CheckpointError where the disk is full, which leaves the previous one whole."""
-    folder, graph = run / "checkpoint", model.graph
-    previous = read_manifest(run) if (folder / MANIFEST).exists() else {}
-    number = previous.get("number", 0) + 1
-    old = previous.get("files", {})
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files: dict[str, dict[str, Any]] = {}
-        for what, names in (("entities", graph.entity_names), ("relations", graph.relation_names)):
-            files[what] = old[what] if what in old else write_names(folder / f"{what}.txt", names)
-        parts, numbers = {"model": model.state_dict(), "weights": weights.state_dict()}, {}
-        for name, optimizer in optimizers.items():
-            parts[name], numbers[name] = optimizer_state(optimizer)
-        for name, tensors in parts.items():
-            files[name] = write_tensors(folder / f"{name}-{number}.safetensors", detached(tensors))
-        manifest = {
-            "format": FORMAT, "kind": KIND, "number": number,
-            "graph": plain.graph_entry(graph), "texts": texts,
-            "tokenizer": model.tokenizer.fingerprint if model.tokenizer else None,
-            "config": config.model_dump(), "position": asdict(position),
-            "optimizer": {"names": list(optimizers), "numbers": numbers}, "files": files,
-        }  # fmt: skip
-        sync(folder)
-        write_durably(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    except (OSError, SafetensorError) as error:
-        remove_leftovers(folder, old)
-        kept = f"the one of step {previous['position']['step']} is intact" if previous else "there is no earlier one"
-        raise CheckpointError(
-            f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {kept}"
-        ) from error
-    remove_leftovers(folder, files)
-
-
-def detached(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without gradient, and copied where two share their memory (safetensors refuses those)."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        place = tensor.data_ptr()
-        result[name] = tensor.detach().clone() if place in seen else tensor.detach()
-        seen.add(place)
-    return result
+    parts, numbers = {"model": model.state_dict(), "weights": weights.state_dict()}, {}
+    for name, optimizer in optimizers.items():
+        parts[name], numbers[name] = optimizer_state(optimizer)
+    write_checkpoint(
+        run, previous_manifest(run), model.graph, position, parts, kind=KIND, texts=texts,
+        tokenizer=model.tokenizer.fingerprint if model.tokenizer else None, config=config.model_dump(),
+        optimizer={"names": list(optimizers), "numbers": numbers},
+    )  # fmt: skip
 
 
 def read(run: Path, config: JointConfig, graph: KnowledgeGraph) -> Saved | None:
@@ -133,18 +106,15 @@ def read(run: Path, config: JointConfig, graph: KnowledgeGraph) -> Saved | None:
 
     CheckpointError where it is damaged, or of another graph, other texts or settings, or no joint run's.
     """
-    folder = Path(run) / "checkpoint"
-    if not (folder / MANIFEST).exists():
+    folder, manifest = run / "checkpoint", previous_manifest(run)
+    if not manifest:
         return None
-    manifest = joint_manifest(run)
+    check_kind(folder, manifest)
     check_data(folder, manifest, graph, config)
-    differences = [
+    refuse_differences(folder, [
         f"{key}: {saved!r} in the checkpoint, {now!r} now"
         for key, saved, now in compare(manifest["config"], config.model_dump())
-    ]
-    if differences:
-        raise CheckpointError(f"{folder} is a checkpoint of another configuration: {'; '.join(differences)}. "
-                              "Go on with its own settings, or start anew in another folder")  # fmt: skip
+    ])  # fmt: skip
     files = manifest["files"]
     remove_leftovers(folder, files)
     numbers = manifest["optimizer"]["numbers"]
@@ -153,6 +123,7 @@ def read(run: Path, config: JointConfig, graph: KnowledgeGraph) -> Saved | None:
         model=read_tensors(folder, files["model"]),
         weights=read_tensors(folder, files["weights"]),
         optimizers={name: {**numbers[name], **read_tensors(folder, files[name])} for name in numbers},
+        tokenizer=manifest["tokenizer"],
     )
 
 
@@ -188,20 +159,13 @@ def load_state(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None
     module.load_state_dict(tensors)
 
 
-def is_joint_run(run: str | os.PathLike) -> bool:
-    """Whether RUN/checkpoint is of a joint run; CheckpointError where there is none at all."""
-    return read_manifest(run).get("kind") == KIND
-
-
-def joint_manifest(run: str | os.PathLike) -> dict[str, Any]:
-    manifest = read_manifest(run)
+def check_kind(folder: Path, manifest: dict[str, Any]) -> None:
     if manifest.get("kind") != KIND:
-        raise CheckpointError(f"{Path(run) / 'checkpoint'} is of a run on the graph alone, not of a joint run")
-    return manifest
+        raise CheckpointError(f"{folder} is of a run on the graph alone, not of a joint run")
 
 
 def check_data(folder: Path, manifest: dict[str, Any], graph: KnowledgeGraph, config: JointConfig) -> None:
-    plain.check_graph(folder, manifest["graph"], graph)
+    check_graph(folder, manifest["graph"], graph)
     if manifest["texts"] != texts_fingerprint(graph, config):
         raise CheckpointError(
             f"{folder} was trained on other texts or questions than {graph.name} has now; the triples are the same"
@@ -214,17 +178,16 @@ def load_run(run: str | os.PathLike, data: str | None = None) -> tuple[JointMode
     `data`: where the run's data lies now. CheckpointError names what is missing, damaged, or of another run.
     """
     run = Path(run)
-    manifest = joint_manifest(run)
-    if not (run / "config.yaml").exists():
-        raise CheckpointError(f"{run / 'config.yaml'} is missing: {run} isn't a whole run")
-    config = JointConfig.load(run / "config.yaml").replace(device="cpu")
+    folder, manifest = run / "checkpoint", read_manifest(run)
+    check_kind(folder, manifest)
+    config = JointConfig.load(file_of_run(run, "config.yaml")).replace(device="cpu")
     graph = load_graph(config, data)
-    check_data(run / "checkpoint", manifest, graph, config)
-    if manifest["tokenizer"] is not None and not (run / "tokenizer.json").exists():
-        raise CheckpointError(f"{run / 'tokenizer.json'} is missing: {run} isn't a whole run")
+    check_data(folder, manifest, graph, config)
+    if manifest["tokenizer"] is not None:
+        file_of_run(run, "tokenizer.json")
     model = build_model(config, graph, run)
     check_tokenizer(model.tokenizer, manifest["tokenizer"], str(run))
-    load_state(model, read_tensors(run / "checkpoint", manifest["files"]["model"]), "model")
+    load_state(model, read_tensors(folder, manifest["files"]["model"]), "model")
     model.eval()
     model.refresh()
     return model, config

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,8 @@ from kgfast.joint.step import Step
 from kgfast.train.monitor import Monitor
 from kgfast.train.schedule import learning_rate
 from kgfast.train.session import (
-    CHECKPOINT_SHARE,
-    LOG_SECONDS,
     TrainingError,
+    TrainingLoop,
     leave,
     peak_memory_bytes,
     run_folder,
@@ -48,9 +46,10 @@ def train_joint(
     """Train as configured and leave a run: config.yaml, tokenizer.json, checkpoint/, history.jsonl, tensorboard/,
     metrics.json, report.html.
 
-    Returns what metrics.json holds: "run", "test" and "valid" (link prediction, None without the task), "tasks"
-    ({task: {split: metrics}}), "train" (seconds, steps, peak_memory_bytes, stopped). Raises ConfigError, DataError,
-    CheckpointError on bad input, TrainingError where a loss is no number any more.
+    `graph` stands in for loading `config.data`, with the questions and triples that it has. Returns what metrics.json
+    holds: "run", "test" and "valid" (link prediction, None without the task), "tasks" ({task: {split: metrics}}),
+    "train" (seconds, steps, peak_memory_bytes, stopped). Raises ConfigError, DataError, CheckpointError on bad input,
+    TrainingError where a loss is no number any more.
     """
     resume = resume or config.resume
     console = console or Console(stderr=True)
@@ -82,7 +81,7 @@ def train_joint(
         processes.leave()
 
 
-class JointTraining:
+class JointTraining(TrainingLoop):
     """One run: its model, weights, optimizers, and where it stands."""
 
     def __init__(
@@ -110,9 +109,7 @@ class JointTraining:
         self.texts = checkpoint.texts_fingerprint(graph, config)
         if saved is not None:
             self.check_processes(saved.position)
-            if self.model.tokenizer is not None:
-                manifest = checkpoint.joint_manifest(run)
-                build.check_tokenizer(self.model.tokenizer, manifest["tokenizer"], str(run))
+            build.check_tokenizer(self.model.tokenizer, saved.tokenizer, str(run))
             checkpoint.restore(saved, self.model, self.weights, self.optimizers)
             self.position = saved.position
             self.say(f"resuming {run} at step {self.position.step}")
@@ -188,10 +185,7 @@ class JointTraining:
         """Steps, validations and checkpoints until steps or minutes end; says which."""
         config, position = self.config, self.position
         budget = 60 * config.minutes if config.minutes else math.inf
-        self.begin = time.monotonic() - position.elapsed
-        self.mark = time.monotonic()  # the start of training time that isn't logged yet
-        next_log = self.mark + LOG_SECONDS
-        next_checkpoint = self.mark + 60 * config.checkpoint_every
+        self.start_clock()
         stopped = None
         with stop_signals() as received:
             while True:
@@ -200,13 +194,7 @@ class JointTraining:
                 if self.processes.agree(float(bool(received))):
                     self.save()
                     leave(received[0] if received else 15, self.run)
-                if now >= next_log:
-                    self.log()
-                    next_log = now + LOG_SECONDS
-                if now >= next_checkpoint:
-                    next_checkpoint = time.monotonic() + max(
-                        60 * config.checkpoint_every, CHECKPOINT_SHARE * self.save()
-                    )
+                self.log_and_save(now)
                 if self.steps is not None and position.step >= self.steps:
                     stopped = "steps" if config.steps == self.steps else "epochs"
                     break
@@ -238,21 +226,8 @@ class JointTraining:
             for group in optimizer.param_groups:
                 group["lr"] = share * rate * group.get("times", 1)
 
-    def log(self) -> None:
-        """Read the losses since the last line, check them, write the line."""
+    def write_line(self, losses: Tensor, seconds: float) -> None:
         position, names = self.position, list(self.model.tasks)
-        count = position.step - self.logged
-        now = time.monotonic()
-        position.elapsed = now - self.begin
-        if count == 0:
-            self.mark = now
-            return
-        losses = self.losses[:count].cpu().double()
-        now = time.monotonic()
-        seconds, self.mark = now - self.mark, now
-        self.check_finite(losses, names)
-        position.seconds += seconds
-        self.logged = position.step
         present = losses.nan_to_num(nan=-math.inf).isfinite()
         means = torch.where(present, losses, 0.0).sum(0) / present.sum(0).clamp(min=1)
         weights = dict(zip(names, self.weights.weights().detach().cpu().tolist(), strict=True))
@@ -262,7 +237,7 @@ class JointTraining:
             "loss": float(means[-1]),
             "losses": {name: float(means[i]) for i, name in enumerate(names) if bool(present[:, i].any())},
             "weights": weights,
-            "steps_per_second": count / seconds,
+            "steps_per_second": len(losses) / seconds,
             "lr": self.optimizers.get("dense", self.optimizers["tables"]).param_groups[0]["lr"],
         }
         use = self.model.backbone.utilisation() if self.model.backbone is not None else None
@@ -271,16 +246,16 @@ class JointTraining:
             self.model.backbone.reset_utilisation()
         over, left = self.progress()
         parts = "  ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
-        text = f"{parts}  {record['steps_per_second']:.1f} steps/s  {timedelta(seconds=round(left))} left"
+        text = f"{parts}  {record['steps_per_second']:.1f} steps/s  {left}"
         self.monitor.training(record, over, text, f"step {position.step}")
         for alarm in self.starvation.alarms(position.step, position.last, weights).values():
             self.monitor.say(f"alarm: {alarm}")
 
-    def check_finite(self, losses: Tensor, names: list[str]) -> None:
+    def check_finite(self, losses: Tensor) -> None:
         wrong = (~losses[:, -1].isfinite()).nonzero()
         if len(wrong):
             row = int(wrong[0])
-            bad = [name for i, name in enumerate(names) if not math.isfinite(losses[row, i])]
+            bad = [name for i, name in enumerate(self.model.tasks) if not math.isfinite(losses[row, i])]
             present = self.mixing.tasks(self.logged + row)
             found = ", ".join(name for name in bad if name in present) or "the sum"
             raise TrainingError(
@@ -304,27 +279,9 @@ class JointTraining:
             self.monitor.validation(record, f"step {self.position.step}  valid: {text}")
         self.mark = time.monotonic()  # validation is no training time
 
-    def save(self) -> float:
-        """Log what is pending and write a checkpoint; the seconds it took."""
-        self.log()
-        start = time.monotonic()
-        self.position.elapsed = start - self.begin
-        self.position.history_bytes = self.monitor.position()
+    def write_checkpoint(self) -> None:
         if self.processes.first:
             checkpoint.save(self.run, self.config, self.position, self.model, self.weights, self.optimizers, self.texts)
-        self.mark = time.monotonic()
-        return self.mark - start
 
     def epoch(self) -> float:
         return self.position.step / self.mixing.per_epoch
-
-    def progress(self) -> tuple[float, float]:
-        """The part of training that is over, and the seconds that are left at this pace."""
-        elapsed = self.position.elapsed
-        by_steps = self.position.step / self.steps if self.steps else 0.0
-        by_time = elapsed / (60 * self.config.minutes) if self.config.minutes else 0.0
-        over = min(1.0, max(by_steps, by_time))
-        return over, elapsed * (1 - over) / over if over else 0.0
-
-    def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)

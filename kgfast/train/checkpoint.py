@@ -6,19 +6,17 @@
     best-N.safetensors            the tables of the best validation, if there was one
     entities.txt, relations.txt   names, line i is id i
 
-Data files of a new checkpoint get new names; what makes them count is one rename, onto checkpoint.json.
+How they are written: `kgfast.train.storage`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from kgfast.errors import CheckpointError
@@ -27,20 +25,19 @@ from kgfast.train.build import build_model
 from kgfast.train.config import TrainConfig, unused
 from kgfast.train.id_maps import IdMaps
 from kgfast.train.storage import (
+    file_of_run,
+    graph_entry,
+    previous_manifest,
+    read_manifest,
     read_names,
     read_tensors,
     remove_leftovers,
-    sync,
-    write_durably,
-    write_names,
-    write_tensors,
+    write_checkpoint,
 )
 
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
 
-FORMAT = 1
-MANIFEST = "checkpoint.json"
 # A run may go on with other values of these; all others decide what is learnt.
 CHANGEABLE = {"data", "out", "resume", "epochs", "minutes", "threads", "device", "tables", "checkpoint_every",
               "early_stopping_patience", "tensorboard"}  # fmt: skip
@@ -84,36 +81,16 @@ def save(
     best: dict[str, Tensor] | None,
 ) -> None:
     """Write a checkpoint; CheckpointError where the disk is full, which leaves the previous one whole."""
-    folder = Path(run) / "checkpoint"
-    previous = read_manifest(run) if (folder / MANIFEST).exists() else {}
-    number = previous.get("number", 0) + 1
-    old = previous.get("files", {})
+    previous = previous_manifest(run)
     tensors, numbers = optimizer_state(optimizer)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        files = {}
-        for what, names in (("entities", graph.entity_names), ("relations", graph.relation_names)):
-            files[what] = old[what] if what in old else write_names(folder / f"{what}.txt", names)
-        files["model"] = write_tensors(folder / f"model-{number}.safetensors", tables(model))
-        files["optimizer"] = write_tensors(folder / f"optimizer-{number}.safetensors", tensors)
-        if best is not None:
-            unchanged = previous.get("position", {}).get("best_step") == position.best_step and "best" in old
-            files["best"] = old["best"] if unchanged else write_tensors(folder / f"best-{number}.safetensors", best)
-        manifest = {
-            "format": FORMAT, "number": number,
-            "graph": graph_entry(graph),
-            "config": config.model_dump(), "position": asdict(position),
-            "optimizer": {"class": type(optimizer).__name__, "numbers": numbers}, "files": files,
-        }  # fmt: skip
-        sync(folder)
-        write_durably(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    except (OSError, SafetensorError) as error:
-        remove_leftovers(folder, old)
-        kept = f"the one of step {previous['position']['step']} is intact" if previous else "there is no earlier one"
-        raise CheckpointError(
-            f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {kept}"
-        ) from error
-    remove_leftovers(folder, files)
+    parts = {"model": tables(model), "optimizer": tensors}
+    if best is not None:
+        parts["best"] = best
+    same_best = previous.get("position", {}).get("best_step") == position.best_step
+    write_checkpoint(
+        run, previous, graph, position, parts, unchanged=("best",) if same_best else (),
+        config=config.model_dump(), optimizer={"class": type(optimizer).__name__, "numbers": numbers},
+    )  # fmt: skip
 
 
 def read(run: str | os.PathLike, config: TrainConfig, graph: KnowledgeGraph) -> Checkpoint | None:
@@ -122,10 +99,9 @@ def read(run: str | os.PathLike, config: TrainConfig, graph: KnowledgeGraph) -> 
     CheckpointError names the file that is damaged, or both values where the checkpoint is of another graph
     or setting.
     """
-    folder = Path(run) / "checkpoint"
-    if not (folder / MANIFEST).exists():
+    folder, manifest = Path(run) / "checkpoint", previous_manifest(run)
+    if not manifest:
         return None
-    manifest = read_manifest(run)
     check_graph(folder, manifest["graph"], graph)
     check_config(folder, manifest["config"], config)
     files = manifest["files"]
@@ -168,10 +144,7 @@ def load_run(run: str | os.PathLike) -> tuple[KGEModel, IdMaps, TrainConfig]:
     """
     folder = Path(run) / "checkpoint"
     manifest = read_manifest(run)
-    settings = Path(run) / "config.yaml"
-    if not settings.exists():
-        raise CheckpointError(f"{settings} is missing: {run} isn't a whole run")
-    config = TrainConfig.load(settings)
+    config = TrainConfig.load(file_of_run(run, "config.yaml"))
     files = manifest["files"]
     ids = IdMaps(*(read_names(folder, files[what]) for what in ("entities", "relations")))
     model = build_model(config.replace(device="cpu"), ids.num_entities, ids.num_relations)
@@ -211,32 +184,10 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
     return tensors, numbers
 
 
-def read_manifest(run: str | os.PathLike) -> dict[str, Any]:
-    """checkpoint.json as it is; CheckpointError names it if it is missing or damaged."""
-    path = Path(run) / "checkpoint" / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{run} holds no checkpoint ({path} is missing)") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    needed = {"format", "number", "graph", "config", "position", "optimizer", "files"}
-    if not isinstance(manifest, dict) or not needed <= manifest.keys():
-        raise CheckpointError(f"{path} is damaged: it isn't the description of a checkpoint")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{path}: format {manifest['format']}, this version reads {FORMAT}")
-    return manifest
-
-
 def check_graph(folder: Path, saved: dict[str, Any], graph: KnowledgeGraph) -> None:
     if saved["fingerprint"] != graph.fingerprint:
         here = graph_entry(graph)
         raise CheckpointError(f"{folder} is a checkpoint of {graph_text(saved)}, not of {graph_text(here)}")
-
-
-def graph_entry(graph: KnowledgeGraph) -> dict[str, Any]:
-    keys = ("name", "fingerprint", "num_entities", "num_relations")
-    return {key: getattr(graph, key) for key in keys}
 
 
 def graph_text(entry: dict[str, Any]) -> str:
@@ -246,11 +197,15 @@ def graph_text(entry: dict[str, Any]) -> str:
 
 def check_config(folder: Path, saved: dict[str, Any], config: TrainConfig) -> None:
     without_effect = unused(config)
-    differences = [
+    refuse_differences(folder, [
         f"{key}={saved[key]!r} in the checkpoint, {key}={value!r} now"
         for key, value in config.model_dump().items()
         if key in saved and key not in CHANGEABLE and key not in without_effect and saved[key] != value
-    ]
+    ])  # fmt: skip
+
+
+def refuse_differences(folder: Path, differences: list[str]) -> None:
+    """CheckpointError for settings with another value than those of the checkpoint."""
     if differences:
         raise CheckpointError(f"{folder} is a checkpoint of another configuration: {'; '.join(differences)}. "
                               "Go on with its own settings, or start anew in another folder")  # fmt: skip

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,14 @@ from kgfast.train.config import TrainConfig
 from kgfast.train.monitor import Monitor
 from kgfast.train.schedule import learning_rate
 from kgfast.train.session import (
-    CHECKPOINT_SHARE,
-    LOG_SECONDS,
     TrainingError,
+    TrainingLoop,
     leave,
     peak_memory_bytes,
     run_folder,
     stop_signals,
 )
+from kgfast.train.storage import write_durably
 
 REPORTED = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank", "triples", "head", "tail")
 LOG_STEPS = 4096  # at most, between two reads of the losses
@@ -76,7 +75,7 @@ def run_name(config: TrainConfig, graph: KnowledgeGraph) -> str:
     return f"{Path(graph.name).name}-{config.recipe or config.model}"
 
 
-class Training:
+class Training(TrainingLoop):
     """One run: its model, optimizer, step, and where it stands."""
 
     def __init__(
@@ -133,7 +132,7 @@ class Training:
             "stopped": stopped,
         }
         metrics["tasks"] = {}
-        checkpoint.write_durably(self.run / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
+        write_durably(self.run / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
         write_report(self.run, model=self.model, graph=self.graph, details=details)
         return metrics
 
@@ -141,10 +140,7 @@ class Training:
         """Steps, validations and checkpoints until epochs, minutes or patience end; says which."""
         config, position, batches = self.config, self.position, self.batches
         budget = 60 * config.minutes if config.minutes else math.inf
-        self.begin = time.monotonic() - position.elapsed
-        self.mark = time.monotonic()  # the start of training time that isn't logged yet
-        next_log = self.mark + LOG_SECONDS
-        next_checkpoint = self.mark + 60 * config.checkpoint_every
+        self.start_clock()
         rate, stopped = None, None
         with stop_signals() as received:
             while stopped is None:
@@ -160,13 +156,7 @@ class Training:
                     if received:
                         self.save()
                         leave(received[0], self.run)
-                    if now >= next_log:
-                        self.log()
-                        next_log = now + LOG_SECONDS
-                    if now >= next_checkpoint:
-                        next_checkpoint = time.monotonic() + max(
-                            60 * config.checkpoint_every, CHECKPOINT_SHARE * self.save()
-                        )
+                    self.log_and_save(now)
                     if elapsed >= budget:
                         stopped = "minutes"
                         break
@@ -199,18 +189,7 @@ class Training:
                 leave(received[0], self.run)
         return stopped
 
-    def log(self) -> None:
-        """Read the losses since the last line, check them, write the line."""
-        position = self.position
-        count = position.step - self.logged
-        now = time.monotonic()
-        position.elapsed = now - self.begin
-        if count == 0:
-            self.mark = now
-            return
-        losses = self.losses[:count].cpu()  # waits for the device, so that the time below is the steps' own
-        now = time.monotonic()
-        seconds, self.mark = now - self.mark, now
+    def check_finite(self, losses: Tensor) -> None:
         wrong = (~torch.isfinite(losses)).nonzero()
         if len(wrong):
             step = self.logged + int(wrong[0])
@@ -219,9 +198,11 @@ class Training:
                 f"(epoch {step // self.batches.per_epoch + 1}): try a smaller lr (it is {self.config.lr}), "
                 f"warmup or a regularizer; the last checkpoint in {self.run / 'checkpoint'} is from before"
             )
-        position.seconds += seconds
+
+    def write_line(self, losses: Tensor, seconds: float) -> None:
+        position = self.position
         triples = position.triples - self.logged_triples
-        self.logged, self.logged_triples = position.step, position.triples
+        self.logged_triples = position.triples
         over, left = self.progress()
         record = {
             "step": position.step,
@@ -230,10 +211,7 @@ class Training:
             "triples_per_second": triples / seconds,
             "lr": self.optimizer.param_groups[0]["lr"],
         }
-        text = (
-            f"loss {record['loss']:.4f}  {record['triples_per_second']:,.0f} triples/s  "
-            f"{timedelta(seconds=round(left))} left"
-        )
+        text = f"loss {record['loss']:.4f}  {record['triples_per_second']:,.0f} triples/s  {left}"
         self.monitor.training(record, over, text, f"epoch {record['epoch']:.1f}")
 
     def validate(self) -> None:
@@ -258,27 +236,12 @@ class Training:
         self.monitor.validation(record, text + "  best so far" * better)
         self.mark = time.monotonic()  # validation is no training time
 
-    def save(self) -> float:
-        """Log what is pending and write a checkpoint; the seconds it took."""
-        self.log()
-        start = time.monotonic()
-        self.position.elapsed = start - self.begin
-        self.position.history_bytes = self.monitor.position()
+    def write_checkpoint(self) -> None:
         checkpoint.save(self.run, self.config, self.graph, self.position, self.model, self.optimizer, self.best)
-        self.mark = time.monotonic()
-        return self.mark - start
 
     def epoch(self) -> float:
         """Passes over the triples so far."""
         return self.position.step / self.batches.per_epoch
-
-    def progress(self) -> tuple[float, float]:
-        """The part of training that is over, and the seconds that are left at this pace."""
-        elapsed = self.position.elapsed
-        by_steps = self.position.step / self.steps if self.steps else 0.0
-        by_time = elapsed / (60 * self.config.minutes) if self.config.minutes else 0.0
-        over = min(1.0, max(by_steps, by_time))
-        return over, elapsed * (1 - over) / over if over else 0.0
 
     def validation_triples(self) -> Tensor | None:
         """The valid triples to ask, all or `validate_triples` drawn by the seed; None without validation."""
@@ -294,6 +257,3 @@ class Training:
         if 0 < wanted < len(valid):
             valid = valid[torch.randperm(len(valid), generator=generator(self.config.seed, "valid"))[:wanted]]
         return valid
-
-    def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)

@@ -1,12 +1,17 @@
-"""Files of a checkpoint: written whole or not at all, named by a manifest with their size and CRC-32."""
+"""Files of a checkpoint: written whole or not at all, named by a manifest with their size and CRC-32.
+
+Tensor files of a new checkpoint get new names; what makes them count is one rename, onto the manifest.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -14,12 +19,101 @@ from torch import Tensor
 
 from kgfast.errors import CheckpointError, DataError
 
+if TYPE_CHECKING:
+    from kgfast.data import KnowledgeGraph
+
+FORMAT = 1
+MANIFEST = "checkpoint.json"
+
+
+def write_checkpoint(
+    run: str | os.PathLike,
+    previous: dict[str, Any],
+    graph: KnowledgeGraph,
+    position: Any,
+    tensors: Mapping[str, dict[str, Tensor]],
+    *,
+    unchanged: Container[str] = (),
+    **entries: Any,
+) -> None:
+    """Write `tensors`, a file each, then the manifest: graph, position (a dataclass) and `entries`.
+
+    previous: what `previous_manifest` returned; its files stay where they are `unchanged`. CheckpointError where the
+    disk is full, which leaves the previous checkpoint whole.
+    """
+    folder, old = Path(run) / "checkpoint", previous.get("files", {})
+    number = previous.get("number", 0) + 1
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {}
+        for what, names in (("entities", graph.entity_names), ("relations", graph.relation_names)):
+            files[what] = old[what] if what in old else write_names(folder / f"{what}.txt", names)
+        for name, values in tensors.items():
+            kept = name in unchanged and name in old
+            files[name] = old[name] if kept else write_tensors(folder / f"{name}-{number}.safetensors", values)
+        manifest = {
+            "format": FORMAT, "number": number, "graph": graph_entry(graph), "position": asdict(position), **entries,
+            "files": files,
+        }  # fmt: skip
+        sync(folder)
+        write_durably(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    except (OSError, SafetensorError) as error:
+        remove_leftovers(folder, old)
+        kept = f"the one of step {previous['position']['step']} is intact" if previous else "there is no earlier one"
+        raise CheckpointError(
+            f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {kept}"
+        ) from error
+    remove_leftovers(folder, files)
+
+
+def previous_manifest(run: str | os.PathLike) -> dict[str, Any]:
+    """The manifest of the checkpoint that RUN holds; empty where it holds none."""
+    return read_manifest(run) if (Path(run) / "checkpoint" / MANIFEST).exists() else {}
+
+
+def read_manifest(run: str | os.PathLike) -> dict[str, Any]:
+    """checkpoint.json as it is; CheckpointError names it if it is missing or damaged."""
+    path = Path(run) / "checkpoint" / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{run} holds no checkpoint ({path} is missing)") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    needed = {"format", "number", "graph", "config", "position", "optimizer", "files"}
+    if not isinstance(manifest, dict) or not needed <= manifest.keys():
+        raise CheckpointError(f"{path} is damaged: it isn't the description of a checkpoint")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(f"{path}: format {manifest['format']}, this version reads {FORMAT}")
+    return manifest
+
+
+def graph_entry(graph: KnowledgeGraph) -> dict[str, Any]:
+    keys = ("name", "fingerprint", "num_entities", "num_relations")
+    return {key: getattr(graph, key) for key in keys}
+
+
+def file_of_run(run: str | os.PathLike, name: str) -> Path:
+    """The path of a file beside the checkpoint; CheckpointError if it is missing."""
+    path = Path(run) / name
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: {run} isn't a whole run")
+    return path
+
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Write and sync a safetensors file; its entry for the manifest. Memory: at most a copy of all."""
+    """Write and sync a safetensors file; its entry for the manifest. Memory: at most a copy of all.
+
+    Tensors that share their memory are written as copies, or safetensors would refuse them.
+    """
     path.touch()
     mode = path.stat().st_mode
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    copies, seen = {}, set()
+    for name, tensor in tensors.items():
+        place = tensor.data_ptr()
+        copies[name] = (tensor.detach().clone() if place in seen else tensor.detach()).cpu().contiguous()
+        seen.add(place)
+    save_file(copies, path, metadata={"format": "pt"})
     path.chmod(mode)  # some versions of safetensors leave files that only their owner can read
     sync(path)
     return describe(path)
