@@ -113,3 +113,7 @@ def test_errors(tmp_path):
         model_of_texts(joint(), write_other(tmp_path / "odd", ATLANTIS, odd))
     with pytest.raises(ConfigError, match="not in the graph has no row"):
         rows_of_texts(joint("table"), ["Atlantis."])
+    without_texts = joint("table")
+    without_texts.backbone = without_texts.texts = None  # as of a run where no task reads any
+    with pytest.raises(ConfigError, match="not in the graph has no row"):
+        rows_of_texts(without_texts, ["Atlantis."])
