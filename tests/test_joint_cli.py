@@ -6,10 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from joint_helpers import SMALL, write_towns
 
 from kgfast.cli import main
+from kgfast.errors import ConfigError
+from kgfast.joint.commands import open_run
 
 pytest.importorskip("transformers")
 
@@ -155,6 +158,12 @@ def test_mistakes_cost_a_line_and_code_2(kgfast, words, said):
     code, output, error = kgfast(*words)
     assert (code, output) == (2, "")
     assert said in " ".join(error.split()) and "Traceback" not in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match="device='cuda': no CUDA device is available"):
+        open_run("run", device="cuda")
 
 
 def test_two_processes_train_as_one(settings, tmp_path):
