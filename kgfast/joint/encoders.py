@@ -166,7 +166,7 @@ class EntityEncoder(nn.Module):
         return self.both_rows(ids)[0]
 
     def both_rows(self, ids: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """(rows, rows by text alone) of `ids`, None: all. An entity without a text has its row; a table has no texts."""
+        """(rows, rows by text alone) of `ids`, None: all. An entity without text has its row; a table has no texts."""
         if self.kind == "table":
             return self.table if ids is None else self.table[ids], None
         if self._rows is not None:

@@ -126,7 +126,10 @@ class LinkTask(nn.Module):
         head, relation, tail = batch.triples.to(table.device).unbind(1)
         if batch.entities is not None:  # the answers are among them: every head and tail of the batch
             entities = batch.entities.to(table.device)
-            head, tail = torch.searchsorted(entities, head.contiguous()), torch.searchsorted(entities, tail.contiguous())
+            head, tail = (
+                torch.searchsorted(entities, head.contiguous()),
+                torch.searchsorted(entities, tail.contiguous()),
+            )
         heads, tails = table[head], table[tail]
         reciprocal = len(relations) == 2 * self.graph.num_relations
         rows = relations[relation]
