@@ -189,8 +189,8 @@ def world_model(**settings):
 
 @functools.cache
 def trained():
-    options = dict(qa={"batch_size": 48, "max_hops": 2}, link={"batch_size": 64})
-    return world_model(names=("qa", "link"), **options).fit(80, lr=8e-3)
+    options = dict(qa={"batch_size": 48, "max_hops": 2, "n3": 0.003}, link={"batch_size": 64})
+    return world_model(names=("qa", "link"), **options).fit(80, lr=2e-2)
 
 
 def test_questions_about_the_world_are_learned():
@@ -199,7 +199,7 @@ def test_questions_about_the_world_are_learned():
         result = model.tasks["qa"].evaluate(model, "test")
     assert result["hits@1"] > 0.4  # one of 1,126 entities: chance is 0.001
     assert result["heads"]["following"]["hits@1"] > 0.4
-    assert result["heads"]["embedding"]["hits@1"] > 0.015
+    assert result["heads"]["embedding"]["hits@1"] > 0.05
     assert set(result["heads"]) == {"known", "following", "embedding", "together"}
     counts = {hops: row["questions"] for hops, row in result["hops"].items()}
     assert sum(counts.values()) == result["questions"] == len(world().questions["test"]) and len(counts) > 1

@@ -59,7 +59,8 @@ class Reader(nn.Module):
         self.relations = nn.Linear(hidden, 2 * num_relations)
         self.hops = nn.Linear(hidden, hops + 1)
         self.row = nn.Linear(hidden, relation_width)
-        self.shared = nn.Parameter(torch.randn(dim) * 0.3)
+        # from nothing: where rows begin small, what is larger fills the sums of the tables' Adagrad with its gradients
+        self.shared = nn.Parameter(torch.zeros(dim))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, encoded: Encoded) -> Reading:
