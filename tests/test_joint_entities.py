@@ -6,7 +6,7 @@ from joint_text_helpers import HIDDEN, LENGTH, backbone, texts, tokenizer, world
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError
-from kgfast.joint.encoders import EntityEncoder
+from kgfast.joint.encoders import WHOLE, EntityEncoder
 from kgfast.joint.packed import Encoded
 from kgfast.joint.sharing import ENTITIES, Sharing
 from kgfast.joint.texts import TextStore, entity_texts
@@ -56,7 +56,8 @@ def test_rows_from_texts(kind):
         entities.eval()
         texts_alone = entities.project(entities.normed(entities.memory))
         gate = entities.gate(entities.normed(entities.memory)).sigmoid()
-        expected = gate * entities.table + (1 - gate) * texts_alone
+        expected = gate / WHOLE * entities.table + (1 - gate) * texts_alone
+        assert torch.allclose(gate, torch.tensor(WHOLE)), "rows begin whole"
         seen = ~entities.by_text
         torch.testing.assert_close(entities.all_rows()[seen], expected[seen])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,8 @@ from kgfast.nn import KGEModel
 from kgfast.train.batches import generator
 
 ENCODERS = ("table", "text", "hybrid")
-GATE = 2.0  # a hybrid begins as 0.88 of the row and 0.12 of the text
+GATE = 2.0  # a hybrid begins as the whole row and 0.12 of the text
+WHOLE = 1 / (1 + math.exp(-GATE))  # the share of the row at the beginning, which counts as all of it
 
 
 class EntityEncoder(nn.Module):
@@ -22,8 +25,8 @@ class EntityEncoder(nn.Module):
 
     table:  a learned row an entity
     text:   P x, x the entity's text through the backbone, pooled and normed: [H]
-    hybrid: g * row + (1 - g) * P x, g = sigmoid(G x + b) in [0, 1]^D learned; an entity that train never saw, or one
-            without text, has the other part alone
+    hybrid: g / g0 * row + (1 - g) * P x, g = sigmoid(G x + b) in [0, 1]^D learned, g0 its beginning, so that rows learn
+            as fast as those of a table; an entity that train never saw, or one without text, has the other part alone
 
     A hybrid has rows by text alone too, P x of every entity: the link task learns both kinds, so that P x can stand
     where there is no row. The pooled texts of all entities are kept in `memory` [E, H]. In training each step reads
@@ -196,10 +199,11 @@ class EntityEncoder(nn.Module):
         if ids is not None:
             table, unseen, silent = table[ids], unseen[ids], silent[ids]
         gate = torch.where(unseen[:, None], 0.0, self.gate(normed).sigmoid())
+        mixed = torch.addcmul((1 - gate) * text, table, gate, value=1 / WHOLE)
         if self.complete:
-            return torch.lerp(text, table, gate), text
+            return mixed, text
         silent = silent[:, None]
-        return torch.where(silent, table, torch.lerp(text, table, gate)), torch.where(silent, table.detach(), text)
+        return torch.where(silent, table, mixed), torch.where(silent, table.detach(), text)
 
     def extra_repr(self) -> str:
         return f"{self.kind}, entities={self.num_entities}, dim={self.dim}, refresh={self.refresh}"
