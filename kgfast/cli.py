@@ -23,6 +23,8 @@ from kgfast.errors import CheckpointError, ConfigError, KgfastError
 # on a busy machine several times slower and a quiet one no faster.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+RANKED_AT_ONCE = 512
+
 app = typer.Typer(
     name="kgfast",
     help="Knowledge-graph embeddings on fused kernels.",
@@ -145,7 +147,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     details: Annotated[bool, typer.Option("--details", help="Also by relation and kind of relation.")] = False,
     ties: Annotated[str, typer.Option(help="realistic, optimistic or pessimistic.")] = "realistic",
-    batch_size: Annotated[int, typer.Option(min=1, help="Triples ranked at once.")] = 512,
+    batch_size: Annotated[int, typer.Option(min=1, help="Triples ranked at once.")] = RANKED_AT_ONCE,
     unseen: Annotated[
         str | None,
         typer.Option(help="Graph of other entities, known by their texts alone (joint runs).", show_default=False),
@@ -159,6 +161,9 @@ def evaluate(
     if is_joint_run(run):
         from kgfast.joint import commands
 
+        given = {"--details": details, "--ties": ties != "realistic", "--batch-size": batch_size != RANKED_AT_ONCE}
+        for name in (name for name, used in given.items() if used):
+            raise KgfastError(f"{run} is a joint run, whose tasks are measured in ways of their own: {name} can't apply")
         return commands.evaluate(run, split, unseen, data, threads, device, as_json)
     if unseen is not None:
         raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --unseen has no meaning")

@@ -127,6 +127,12 @@ def test_evaluate_on_entities_known_by_their_texts(run, kgfast, tmp_path):
     assert code == 2 and "nothing" in error
 
 
+def test_evaluate_refuses_what_joint_runs_have_no_use_for(run, kgfast):
+    for option in (["--details"], ["--ties", "optimistic"], ["--batch-size", 4]):
+        code, _, error = kgfast("evaluate", run, *option)
+        assert code == 2 and option[0] in error
+
+
 def test_export(run, kgfast, tmp_path):
     assert kgfast("export", run, "--out", tmp_path / "out")[0] == 0
     assert (tmp_path / "out" / "entities.npy").exists()
