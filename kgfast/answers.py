@@ -8,6 +8,7 @@ from torch import Tensor
 from kgfast import checks, ops
 from kgfast.errors import KgfastError
 from kgfast.known import KnownTriples
+from kgfast.ranges import as_csr
 
 
 def known_answers(known, triples: Tensor, side: str, count: int, relations: int | None = None, name: str = "known"):
@@ -32,6 +33,14 @@ def right_answers(known, triples: Tensor, side: str, count: int, relations: int,
     if known is None:
         return places, places + 1, targets
     return ops.of(backend).answers(*known_answers(known, triples, side, count, relations), targets)
+
+
+def answers_of_both_sides(known: KnownTriples, triples: Tensor) -> tuple[Tensor, Tensor]:
+    """CSR (offsets [2B + 1], ids) of the known tails of all `triples` [B, 3], then of their known heads."""
+    (tails, tail_ids), (heads, head_ids) = (
+        as_csr(*known.lookup(triples, side), known.ids(side)) for side in ("tail", "head")
+    )
+    return torch.cat([tails, tails[-1] + heads[1:]]), torch.cat([tail_ids, head_ids])
 
 
 def single_answers(targets: Tensor, ignore_index: int, like: Tensor):

@@ -162,8 +162,9 @@ def evaluate(
         from kgfast.joint import commands
 
         given = {"--details": details, "--ties": ties != "realistic", "--batch-size": batch_size != RANKED_AT_ONCE}
-        for name in (name for name, used in given.items() if used):
-            raise KgfastError(f"{run} is a joint run, whose tasks have measures of their own: {name} can't apply")
+        refused = [name for name, used in given.items() if used]
+        if refused:
+            raise KgfastError(f"{run} is a joint run, whose tasks have measures of their own: {refused[0]} can't apply")
         return commands.evaluate(run, split, unseen, data, threads, device, as_json)
     if unseen is not None:
         raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --unseen has no meaning")

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from kgfast.answers import answers_of_both_sides
 from kgfast.errors import DataError
 from kgfast.joint.language import device_of
 from kgfast.joint.packed import Encoded, Packed
 from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, register
 from kgfast.joint.texts import relation_texts
+from kgfast.ranges import places_among
 
 
 @dataclass(frozen=True)
@@ -80,20 +82,7 @@ class ContrastTask(nn.Module):
 
     def known(self, triples: Tensor, among: Tensor, answers) -> tuple[Tensor, Tensor]:
         """CSR: places in `among` [K], ascending ids, of the known answers of the 2B queries."""
-        rows, places, shift = [], [], 0
-        for side in ("tail", "head"):
-            starts, ends = answers.lookup(triples, side)
-            lengths = ends - starts
-            row = torch.repeat_interleave(torch.arange(len(triples)), lengths)
-            within = torch.arange(len(row)) - (lengths.cumsum(0) - lengths)[row]
-            ids = answers.ids(side)[starts[row] + within]
-            place = torch.searchsorted(among, ids).clamp(max=len(among) - 1)
-            there = among[place] == ids
-            rows.append(row[there] + shift)
-            places.append(place[there])
-            shift += len(triples)
-        counts = torch.bincount(torch.cat(rows), minlength=shift)
-        return torch.cat((counts.new_zeros(1), counts.cumsum(0))), torch.cat(places)
+        return places_among(among, *answers_of_both_sides(answers, triples))
 
     def requests(self, batch: ContrastBatch) -> Packed:
         return batch.packed

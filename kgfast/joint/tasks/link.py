@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kgfast import reference
+from kgfast.answers import answers_of_both_sides
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import DataError
 from kgfast.evaluate.metrics import evaluate
@@ -73,7 +74,7 @@ class LinkTask(nn.Module):
     def batch(self, step: int) -> LinkBatch:
         triples = self.graph.train[self.schedule.rows(step)]
         if self.options.answers == "all":
-            offsets, answers = self.known_answers(triples)
+            offsets, answers = answers_of_both_sides(self.known, triples)
         else:
             answers = torch.cat([triples[:, 2], triples[:, 0]])
             offsets = torch.arange(len(answers) + 1)
@@ -83,21 +84,6 @@ class LinkTask(nn.Module):
         drawn = torch.randint(len(self.seen), (self.options.candidates,), generator=draws)
         entities, places = torch.unique(torch.cat([answers, self.seen[drawn]]), return_inverse=True)
         return LinkBatch(triples, offsets, places[: len(answers)], entities)
-
-    def known_answers(self, triples: Tensor) -> tuple[Tensor, Tensor]:
-        """CSR of all train answers of the 2B queries."""
-        starts, ends, ids = [], [], []
-        shift = 0
-        for side in ("tail", "head"):
-            first, last = self.known.lookup(triples, side)
-            starts.append(first + shift)
-            ends.append(last + shift)
-            ids.append(self.known.ids(side))
-            shift += len(ids[-1])
-        starts, lengths = torch.cat(starts), torch.cat(ends) - torch.cat(starts)
-        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        places = torch.repeat_interleave(starts - offsets[:-1], lengths) + torch.arange(int(offsets[-1]))
-        return offsets, torch.cat(ids)[places]
 
     def requests(self, batch: LinkBatch) -> None:
         return None

@@ -13,6 +13,7 @@ from kgfast import reference
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
 from kgfast.evaluate.metrics import split_triples, summarize
+from kgfast.joint.packed import gather_places
 from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, register
 
 
@@ -57,9 +58,7 @@ class RelationTask(nn.Module):
 
     def batch(self, step: int) -> RelationBatch:
         rows = self.schedule.rows(step)
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        places = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths) + torch.arange(int(offsets[-1]))
+        places, offsets = gather_places(self.offsets, rows)
         return RelationBatch(self.pairs[rows], offsets, self.answers[places])
 
     def requests(self, batch: RelationBatch) -> None:
