@@ -51,7 +51,7 @@ def multitask_loss(
     A mean is over the rows with an answer.
 
     weights: T numbers, or a tensor [T] through which gradients flow; None: all 1. A term without any answer counts 0.
-    Memory: 48 MB of scores at most, and the gradients of queries and tables.
+    Memory: 20 MB of scores at most, and the gradients of queries and tables.
     """
     terms = list(terms)
     if not terms:

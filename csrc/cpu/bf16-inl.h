@@ -1,5 +1,5 @@
 // Tiles of dot products whose operands are rounded to bfloat16, two to a lane, with sums in float32: twice the rate of
-// float32 where the CPU has AVX-512 BF16. Same matrices as score_matrix and slope_matrix of tiles-inl.h.
+// float32 where the CPU has AVX-512 BF16.
 #pragma once
 
 #if KGFAST_VECTOR_BYTES == 64
@@ -9,13 +9,11 @@ namespace kgfast {
 namespace KGFAST_LEVEL {
 
 // Low half of each lane: bfloat16 of `low`; high half: of `high`.
-static inline __m512i pair_up(__m512 low, __m512 high) {
-  auto rounded = [](__m512 x) {  // to nearest, ties to even; NaN stays NaN: its top bits are ones
-    const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __mmask16 number = _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q);
-    return _mm512_mask_add_epi32(bits, number, bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  };
-  return _mm512_or_si512(_mm512_srli_epi32(rounded(low), 16), _mm512_and_si512(rounded(high), _mm512_set1_epi32(int(0xffff0000))));
+KGFAST_BF16 static inline __m512i pair_up(__m512 low, __m512 high) {
+  const __m512i apart = (__m512i)_mm512_cvtne2ps_pbh(high, low);  // 16 of low, then 16 of high
+  const __m512i turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
+                                         18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(turns, apart);
 }
 // 32 numbers as 16 lanes of two neighbours.
 KGFAST_BF16 static inline void neighbours(const float* from, int64_t count, float* out) {
@@ -41,7 +39,7 @@ struct HalfTile {
 };
 
 // 16 rows from `begin` on (zero past `count`) as lanes of two: [pairs, width] at out, `width` lanes a step.
-static void pack_pairs(const float* rows, int64_t begin, int64_t count, int64_t dim, float* buffer, float* out, int64_t width) {
+KGFAST_BF16 static void pack_pairs(const float* rows, int64_t begin, int64_t count, int64_t dim, float* buffer, float* out, int64_t width) {
   const int64_t pairs = HalfTile::pairs(dim);
   for (int64_t i = 0; i < 16; ++i)
     for (int64_t p = 0; p < pairs; p += 16)
@@ -61,35 +59,13 @@ KGFAST_BF16 static void half_score_tile(const float* queries, const float* rows,
       left[m] = multiply_add(left[m], q, e0), right[m] = multiply_add(right[m], q, e1);
     }
   }
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) _mm512_storeu_ps(out + m * ld, left[m]), _mm512_storeu_ps(out + m * ld + 16, right[m]);
 }
 
-// As score_matrix: out[m, n] = query m . row n.
-static void half_score_matrix(const float* query, int64_t queries, const float* table, int64_t columns, int64_t dim, int threads,
-                                          float* packed, float* out, int64_t ld) {
-  constexpr int kRows = HalfTile::kRows, kColumns = HalfTile::kColumns;
-  const int64_t pairs = HalfTile::pairs(dim), panels = (queries + kRows - 1) / kRows;
-  float* buffers = scratch<float>(kPanel, (16 * pairs + kColumns * pairs) * threads);
-  float* edges = scratch<float>(kEdge, int64_t(kRows) * kColumns * threads);
-  parallel_for(panels, 8, threads, [&](int64_t begin, int64_t end, int worker) {
-    for (int64_t panel = begin; panel < end; ++panel)  // 16 rows of lanes, of which a tile reads kRows
-      pack_pairs(query, panel * kRows, queries, dim, buffers + 48 * pairs * worker, packed + panel * 16 * pairs, 16);
-  });
-  parallel_for(columns, kColumns, threads, [&](int64_t begin, int64_t end, int worker) {
-    float *buffer = buffers + 48 * pairs * worker, *rows = buffer + 16 * pairs, *edge = edges + kRows * kColumns * worker;
-    for (int half = 0; half < 2; ++half) pack_pairs(table, begin + 16 * half, columns, dim, buffer, rows + 16 * half, kColumns);
-    for (int64_t m = 0; m < queries; m += kRows) {
-      const bool whole = m + kRows <= queries && end - begin == kColumns;
-      half_score_tile(packed + m / kRows * 16 * pairs, rows, pairs, whole ? out + m * ld + begin : edge, whole ? ld : kColumns);
-      if (!whole)
-        for (int64_t i = 0; i < kRows && m + i < queries; ++i)
-          for (int64_t j = 0; j < end - begin; ++j) out[(m + i) * ld + begin + j] = edge[i * kColumns + j];
-    }
-  });
-}
-
 // weights[k / 2, m] = (g[m, k], g[m, k + 1]) for m < rows, else 0; g at g[m * g_row + k * g_column], one of which is 1.
-static void pack_half_weights(const float* g, int64_t g_row, int64_t g_column, int rows, int64_t count, float* buffer, float* out) {
+KGFAST_BF16 static void pack_half_weights(const float* g, int64_t g_row, int64_t g_column, int rows, int64_t count, float* buffer,
+                                          float* out) {
   const int64_t padded = (count + 31) / 32 * 32;
   if (g_column == 1) {
     for (int64_t k = 0; k < padded; k += 32) {
@@ -105,8 +81,11 @@ static void pack_half_weights(const float* g, int64_t g_row, int64_t g_column, i
   }
 }
 
-KGFAST_BF16 static void half_slope_block(const float* weights, const float* y, int64_t steps, int64_t n, int rows, float* const* out) {
+// out[m * dim + d..] += sum_k weights[k / 2, m] (y_k, y_k+1) for a panel of rows and n <= 32 coordinates.
+KGFAST_BF16 static void half_slope_block(const float* weights, const float* y, int64_t steps, int64_t n, int rows, int64_t dim,
+                                         float* out) {
   constexpr int kRows = HalfTile::kRows;
+  for (int m = 0; m < rows; ++m) __builtin_prefetch(out + m * dim, 1), __builtin_prefetch(out + m * dim + 16, 1);
   __m512 left[kRows], right[kRows];
   for (int m = 0; m < kRows; ++m) left[m] = right[m] = _mm512_setzero_ps();
   for (int64_t k = 0; k < steps; ++k) {
@@ -121,46 +100,67 @@ KGFAST_BF16 static void half_slope_block(const float* weights, const float* y, i
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
     if (m >= rows) break;
-    store_part(out[m], load_part(out[m], n0) + (VF)left[m], n0);
-    if (n1 > 0) store_part(out[m] + 16, load_part(out[m] + 16, n1) + (VF)right[m], n1);
+    float* to = out + m * dim;
+    store_part(to, load_part(to, n0) + (VF)left[m], n0);
+    if (n1 > 0) store_part(to + 16, load_part(to + 16, n1) + (VF)right[m], n1);
   }
 }
 
-// As slope_matrix: out[i] += sum_k g[i, k] y[k].
-static void half_slope_matrix(const float* g, int64_t g_row, int64_t g_column, int64_t x_count, const float* y, int64_t y_count,
-                                          int64_t dim, int threads, float* out) {
-  constexpr int kRows = HalfTile::kRows;
-  constexpr int64_t kBlock = 512, kSteps = kBlock / 2;
-  if (x_count == 0) return;
-  const int64_t blocks = (dim + 31) / 32, panel_size = kSteps * 32 * blocks, own = panel_size + kSteps * 16 + 256;
-  float* packs = scratch<float>(kWeights, own * threads);
-  const int64_t panels = (x_count + kRows - 1) / kRows, pieces = x_count < 4 * y_count ? threads : 4 * threads;
-  parallel_for(panels, (panels + pieces - 1) / pieces, threads, [&](int64_t first, int64_t last, int worker) {
-    float *packed = packs + own * worker, *weights = packed + panel_size, *buffer = weights + kSteps * 16;
-    for (int64_t k0 = 0; k0 < y_count; k0 += kBlock) {
-      const int64_t count = y_count - k0 < kBlock ? y_count - k0 : kBlock, steps = (count + 1) / 2;
-      for (int64_t block = 0; block < blocks; ++block)
-        for (int64_t k = 0; k < steps; ++k)
-          for (int half = 0; half < 2; ++half) {
-            const int64_t d = block * 32 + 16 * half, n = dim - d < 0 ? 0 : (dim - d < 16 ? dim - d : 16);
-            const float* row = y + (k0 + 2 * k) * dim + d;
-            const __m512 low = n > 0 ? (__m512)load_part(row, n) : _mm512_setzero_ps();
-            const __m512 high = n > 0 && 2 * k + 1 < count ? (__m512)load_part(row + dim, n) : _mm512_setzero_ps();
-            _mm512_storeu_si512(packed + (block * steps + k) * 32 + 16 * half, pair_up(low, high));
-          }
-      for (int64_t panel = first; panel < last; ++panel) {
-        const int64_t begin = panel * kRows;
-        const int rows = int(x_count - begin < kRows ? x_count - begin : kRows);
-        pack_half_weights(g + begin * g_row + k0 * g_column, g_row, g_column, rows, count, buffer, weights);
-        for (int64_t block = 0; block < blocks; ++block) {
-          float* outs[kRows];
-          for (int m = 0; m < kRows; ++m) outs[m] = out + (begin + (m < rows ? m : rows - 1)) * dim + block * 32;
-          half_slope_block(weights, packed + block * steps * 32, steps, dim - block * 32 < 32 ? dim - block * 32 : 32, rows, outs);
+// As Blocks of tiles-inl.h.
+struct HalfBlocks {
+  static constexpr int kRows = HalfTile::kRows, kColumns = HalfTile::kColumns;
+  static constexpr int64_t kSpan = 192;
+
+  static int64_t queries_size(int64_t rows, int64_t dim) { return packed_rows<float>(rows) / kRows * 16 * HalfTile::pairs(dim); }
+  static int64_t panel_size(int64_t dim) { return (16 + kColumns) * HalfTile::pairs(dim); }
+  static int64_t span_size(int64_t rows, int64_t dim) { return (rows + 1) / 2 * ((dim + 31) / 32 * 32); }
+  // after them, a buffer for packing
+  static constexpr int64_t kWeightSize = kSpan / kRows * kSpan / 2 * 16, kWeights = kWeightSize + 256;
+
+  // 16 rows of lanes, of which a tile reads kRows
+  KGFAST_BF16 static void pack_queries(RowView<float> rows, int64_t begin, int64_t count, int64_t dim, float* buffer, float* packed) {
+    pack_pairs(rows.base, begin, count, dim, buffer, packed + begin / kRows * 16 * HalfTile::pairs(dim), 16);
+  }
+  static void score(const float* packed, int64_t queries, RowView<float> row, int64_t begin, int64_t columns, int64_t dim, float* panel,
+                    float* out, int64_t ld, Ahead& ahead) {
+    const int64_t pairs = HalfTile::pairs(dim);
+    float* buffer = panel + kColumns * pairs;
+    for (int64_t half = 0; half < kColumns; half += 16)
+      pack_pairs(row.base, begin + half, begin + columns, dim, buffer, panel + half, kColumns);
+    for (int64_t m = 0; m < queries; m += kRows)
+      ahead.some(), half_score_tile(packed + m / kRows * 16 * pairs, panel, pairs, out + m * ld, ld);
+  }
+  KGFAST_BF16 static void pack_span(const float* rows, int64_t begin, int64_t end, int64_t count, int64_t dim, float* out) {
+    const int64_t steps = (count + 1) / 2;
+    for (int64_t k = begin; k < end; k += 2)
+      for (int64_t d = 0; d < dim; d += 32)
+        for (int64_t e = d; e < d + 32; e += 16) {
+          const int64_t n = dim - e < 0 ? 0 : (dim - e < 16 ? dim - e : 16);
+          const float* row = rows + k * dim + e;
+          const __m512 low = n > 0 ? (__m512)load_part(row, n) : _mm512_setzero_ps();
+          const __m512 high = n > 0 && k + 1 < end ? (__m512)load_part(row + dim, n) : _mm512_setzero_ps();
+          _mm512_storeu_si512(out + d * steps + k / 2 * 32 + e - d, pair_up(low, high));
+        }
+  }
+  static void add_products(const float* g, int64_t g_row, int64_t g_column, int64_t x_count, const float* y, int64_t y_count,
+                           int64_t dim, float* weights, float* out, Ahead& ahead) {
+    float* buffer = weights + kWeightSize;
+    for (int64_t x0 = 0; x0 < x_count; x0 += kSpan)
+      for (int64_t k0 = 0; k0 < y_count; k0 += kSpan) {
+        const int64_t rows = x_count - x0 < kSpan ? x_count - x0 : kSpan, count = y_count - k0 < kSpan ? y_count - k0 : kSpan;
+        const int64_t steps = (count + 1) / 2, stride = kSpan / 2 * 16;
+        for (int64_t i = 0; i < rows; i += kRows)
+          pack_half_weights(g + (x0 + i) * g_row + k0 * g_column, g_row, g_column, int(rows - i < kRows ? rows - i : kRows), count,
+                            buffer, weights + i / kRows * stride);
+        for (int64_t d = 0; d < dim; d += 32) {
+          const float* part = y + span_size(k0, dim) + d * steps;
+          for (int64_t i = 0; i < rows; i += kRows, ahead.some())
+            half_slope_block(weights + i / kRows * stride, part, steps, dim - d < 32 ? dim - d : 32,
+                             int(rows - i < kRows ? rows - i : kRows), dim, out + (x0 + i) * dim + d);
         }
       }
-    }
-  });
-}
+  }
+};
 
 }  // namespace KGFAST_LEVEL
 }  // namespace kgfast

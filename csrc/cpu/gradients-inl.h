@@ -22,10 +22,12 @@ template <class Sim, class F> struct Slope {
   }
   static KG_HD Type plus(Type x, Type y) {
     if constexpr (kParts == 2) return {x.a + y.a, x.b + y.b};
+    else if constexpr (Sim::kTag == Similarity::kL1) return KGFAST_LEVEL::plus(x, y);
     else return x + y;
   }
   static KG_HD Type minus(Type x, Type y) {
     if constexpr (kParts == 2) return {x.a - y.a, x.b - y.b};
+    else if constexpr (Sim::kTag == Similarity::kL1) return KGFAST_LEVEL::minus(x, y);
     else return x - y;
   }
 };
@@ -49,21 +51,22 @@ static void distance_block(const F* const* g, const F* x, const F* y, int64_t co
   for (int m = 0; m < kRows; ++m) S::put(dx + m * S::kSize, sum[m]);
 }
 
-// A worker takes a vector of d of all rows; the order of sums is the same whatever the number of workers.
-template <class Sim, class F>
-static void distance_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count, int64_t dim,
-                               int threads, F* dx, F* dy) {
+// One vector of d of all rows, in a buffer of size().
+template <class Sim, class F> struct DistanceLane {
   using S = Slope<Sim, F>;
-  constexpr int kRows = S::kParts == 2 ? 4 : 6, kLanes = S::kLanes;
-  constexpr int64_t kBlock = 256;
-  const int64_t length = dim / S::kParts, blocks = (length + kLanes - 1) / kLanes, padded = (x_count + kRows - 1) / kRows * kRows;
-  const int64_t own = 2 * (padded + kBlock) * S::kSize;
-  F* buffers = scratch<F>(kWeights, own * threads + kBlock);
-  F* zeros = buffers + own * threads;  // stands in for weights of rows past the end
-  for (int64_t k = 0; k < kBlock; ++k) zeros[k] = 0;
-  parallel_for(blocks, 1, threads, [&](int64_t block, int64_t, int worker) {
-    F *xs = buffers + own * worker, *dxs = xs + padded * S::kSize, *ys = dxs + padded * S::kSize, *dys = ys + kBlock * S::kSize;
-    const int64_t d = block * kLanes, n = length - d < kLanes ? length - d : kLanes;
+  static constexpr int kRows = S::kParts == 2 ? 4 : 6, kLanes = S::kLanes;
+  static constexpr int64_t kBlock = 256;
+
+  static int64_t lanes(int64_t dim) { return (dim / S::kParts + kLanes - 1) / kLanes; }
+  static int64_t size(int64_t x_count) { return 2 * ((x_count + kRows - 1) / kRows * kRows + kBlock) * S::kSize + kBlock; }
+
+  static void add(int64_t lane, const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count, int64_t dim,
+                  F* buffer, F* dx, F* dy) {
+    const int64_t length = dim / S::kParts, padded = (x_count + kRows - 1) / kRows * kRows;
+    F *xs = buffer, *dxs = xs + padded * S::kSize, *ys = dxs + padded * S::kSize, *dys = ys + kBlock * S::kSize;
+    F* zeros = dys + kBlock * S::kSize;  // stands in for weights of rows past the end
+    for (int64_t k = 0; k < kBlock; ++k) zeros[k] = 0;
+    const int64_t d = lane * kLanes, n = length - d < kLanes ? length - d : kLanes;
     auto gather = [&](const F* row, F* out) {
       for (int part = 0; part < S::kParts; ++part) store(out + part * kLanes, load_part(row + part * length + d, n));
     };
@@ -87,6 +90,18 @@ static void distance_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_c
       for (int64_t k = 0; k < count; ++k) scatter(dys + k * S::kSize, dy + (k0 + k) * dim);
     }
     for (int64_t i = 0; i < x_count; ++i) scatter(dxs + i * S::kSize, dx + i * dim);
+  }
+};
+
+// A worker takes a vector of d of all rows; the order of sums is the same whatever the number of workers.
+template <class Sim, class F>
+static void distance_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count, int64_t dim,
+                               int threads, F* dx, F* dy) {
+  using Lane = DistanceLane<Sim, F>;
+  const int64_t own = Lane::size(x_count);
+  F* buffers = scratch<F>(kWeights, own * threads);
+  parallel_for(Lane::lanes(dim), 1, threads, [&](int64_t lane, int64_t, int worker) {
+    Lane::add(lane, g, ld, x, x_count, y, y_count, dim, buffers + own * worker, dx, dy);
   });
 }
 

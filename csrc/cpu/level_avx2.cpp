@@ -4,6 +4,8 @@
 #define KGFAST_TILE_ROWS 6
 
 // Every system header before the target is switched on, so that none of its functions is compiled for it.
+#include <sched.h>
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>

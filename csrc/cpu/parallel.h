@@ -1,4 +1,4 @@
-// A parallel loop over equal pieces. The pieces never depend on the number of threads, so neither do results.
+// A parallel loop over equal pieces, begun in ascending order. They never depend on the number of threads, so neither do results.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ static inline void parallel_for(int64_t count, int64_t grain, int threads, Body 
 #else
     const int worker = 0;
 #endif
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(monotonic : dynamic, 1)
     for (int64_t p = 0; p < pieces; ++p) {
       const int64_t begin = p * grain, end = begin + grain < count ? begin + grain : count;
       body(begin, end, worker);

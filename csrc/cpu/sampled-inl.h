@@ -39,6 +39,7 @@ static void finish_singles(const SampledArguments<F>& a, const SampledResults<F>
   const int64_t width = 1 + a.count;
   const F* query = a.query + b * a.dim;
   for (int64_t k = b * width; k < (b + 1) * width; ++k) {
+    if (k + 8 < (b + 1) * width && a.single[k + 8]) prefetch_states(a.finish, a.ids[k + 8], a.dim);
     if (!a.single[k]) continue;
     for (int64_t d = 0; d < a.dim; ++d) gradient[d] = 0;
     add_slopes<Sim>(a.table + a.ids[k] * a.dim, &query, out.coefficients + k, 1, a.dim, gradient);

@@ -58,6 +58,16 @@ template <> KG_HD void store_part<float>(float* p, VF v, int64_t n) {
 
 KG_HD VF absolute(VF x) { return (VF)((Lanes<float>::I)x & 0x7fffffff); }
 KG_HD VD absolute(VD x) { return (VD)((Lanes<double>::I)x & 0x7fffffffffffffffLL); }
+KG_HD VD plus(VD x, VD y) { return x + y; }
+KG_HD VD minus(VD x, VD y) { return x - y; }
+#if KGFAST_VECTOR_BYTES == 64
+// Through the multiply-add units, for sums whose terms keep the adders busy: the same bits.
+KG_HD VF plus(VF x, VF y) { return (VF)_mm512_fmadd_ps((__m512)y, _mm512_set1_ps(1.f), (__m512)x); }
+KG_HD VF minus(VF x, VF y) { return (VF)_mm512_fnmadd_ps((__m512)y, _mm512_set1_ps(1.f), (__m512)x); }
+#else
+KG_HD VF plus(VF x, VF y) { return x + y; }
+KG_HD VF minus(VF x, VF y) { return x - y; }
+#endif
 #if KGFAST_VECTOR_BYTES == 64
 KG_HD VF inverse_root(VF x) {  // 14 bits, then one step of Newton: 1 unit in the last place; subnormal squares count as 0
   const __mmask16 apart = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(1.17549435e-38f), _CMP_NLT_UQ);
@@ -111,11 +121,15 @@ KG_HD VF inverse_root(VF x) { return x > 0 ? 1.f / root(x) : VF{}; }
 #endif
 KG_HD VF larger(VF x, VF y) { return x > y ? x : y; }
 KG_HD VD larger(VD x, VD y) { return x > y ? x : y; }
+#if KGFAST_VECTOR_BYTES == 64
+KG_HD float largest_lane(VF v) { return _mm512_reduce_max_ps((__m512)v); }
+#else
 KG_HD float largest_lane(VF v) {
   float m = v[0];
   for (int i = 1; i < Lanes<float>::kCount; ++i) m = v[i] > m ? v[i] : m;
   return m;
 }
+#endif
 KG_HD double largest_lane(VD v) {
   double m = v[0];
   for (int i = 1; i < Lanes<double>::kCount; ++i) m = v[i] > m ? v[i] : m;

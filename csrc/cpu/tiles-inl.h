@@ -164,15 +164,32 @@ static inline void product_block(const F* weights, const F* y, int64_t count, in
   }
 }
 
-// Rows [first, first + count) as panels: for each two vectors of d, those of every row. A walk over k is then one stream.
-template <class F> static void pack_products(RowView<F> y, int64_t first, int64_t count, int64_t dim, F* out) {
-  constexpr int kLanes = Tile<F>::kLanes;
-  for (int64_t d = 0; d < dim; d += 2 * kLanes)
-    for (int64_t k = 0; k < count; ++k)
-      for (int64_t e = d; e < d + 2 * kLanes; e += kLanes, out += kLanes) {
-        const F* row = y(first + k);
-        store(out, dim - e >= kLanes ? load(row + e) : (dim > e ? load_part(row + e, dim - e) : typename Lanes<F>::V{}));
-      }
+// A panel of rows at `out`, at the two vectors of d from `d` on.
+template <class F>
+static inline void product_panel(const F* weights, const F* y, int64_t count, int64_t dim, int64_t d, int rows, F* out) {
+  constexpr int kRows = Tile<F>::kRows, kLanes = Tile<F>::kLanes;
+  const int64_t n = dim - d < 2 * kLanes ? dim - d : 2 * kLanes;
+  F* outs[kRows];
+  for (int m = 0; m < kRows; ++m) {
+    outs[m] = out + (m < rows ? m : rows - 1) * dim + d;
+    __builtin_prefetch(outs[m], 1), __builtin_prefetch(outs[m] + kLanes, 1);
+  }
+  if (n == 2 * kLanes) product_block<false, false>(weights, y, count, n, rows, outs);
+  else if (n > kLanes) product_block<true, false>(weights, y, count, n, rows, outs);
+  else product_block<true, true>(weights, y, count, n, rows, outs);
+}
+
+// Rows [begin, end) of a span of `count` rows: for each two vectors of d, those of every row. A walk over k is then one stream.
+template <class F>
+static void pack_span(RowView<F> y, int64_t first, int64_t begin, int64_t end, int64_t count, int64_t dim, F* out) {
+  constexpr int kLanes = Tile<F>::kLanes, kWidth = 2 * kLanes;
+  for (int64_t k = begin; k < end; ++k) {
+    const F* row = y(first + k);
+    for (int64_t d = 0; d < dim; d += kWidth)
+      for (int64_t e = d; e < d + kWidth; e += kLanes)
+        store(out + (d * count + k * kWidth + e - d),
+              dim - e >= kLanes ? load(row + e) : (dim > e ? load_part(row + e, dim - e) : typename Lanes<F>::V{}));
+  }
 }
 
 // weights[k, m] = g[m * g_row + k * g_column] for m < rows, else 0.
@@ -189,8 +206,8 @@ static void pack_weights(const F* g, int64_t g_row, int64_t g_column, int rows, 
         for (int m = 0; m < 16; ++m) from[m] = m < rows ? g + m * g_row + k : zeros;
         transpose16(from, 0, out + k * kStride, kStride);
       }
-    } else if (g_row == 1 && rows == kRows) {
-      for (; k < count; ++k) store_part(out + k * kStride, load_part(g + k * g_column, kRows), kRows);
+    } else if (g_row == 1) {
+      for (; k < count; ++k) store(out + k * kStride, load_part(g + k * g_column, rows));
     }
   }
 #endif
@@ -237,24 +254,71 @@ static void product_matrix(const F* g, int64_t g_row, int64_t g_column, int64_t 
     F *packed = packs + own * worker, *weights = packed + panel_size;
     for (int64_t k0 = 0; k0 < y_count; k0 += kBlock) {
       const int64_t count = y_count - k0 < kBlock ? y_count - k0 : kBlock;
-      pack_products<F>(y, k0, count, dim, packed);
+      pack_span<F>(y, k0, 0, count, count, dim, packed);
       for (int64_t panel = first; panel < last; ++panel) {
         const int64_t begin = panel * kRows;
         const int rows = int(x_count - begin < kRows ? x_count - begin : kRows);
         pack_weights<F>(g + begin * g_row + k0 * g_column, g_row, g_column, rows, count, weights);
-        for (int64_t block = 0; block < blocks; ++block) {
-          const int64_t d = block * 2 * kLanes, n = dim - d < 2 * kLanes ? dim - d : 2 * kLanes;
-          const F* part = packed + block * count * 2 * kLanes;
-          F* outs[kRows];
-          for (int m = 0; m < kRows; ++m) outs[m] = out + (begin + (m < rows ? m : rows - 1)) * dim + d;
-          if (n == 2 * kLanes) product_block<false, false>(weights, part, count, n, rows, outs);
-          else if (n > kLanes) product_block<true, false>(weights, part, count, n, rows, outs);
-          else product_block<true, true>(weights, part, count, n, rows, outs);
-        }
+        for (int64_t d = 0; d < dim; d += 2 * kLanes) product_panel(weights, packed + d * count, count, dim, d, rows, out + begin * dim);
       }
     }
   });
 }
+
+// Memory that will be read soon, fetched a few lines at a time by those who work meanwhile.
+struct Ahead {
+  const char *next, *end;
+  int64_t lines;  // at a time
+  Ahead(const void* from, int64_t bytes, int64_t times)
+      : next(static_cast<const char*>(from)), end(next + bytes), lines(bytes / 64 / (times < 1 ? 1 : times) + 1) {}
+  __attribute__((always_inline)) void some() {
+    for (int64_t line = 0; line < lines && next < end; ++line, next += 64) __builtin_prefetch(next, 0, 2);
+  }
+};
+
+// What one worker does with a block of queries and a group of candidates: scores, and products with their slopes.
+// bf16-inl.h has the same on bfloat16 operands.
+template <class Sim, class F> struct Blocks {
+  static constexpr int kRows = Tile<F>::kRows, kColumns = Tile<F>::kColumns, kWidth = 2 * Tile<F>::kLanes;
+  static constexpr int64_t kSpan = 192;  // rows of an operand in a packed span: their two vectors of d stay in the L1 cache
+
+  static int64_t queries_size(int64_t rows, int64_t dim) { return packed_rows<F>(rows) * dim; }
+  static int64_t panel_size(int64_t dim) { return kColumns * dim; }
+  static int64_t span_size(int64_t rows, int64_t dim) { return rows * ((dim + kWidth - 1) / kWidth * kWidth); }
+  static constexpr int64_t kWeights = kSpan / kRows * kSpan * Weights<F>::kStride;
+
+  // The panel of queries from `begin` on, for score tiles.
+  static void pack_queries(RowView<F> rows, int64_t begin, int64_t count, int64_t dim, F*, F* packed) {
+    pack_panel<F>(rows, begin, count - begin < kRows ? count - begin : kRows, dim, kRows, packed + begin * dim);
+  }
+  // out[m, n] (leading dimension ld) of all panels of queries and at most kColumns candidates from `begin` on.
+  static void score(const F* packed, int64_t queries, RowView<F> row, int64_t begin, int64_t columns, int64_t dim, F* panel, F* out,
+                    int64_t ld, Ahead& ahead) {
+    pack_columns<F>(row, begin, columns, dim, panel);
+    for (int64_t m = 0; m < queries; m += kRows) ahead.some(), score_tile<Sim>(packed + m * dim, panel, dim, out + m * ld, ld);
+  }
+  static void pack_span(const F* rows, int64_t begin, int64_t end, int64_t count, int64_t dim, F* out) {
+    KGFAST_LEVEL::pack_span<F>({rows, nullptr, dim}, 0, begin, end, count, dim, out);
+  }
+  // out[i] += sum_k g[i * g_row + k * g_column] y_k for the rows y of packed spans.
+  static void add_products(const F* g, int64_t g_row, int64_t g_column, int64_t x_count, const F* y, int64_t y_count, int64_t dim,
+                           F* weights, F* out, Ahead& ahead) {
+    for (int64_t x0 = 0; x0 < x_count; x0 += kSpan)
+      for (int64_t k0 = 0; k0 < y_count; k0 += kSpan) {
+        const int64_t rows = x_count - x0 < kSpan ? x_count - x0 : kSpan, count = y_count - k0 < kSpan ? y_count - k0 : kSpan;
+        const int64_t stride = count * Weights<F>::kStride;
+        for (int64_t i = 0; i < rows; i += kRows)
+          pack_weights<F>(g + (x0 + i) * g_row + k0 * g_column, g_row, g_column, int(rows - i < kRows ? rows - i : kRows), count,
+                          weights + i / kRows * stride);
+        for (int64_t d = 0; d < dim; d += kWidth) {
+          const F* part = y + span_size(k0, dim) + d * count;
+          for (int64_t i = 0; i < rows; i += kRows, ahead.some())
+            product_panel(weights + i / kRows * stride, part, count, dim, d, int(rows - i < kRows ? rows - i : kRows),
+                          out + (x0 + i) * dim);
+        }
+      }
+  }
+};
 
 }  // namespace KGFAST_LEVEL
 }  // namespace kgfast

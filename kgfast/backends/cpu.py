@@ -24,7 +24,7 @@ OBJECTIVES = ("logistic", "softmax", "bce", "margin")
 SIDES = {"tail": 0, "head": 1}
 UPDATES = {"dense": 0, "sparse": 1, "sgd": 2, "adagrad": 3, "row_adagrad": 4, "adam": 5}
 REGULARIZERS = {None: 0, "n3": 1, "l2": 2}
-WORKSPACE_BYTES = 48 << 20  # the most scores that a loss over all candidates keeps
+WORKSPACE_BYTES = 20 << 20  # the most that a loss over all candidates keeps of scores, and of gradients to be summed
 
 
 def fresh(name: str, shape, dtype) -> Tensor:

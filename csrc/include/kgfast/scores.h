@@ -17,6 +17,8 @@ struct Pair {
 // Scalar forms; csrc/cpu/simd.h has the same names for vectors of lanes.
 KG_HD float absolute(float x) { return std::fabs(x); }
 KG_HD double absolute(double x) { return std::fabs(x); }
+KG_HD float plus(float x, float y) { return x + y; }
+KG_HD double plus(double x, double y) { return x + y; }
 KG_HD float root(float x) { return std::sqrt(x); }
 KG_HD double root(double x) { return std::sqrt(x); }
 KG_HD float add_signed(float sum, float c, float d) { return d > 0 ? sum + c : (d < 0 ? sum - c : sum); }
@@ -139,7 +141,7 @@ struct Dot {
 
 struct L1 {
   static constexpr Similarity kTag = Similarity::kL1;
-  template <class V> static KG_HD V accumulate(V sum, V x, V y) { return sum + absolute(x - y); }
+  template <class V> static KG_HD V accumulate(V sum, V x, V y) { return plus(sum, absolute(x - y)); }
   template <class V> static KG_HD V finish(V sum) { return -sum; }
   template <class V> static KG_HD V add_slope(V sum, V c, V x, V y) { return add_signed(sum, c, y - x); }
   template <class V> static KG_HD V slope(V c, V x, V y) { return signed_like(c, y - x); }
