@@ -3,6 +3,7 @@
 Without a GPU they run in a process of their own, in which TRITON_INTERPRET=1 was set before Triton was imported.
 """
 
+import numpy as np
 import torch
 
 from kgfast import backends, testing
@@ -42,8 +43,23 @@ def quicken_interpreter():
     interpreter._patch_lang, interpreter.GridExecutor.__call__ = patch_once, launch_and_restore
 
 
+def multiply_in_order():
+    """Products of the interpreter whose every number is the same chain of operations, as on a GPU: NumPy's libraries round
+    by place, on some processors."""
+    from triton.runtime import interpreter
+
+    def dot(self, a, b, d, input_precision, max_num_imprecise_acc):
+        sum, x, y = np.zeros_like(d.data), a.data.astype(np.float64), b.data.astype(np.float64)
+        for k in range(len(y)):
+            np.add(sum, x[:, k, None] * y[k], out=sum, casting="same_kind")  # rounded once, as by a multiply-add
+        return interpreter.TensorHandle(sum + d.data, d.dtype.scalar)
+
+    interpreter.InterpreterBuilder.create_dot = dot
+
+
 if backends.INTERPRETED:
     quicken_interpreter()
+    multiply_in_order()
 
 
 def on_device(*tensors):

@@ -6,17 +6,25 @@
 namespace kgfast {
 namespace KGFAST_LEVEL {
 
+// Four sums side by side: one alone would wait for itself.
+template <class F> KG_HD F sum_of_squares(const F* g, int64_t dim) {
+  constexpr int kLanes = Lanes<F>::kCount;
+  typename Lanes<F>::V sum[4] = {};
+  int64_t d = 0;
+  for (; d + 4 * kLanes <= dim; d += 4 * kLanes)
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) sum[k] += load(g + d + k * kLanes) * load(g + d + k * kLanes);
+  for (; d + kLanes <= dim; d += kLanes) sum[0] += load(g + d) * load(g + d);
+  if (d < dim) sum[1] += load_part(g + d, dim - d) * load_part(g + d, dim - d);
+  return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
 template <Update kUpdate, class F>
 static inline void update_row(const Sink<F>& s, int64_t row, F* x, const F* g, int64_t dim) {
   const UpdateRule<F> rule{kUpdate, s.rows, s.state1, s.state2, nullptr, s.lr, s.eps, s.beta1, s.beta2, s.adam_rate};
   constexpr int kStates = kUpdate == Update::kAdam ? 2 : (kUpdate == Update::kAdagrad ? 1 : 0);
   F rate = 0;
-  if constexpr (kUpdate == Update::kRowAdagrad) {
-    F squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t d = 0; d < dim; ++d) squares += g[d] * g[d];
-    rate = row_rate(rule, s.state1[row] += squares / F(dim));
-  }
+  if constexpr (kUpdate == Update::kRowAdagrad) rate = row_rate(rule, s.state1[row] += sum_of_squares(g, dim) / F(dim));
   F *first = kStates > 0 ? s.state1 + row * dim : nullptr, *second = kStates > 1 ? s.state2 + row * dim : nullptr;
 #pragma omp simd
   for (int64_t d = 0; d < dim; ++d) {

@@ -63,7 +63,7 @@ def all_scores_gradient(g, scores, query, table, similarity: int):
     for x, y, strides, out in ((query, table, (count, 1), d_query), (table, query, (1, count), d_table)):
         tile = tiles("slopes", query.dtype, similarity, query.device, len(x))
         slopes[(ceil_div(len(x), tile.rows) * ceil_div(length, tile.columns),)](
-            g, *strides, x, len(x), y, len(y), *[None] * 3, bits(1.0), out, out, dim, False, True, False, False,
+            g, *strides, x, len(x), y, dim, 1, len(y), *[None] * 3, bits(1.0), out, out, dim, False, True, *[False] * 3,
             **arithmetic(query.dtype, similarity), **block(tile, ("ROWS", "WIDTH", "DEPTH")), GROUP=GROUP,
         )  # fmt: skip
     return d_query, d_table

@@ -15,7 +15,17 @@ import triton
 import triton.language as tl
 
 from .configurations import GROUP, OBJECTIVES, arithmetic, bits, sum_dtype, tiles
-from .launching import block, ceil_div, fresh, panels, part_of, readable, workspace_bytes
+from .launching import (
+    block,
+    ceil_div,
+    fresh,
+    laid_for_slopes,
+    panels,
+    part_of,
+    readable,
+    transposes,
+    workspace_bytes,
+)
 from .scores import DOT, L2, MODULUS
 from .slopes import bias_gradient, slopes
 from .tiles import first_at_least, number, place_of, score_tile, subtract_at_answers, sum_at_answers
@@ -46,19 +56,19 @@ def compact_rows(weights, starts, ends, rows, counted, largest, batch, OBJECTIVE
 
 
 @triton.jit
-def score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, origin, offset, here, dim,
+def score_columns(query, q_row, q_d, place, counted, table, t_row, t_d, bias, origin, offset, here, dim,
                   HAS_BIAS: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
                   ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
-    """Scores of queries `row` and the `here` columns from origin + offset on; `table` begins with `origin`.
+    """Scores of listed queries `place` and the `here` columns from origin + offset on; `table` begins with `origin`.
 
-    Distances read transposed tables, padded to whole tiles, in which the queries that count lie together, at `place`.
+    Distances read transposed tables, padded to whole tiles.
     """
     columns = tl.arange(0, COLUMNS)
     read = columns
+    row = place.to(tl.int64)
     if SIMILARITY == DOT:
         read = tl.minimum(columns, here - 1)
-    else:
-        row = place
+        row = tl.minimum(place, counted - 1).to(tl.int64)
     sum = tl.zeros((ROWS, COLUMNS), SUM)
     if HAS_BIAS:  # only dot products have one; to begin with it costs no registers later
         there = tl.where(bias.to(tl.int64) != 0, here, 0)  # in a group some tasks have none
@@ -80,8 +90,8 @@ def statistics_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, an
     columns = tl.arange(0, COLUMNS)
     first = origin + offset
     here = tl.minimum(end - first, COLUMNS)
-    scores = score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, origin, offset, here, dim, HAS_BIAS,
-                           SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
+    scores = score_columns(query, q_row, q_d, place, counted, table, t_row, t_d, bias, origin, offset, here, dim,
+                           HAS_BIAS, SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
     start, stop = tl.load(starts + row), tl.load(ends + row)
     own = tl.zeros((ROWS,), SUM) + share
     if OBJECTIVE == SOFTMAX:
@@ -167,8 +177,8 @@ def coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, 
     columns = tl.arange(0, COLUMNS)
     first = origin + offset
     here = tl.minimum(end - first, COLUMNS)
-    scores = score_columns(query, q_row, q_d, place, row, table, t_row, t_d, bias, origin, offset, here, dim, HAS_BIAS,
-                           SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
+    scores = score_columns(query, q_row, q_d, place, counted, table, t_row, t_d, bias, origin, offset, here, dim,
+                           HAS_BIAS, SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
     if OBJECTIVE == SOFTMAX:
         read = tl.minimum(place, counted - 1)
         value = tl.exp(scores - tl.load(log_total + read)[:, None] - tl.load(log_total + batch + read)[:, None]) - floor
@@ -193,6 +203,18 @@ def coefficients_tile(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, 
 def compact(weights, starts, ends, rows, counted, largest, batch, OBJECTIVE: tl.constexpr, SUM: tl.constexpr,
             BLOCK: tl.constexpr):  # fmt: skip
     compact_rows(weights, starts, ends, rows, counted, largest, batch, OBJECTIVE, SUM, BLOCK)
+
+
+@triton.jit(do_not_specialize=["batch"])
+def gather_listed(query, rows, counted, listed, batch, dim, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """listed[i] = query[rows[i]], and zeros from `counted` on."""
+    place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    kept, inside = (place < tl.load(counted))[:, None], (d < dim)[None, :]
+    row = tl.load(rows + place, mask=place < batch, other=0).to(tl.int64)
+    found = tl.load(query + row[:, None] * dim + d[None, :], mask=kept & inside, other=0.0)
+    out = listed + place[:, None].to(tl.int64) * dim + d[None, :]
+    tl.store(out, found, mask=(place < batch)[:, None] & inside)
 
 
 @triton.jit(do_not_specialize=["origin", "end", "batch"])
@@ -235,13 +257,19 @@ def coefficients(query, q_row, q_d, table, t_row, t_d, bias, starts, ends, answe
 # ---- launches ------------------------------------------------------------------------------------------------
 
 
+def list_queries(query, rows, counted, listed) -> None:
+    """Fills `listed` [B, D] with the queries that count, then zeros: kernels then read rows that lie together."""
+    (batch, dim), width = query.shape, 64
+    gather_listed[(ceil_div(batch, 16), ceil_div(dim, width))](query, rows, counted, listed, batch, dim, 16, width)
+
+
 def candidate_loss(query, table, bias, starts, ends, answers, weights, similarity: int, objective: int,
                    smoothing: float, gradient: bool, allocate=None):  # fmt: skip
     """losses [B] (weighted) and, with gradient, d_query, d_table [C, D], d_bias [C]. Rows of weight 0 cost nothing.
 
     losses have the dtype of the sums: float32 for 16-bit tables. Ids are not checked. Memory: the gradients,
-    `workspace_bytes`, float32 sums [B, D] where d_query is 16-bit and there are several panels; distances:
-    transposed queries and a panel of transposed rows. Reads nothing back from the device.
+    `workspace_bytes`, listed queries [B, D], float32 sums [B, D] where d_query is 16-bit and there are several panels;
+    float32 and distances: transposed queries and a panel of transposed rows. Reads nothing back from the device.
     """
     allocate = allocate or fresh(query.device)
     (batch, dim), count, dtype, device = query.shape, len(table), query.dtype, query.device
@@ -262,20 +290,23 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     most = allocate("largest_weight", (1,), wide)
     compact[(1,)](weights, starts, ends, rows, counted, most, batch, objective, kind["SUM"], COMPACT_BLOCK)
 
+    listed = allocate("listed", (batch, dim), dtype)
+    list_queries(query, rows, counted, listed)
+
     sizes = tiles("scores", dtype, similarity, device, batch)
     budget = workspace_bytes(batch, count, dim)
     each = 3 * batch * wide.itemsize / sizes.columns + (dim * dtype.itemsize if similarity != DOT else 0)
     parts = panels(count, each, budget, sizes.columns)
     splits = 1 + ceil_div(parts[0][1], sizes.columns)
     kept = dtype if similarity == DOT else wide  # of coefficients
-    each = batch * kept.itemsize + (dim * dtype.itemsize if similarity != DOT else 0)
+    each = batch * kept.itemsize + (dim * dtype.itemsize if similarity != DOT or dtype == torch.float32 else 0)
     slices = panels(count, each, budget, max(sizes.columns, 16)) if gradient else []
     width = ceil_div(slices[0][1], 16) * 16 if gradient else 0
     workspace = allocate(
         "workspace", (max(3 * splits * batch * wide.itemsize, batch * width * kept.itemsize),), torch.uint8
     )
     largest, total, right = part_of(workspace, (3 * splits, batch), wide).split(splits)
-    turned = readable(query if similarity == DOT else query.index_select(0, rows), similarity, sizes.rows)
+    turned = readable(listed, similarity, sizes.rows)
     csr = (bias, starts, ends, answers, rows, counted)
     log_total = allocate("log_total", (2, batch), wide)
     for begin, end in parts:
@@ -292,44 +323,31 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     sums = d_query
     if wide != dtype and len(slices) > 1:
         sums = zeros("d_query_sums", (batch, dim), wide)
-    own = {x: tiles("slopes", dtype, similarity, device, x) for x in (batch, slices[0][1])}
-    length = dim // 2 if similarity == MODULUS else dim
     g = part_of(workspace, (batch, width), kept)
-    factor = bits(1.0 if softmax else 1.0 / count)
+    shares = rows, counted, most, bits(1.0 if softmax else 1.0 / count)
+    queries = laid_for_slopes(listed, similarity)
+    length = dim // 2 if similarity == MODULUS else dim
+
+    def sum_slopes(x: int, *inputs):
+        tile = tiles("slopes", dtype, similarity, device, x)
+        slopes[(ceil_div(x, tile.rows) * ceil_div(length, tile.columns),)](
+            *inputs, transposes(table, similarity), **kind, GROUP=GROUP, **block(tile, ("ROWS", "WIDTH", "DEPTH"))
+        )
+
     for begin, end in slices:
         columns = end - begin
         coefficients[(ceil_div(batch, sizes.rows) * ceil_div(columns, sizes.columns),)](
             *turned, *readable(table[begin:end], similarity, sizes.columns), *csr, weights, most, log_total, g,
             width, begin, end, batch, dim, **labels, **kind, **block(sizes), GROUP=GROUP,
         )  # fmt: skip
-        panel, listed = table[begin:end], (rows, counted, most, factor)
-        for x, strides, sides, into, add, only, flags in (
-            (
-                batch,
-                (width, 1),
-                (query, batch, panel, columns),
-                (sums, d_query),
-                begin > 0,
-                len(slices) == 1,
-                (True, False),
-            ),
-            (
-                columns,
-                (1, width),
-                (panel, columns, query, batch),
-                (d_table[begin:end],) * 2,
-                False,
-                True,
-                (False, True),
-            ),
-        ):
-            tile = own.get(x) or tiles("slopes", dtype, similarity, device, x)
-            slopes[(ceil_div(x, tile.rows) * ceil_div(length, tile.columns),)](
-                g, *strides, *sides, *listed, *into, dim, add, only, *flags, **kind, GROUP=GROUP,
-                **block(tile, ("ROWS", "WIDTH", "DEPTH")),
-            )  # fmt: skip
+        panel = table[begin:end]
+        other_side = laid_for_slopes(panel, similarity)
+        sum_slopes(batch, g, width, 1, listed, batch, *other_side, columns, *shares, sums, d_query, dim, begin > 0,
+                   len(slices) == 1, True, False)  # fmt: skip
+        sum_slopes(columns, g, 1, width, panel, columns, *queries, batch, *shares, *(d_table[begin:end],) * 2, dim,
+                   False, True, False, True)  # fmt: skip
         if len(bias):
-            bias_gradient[(ceil_div(columns, 128),)](g, width, counted, most, factor, d_bias[begin:end], columns,
+            bias_gradient[(ceil_div(columns, 128),)](g, width, counted, most, shares[3], d_bias[begin:end], columns,
                                                      kind["SUM"], 32, 128)  # fmt: skip
     if len(slices) > 1:
         torch.mul(sums, most if softmax else most / count, out=d_query)

@@ -22,10 +22,26 @@ def readable(rows, similarity: int, multiple: int):
     from a transposed copy, padded to whole tiles."""
     if similarity == DOT:
         return rows, rows.shape[1], 1
+    return turn(rows, multiple)
+
+
+def turn(rows, multiple: int):
+    """A transposed copy with zeros up to the next multiple of rows, and its strides."""
     width = ceil_div(len(rows), multiple) * multiple
-    turned = rows.new_zeros((rows.shape[1], width))
+    turned = rows.new_empty((rows.shape[1], width))
     turned[:, : len(rows)] = rows.t()
+    turned[:, len(rows) :] = 0
     return turned, 1, width
+
+
+def transposes(rows, similarity: int) -> bool:
+    """Whether slopes read the rows that they sum over from a transposed copy: tensor cores take TF32 that way alone."""
+    return similarity == DOT and rows.dtype == torch.float32
+
+
+def laid_for_slopes(rows, similarity: int):
+    """(tensor, stride of a row, stride of a coordinate) of the rows that slopes sum over."""
+    return turn(rows, 16) if transposes(rows, similarity) else (rows, rows.shape[1], 1)
 
 
 def panels(count: int, bytes_each: float, budget: int, multiple: int):

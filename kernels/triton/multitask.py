@@ -20,6 +20,7 @@ from .candidates import (
     COMPACT_BLOCK,
     coefficients_tile,
     compact_rows,
+    list_queries,
     losses_block,
     statistics_tile,
 )
@@ -211,14 +212,14 @@ def grouped_slopes(jobs, tasks, turn, WIDE_DIM: tl.constexpr, QUERIES: tl.conste
             panel, rows = address(job, TABLE, TYPE, True) + offset, address(job, ROW_LIST, tl.int32, False)
             if QUERIES:
                 sums = address(job, SUMS, SUM, True)
-                slopes_block(g, g_row, 1, query, rows, counted, panel, rows, end - origin, 1.0, sums, sums, tile - done,
-                             dim, True, False, True, False, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH,
-                             GROUP)  # fmt: skip
+                slopes_block(g, g_row, 1, query, counted, panel, dim, 1, end - origin, rows, 1.0, sums, sums,
+                             tile - done, dim, True, False, True, False, False, SIMILARITY, SUM, PRECISION, ROWS, WIDTH,
+                             DEPTH, GROUP)  # fmt: skip
             else:
                 scale = tl.load(address(job, SCALE, SUM, False)) * number(tl.load(job + FACTOR), SUM)
                 out = address(job, D_TABLE, TYPE, True) + offset
-                slopes_block(g, 1, g_row, panel, rows, x_count, query, rows, counted, scale, out, out, tile - done, dim,
-                             False, True, False, True, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH,
+                slopes_block(g, 1, g_row, panel, x_count, query, dim, 1, counted, rows, scale, out, out, tile - done,
+                             dim, False, True, False, True, False, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH,
                              GROUP)  # fmt: skip
             tile += tl.num_programs(0)
         done += todo
@@ -252,6 +253,7 @@ class Group:
         self.sizes = tiles("grouped scores", self.dtype, 0, self.device, max(len(task.query) for task in tasks))
         self.slope_sizes = tiles("grouped slopes", self.dtype, 0, self.device, 2**30)
         self.jobs = self.new((len(tasks), FIELDS.value), torch.int64)
+        self.listed = [torch.empty_like(task.query) for task in tasks]  # the queries that count, then zeros
         self.most = self.new((len(tasks),), self.wide)
         self.widths, self.buffers = [], []
         budget = WORKSPACE_BYTES // len(tasks)
@@ -283,7 +285,7 @@ class Group:
         for place, (task, buffers, widths) in enumerate(zip(self.tasks, self.buffers, self.widths, strict=True)):
             work, lists, statistics, rows = buffers
             sums, d_table = outputs[place] if outputs else (work, work)
-            tensors = (task.query, task.table, task.bias, task.starts, task.ends, task.answers, task.weights, *lists,
+            tensors = (self.listed[place], task.table, task.bias, task.starts, task.ends, task.answers, task.weights, *lists,
                        *statistics, *rows, work, sums, d_table,
                        self.most if scales is None else scales[place:])  # fmt: skip
             count = len(task.table)
@@ -314,6 +316,8 @@ def task_losses(tasks: list[Task]) -> tuple[Tensor, Group]:
     group.describe()
     sizes, shared = group.sizes, (group.kind | block(group.sizes))
     grouped_compact[(len(tasks),)](group.jobs, group.kind["SUM"], COMPACT_BLOCK)
+    for task, listed, (_, lists, *_) in zip(tasks, group.listed, group.buffers, strict=True):
+        list_queries(task.query, *lists[:2], listed)
     grid = group.grid(
         sizes, lambda task, width: ceil_div(len(task.query), sizes.rows) * ceil_div(width[0], sizes.columns)
     )

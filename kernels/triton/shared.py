@@ -162,8 +162,9 @@ def query_slopes(g, query, lists, d_query, batch, groups, count, dim, row_tiles,
         if SIMILARITY == MODULUS:
             b = tl.load(out + length, mask=kept, other=0.0)
         rows = lists + group.to(tl.int64) * count * dim
-        a, b = slope_tile(a, b, g, count, 1, read, query, read, rows, rows, count, dim, d_tile * WIDTH, SIMILARITY,
-                          False, SUM, PRECISION, ROWS, WIDTH, DEPTH)  # fmt: skip
+        begin = first + row_tile * ROWS
+        a, b = slope_tile(a, b, g + begin * count, count, 1, stop - begin, count, query, read, rows, dim, 1, count,
+                          count, dim, d_tile * WIDTH, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH)  # fmt: skip
         tl.store(out, a, mask=kept)
         if SIMILARITY == MODULUS:
             tl.store(out + length, b, mask=kept)
@@ -182,9 +183,10 @@ def list_slopes(g, query, lists, d_list, batch, groups, count, dim, SIMILARITY: 
     read = tl.minimum(place, count - 1)
     zeros = tl.zeros((ROWS, WIDTH), SUM)
     rows = lists + group.to(tl.int64) * count * dim
-    a, b = slope_tile(zeros, zeros, g + first * count, 1, count, read, rows, read, query + first * dim, query,
-                      (stop - first).to(tl.int32), dim, d_tile * WIDTH, SIMILARITY, False, SUM, PRECISION, ROWS,
-                      WIDTH, DEPTH)  # fmt: skip
+    queries, begin = (stop - first).to(tl.int32), row_tile * ROWS
+    a, b = slope_tile(zeros, zeros, g + first * count + begin, 1, count, count - begin, queries, rows, read,
+                      query + first * dim, dim, 1, queries, queries, dim, d_tile * WIDTH, SIMILARITY, SUM, PRECISION,
+                      ROWS, WIDTH, DEPTH)  # fmt: skip
     d = d_tile * WIDTH + tl.arange(0, WIDTH)
     kept = (place < count)[:, None] & (d < length)[None, :]
     out = d_list + (group.to(tl.int64) * count + place)[:, None] * dim + d[None, :]

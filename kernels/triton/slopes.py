@@ -11,19 +11,19 @@ from .tiles import number, place_of, slope_tile
 
 
 @triton.jit
-def slopes_block(g, g_x, g_y, x, x_ids, x_count, y, y_ids, y_count, scale, sums, out, tile, dim, ADD, ONLY,
-                 X_ROWS: tl.constexpr, Y_ROWS: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
-                 PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
-                 GROUP: tl.constexpr):  # fmt: skip
+def slopes_block(g, g_x, g_y, x, x_count, y, y_k, y_d, y_count, rows, scale, sums, out, tile, dim, ADD, ONLY,
+                 X_LISTED: tl.constexpr, Y_LISTED: tl.constexpr, Y_TURNED: tl.constexpr, SIMILARITY: tl.constexpr,
+                 SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+                 DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
     """sums[x] (+)= sum_y g[x, y] d similarity(x, y)/dx, one tile. ADD: to the sums of the panels before. ONLY: there is
-    one panel, so that scale * sum goes to `out`. X_ROWS, Y_ROWS: that side's rows are listed by its ids."""
+    one panel, so that scale * sum goes to `out`. X_LISTED: x are listed rows, and row i's sum is that of rows[i]."""
     length = dim // 2 if SIMILARITY == MODULUS else dim
     row_tile, d_tile = place_of(tile, tl.cdiv(x_count, ROWS), tl.cdiv(length, WIDTH), GROUP)
     place = row_tile * ROWS + tl.arange(0, ROWS)
-    read = tl.minimum(place, x_count - 1)
-    row = read.to(tl.int64)
-    if X_ROWS:
-        row = tl.load(x_ids + read).to(tl.int64)
+    read = tl.minimum(place, x_count - 1).to(tl.int64)
+    row = read
+    if X_LISTED:
+        row = tl.load(rows + read).to(tl.int64)
     first_d = d_tile * WIDTH
     coordinates = tl.arange(0, WIDTH)
     kept = (place < x_count)[:, None] & (coordinates < length - first_d)[None, :]
@@ -35,8 +35,15 @@ def slopes_block(g, g_x, g_y, x, x_ids, x_count, y, y_ids, y_count, scale, sums,
         if SIMILARITY == MODULUS:
             b = tl.load(sums + length + target, mask=kept, other=0.0)
     g += tl.cast(row_tile * ROWS, tl.int64) * g_x
-    a, b = slope_tile(a, b, g, g_x, g_y, read - row_tile * ROWS, x, row, y, y_ids, y_count, dim, first_d, SIMILARITY,
-                      Y_ROWS, SUM, PRECISION, ROWS, WIDTH, DEPTH, X_ROWS)  # fmt: skip
+    here_x, here_y, y_here = x_count, y_count, y_count
+    if X_LISTED:  # where one side is listed, g is a workspace, which holds zeros up to the next multiple of 16
+        here_y = tl.cdiv(y_count, 16) * 16
+    if Y_LISTED:
+        here_x = tl.cdiv(x_count, 16) * 16
+    if Y_TURNED:
+        y_here = tl.cdiv(y_count, 16) * 16
+    a, b = slope_tile(a, b, g, g_x, g_y, here_x - row_tile * ROWS, here_y, x, read, y, y_k, y_d, y_here, y_count, dim,
+                      first_d, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH)  # fmt: skip
     if ONLY:
         tl.store(out + target, (a * scale).to(out.dtype.element_ty), mask=kept)
         if SIMILARITY == MODULUS:
@@ -48,22 +55,24 @@ def slopes_block(g, g_x, g_y, x, x_ids, x_count, y, y_ids, y_count, scale, sums,
 
 
 @triton.jit(do_not_specialize=["x_count", "y_count", "factor"])
-def slopes(g, g_x, g_y, x, x_count, y, y_count, rows, counted, largest, factor: tl.int64, sums, out, dim,
-           ADD: tl.constexpr, ONLY: tl.constexpr, X_ROWS: tl.constexpr, Y_ROWS: tl.constexpr,
-           SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
-           WIDTH: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
-    """The side that is listed by `rows` (X_ROWS, Y_ROWS) has `counted` rows, read on the device."""
+def slopes(g, g_x, g_y, x, x_count, y, y_k, y_d, y_count, rows, counted, largest, factor: tl.int64, sums, out, dim,
+           ADD: tl.constexpr, ONLY: tl.constexpr, X_LISTED: tl.constexpr, Y_LISTED: tl.constexpr,
+           Y_TURNED: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+           ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+    """The side that is listed (X_LISTED, Y_LISTED) has `counted` rows, read on the device. Y_TURNED: y is transposed,
+    with zeros up to the next multiple of 16 rows: tensor cores take TF32 that way alone."""
     scale = number(factor, SUM)
-    if X_ROWS:
+    if X_LISTED:
         x_count = tl.load(counted)
-    if Y_ROWS:
+    if Y_LISTED:
         y_count = tl.load(counted)
-    if X_ROWS or Y_ROWS:
+    if X_LISTED or Y_LISTED:
         scale *= tl.load(largest)
     length = dim // 2 if SIMILARITY == MODULUS else dim
     if tl.program_id(0) < tl.cdiv(x_count, ROWS) * tl.cdiv(length, WIDTH):
-        slopes_block(g, g_x, g_y, x, rows, x_count, y, rows, y_count, scale, sums, out, tl.program_id(0), dim, ADD,
-                     ONLY, X_ROWS, Y_ROWS, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH, GROUP)  # fmt: skip
+        slopes_block(g, g_x, g_y, x, x_count, y, y_k, y_d, y_count, rows, scale, sums, out, tl.program_id(0), dim, ADD,
+                     ONLY, X_LISTED, Y_LISTED, Y_TURNED, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH,
+                     GROUP)  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["columns", "factor"])

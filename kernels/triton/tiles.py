@@ -76,59 +76,49 @@ def score_tile(sum, query, q_row, q_d, rows, table, t_row, t_d, columns, dim, SI
 
 
 @triton.jit
-def slope_tile(sum, sum_b, g, g_x, g_y, places, x, rows, y, y_ids, count, dim, first_d, SIMILARITY: tl.constexpr,
-               GATHER: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
-               WIDTH: tl.constexpr, DEPTH: tl.constexpr, PADDED: tl.constexpr = False):  # fmt: skip
-    """sum + sum_k g[places, k] * d similarity(x[rows], y_k) / dx at WIDTH coordinates from first_d: [ROWS, WIDTH].
+def slope_tile(sum, sum_b, g, g_x, g_y, here_x, here_y, x, rows, y, y_k, y_d, y_here, count, dim, first_d,
+               SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
+               WIDTH: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+    """sum + sum_k g[i, k] * d similarity(x[rows[i]], y_k) / dx at WIDTH coordinates from first_d: [ROWS, WIDTH].
 
-    k runs over y's rows [0, count), or those named by y_ids (GATHER). PADDED: g has zeros from count to the
-    next multiple of 16, so that it is read 16 bytes at a time. For the modulus a coordinate is a complex number:
-    sum_b is the gradient of the second half, else it is of no meaning.
+    k runs over the rows [0, count) of y, whose numbers lie y_k and y_d apart. g may be read at [0, here_x) x [0, here_y)
+    and y's rows below y_here: where there are more of these than rows, they hold zeros, and limits known to be
+    multiples of 16 let memory be read 16 bytes at a time. For the modulus a coordinate is a complex number: sum_b is
+    the gradient of the second half, else it is of no meaning.
     """
+    places = tl.arange(0, ROWS)
     steps_d = tl.arange(0, WIDTH)
     length = dim // 2 if SIMILARITY == MODULUS else dim
     here = (steps_d < length - first_d)[None, :]
-    y += first_d
     if SIMILARITY == DOT:
         steps = tl.arange(0, DEPTH)
-        g_count = count
-        if PADDED:
-            g_count = tl.cdiv(count, 16) * 16
         left = places[:, None] * g_x + steps[None, :] * g_y
-        right = steps[:, None] * dim + steps_d[None, :]
+        y += tl.cast(first_d, tl.int64) * y_d
+        right = steps[:, None] * y_k + steps_d[None, :] * y_d
         for k in range(0, count, DEPTH):
-            inside = steps < count - k
-            c = tl.load(g + left, mask=(steps < g_count - k)[None, :], other=0.0)
-            if GATHER:
-                ids = tl.load(y_ids + steps, mask=inside, other=0).to(tl.int64)
-                rows_y = tl.load(y + (ids[:, None] * dim + steps_d[None, :]), mask=inside[:, None] & here, other=0.0)
-                y_ids += DEPTH
-            else:
-                rows_y = tl.load(y + right, mask=inside[:, None] & here, other=0.0)
-                y += DEPTH * dim
+            c = tl.load(g + left, mask=(places < here_x)[:, None] & (steps < here_y - k)[None, :], other=0.0)
+            rows_y = tl.load(y + right, mask=(steps < y_here - k)[:, None] & here, other=0.0)
             sum = multiply(c, rows_y, sum, PRECISION)
             g += DEPTH * g_y
+            y += DEPTH * y_k
     else:
         own = x + first_d + rows[:, None] * dim + steps_d[None, :]
         x_a = tl.load(own, mask=here, other=0.0).to(SUM)
         x_b = x_a
         if SIMILARITY == MODULUS:
             x_b = tl.load(own + length, mask=here, other=0.0).to(SUM)
+        y += first_d
         weights = places[:, None] * g_x
-        for k in range(0, count):
-            if GATHER:
-                row = y + tl.load(y_ids + k).to(tl.int64) * dim
-            else:
-                row = y
-                y += dim
-            c = tl.load(g + weights).to(SUM)
-            y_a = tl.load(row + steps_d[None, :], mask=here, other=0.0).to(SUM)
+        for _ in range(0, count):
+            c = tl.load(g + weights, mask=(places < here_x)[:, None], other=0.0).to(SUM)
+            y_a = tl.load(y + steps_d[None, :], mask=here, other=0.0).to(SUM)
             if SIMILARITY == MODULUS:
-                y_b = tl.load(row + length + steps_d[None, :], mask=here, other=0.0).to(SUM)
+                y_b = tl.load(y + length + steps_d[None, :], mask=here, other=0.0).to(SUM)
                 sum, sum_b = add_slope_modulus(sum, sum_b, c, x_a, x_b, y_a, y_b)
             else:
                 sum = add_slope(sum, c, x_a, y_a, SIMILARITY)
             g += g_y
+            y += y_k
     return sum, sum_b
 
 
