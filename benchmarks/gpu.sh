@@ -2,14 +2,15 @@
 # Everything that only a GPU can show, in one call of under ten minutes: build, conformance, sanitizer, launches, times of
 # every op against its floor and its rivals, training. Needs torch, and Triton or nvcc; no network.
 #
-#     benchmarks/gpu.sh [--device cuda|cpu] [--tiny] [--out FOLDER] [--python PYTHON] [--data FOLDER] [STAGE ..]
+#     benchmarks/gpu.sh [--device cuda|cpu] [--tiny] [--out FOLDER] [--python PYTHON] [--data FOLDER] [--quick] [STAGE ..]
 #
 # Each stage has its own time limit and leaves its own part, so that one that fails or hangs does not lose the others. The
 # last stage joins the parts into one dated file, results/gpu/<chip>-<date>.json (or FOLDER). --device cpu --tiny runs every
 # path here on the CPU (Triton's interpreter, CUDA kernels on the host), so that no slip of the pen waits for a GPU.
+# --quick: fewer rounds of each op and half of the recipe's time.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-root=$PWD device=cuda tiny= out= python=python3 data= stages=()
+root=$PWD device=cuda tiny= out= python=python3 data= quick= stages=()
 while (($#)); do
   case $1 in
     --device) device=$2; shift 2 ;;
@@ -17,13 +18,14 @@ while (($#)); do
     --out) out=$2; shift 2 ;;
     --python) python=$2; shift 2 ;;
     --data) data=$2; shift 2 ;;
+    --quick) quick=1; shift ;;
     -*) echo "gpu.sh: $1 is unknown" >&2; exit 2 ;;
     *) stages+=("$1"); shift ;;
   esac
 done
 ((${#stages[@]})) || stages=(build ceilings conformance sanitize launches ops training report)
 [[ -n $out ]] || out=${OUT:-$root/benchmarks/results/gpu}
-work=$root/build/gpu parts=$root/build/gpu/parts
+work=$root/build/gpu-$device parts=$root/build/gpu-$device/parts
 mkdir -p "$work" "$parts" "$out" || exit 2
 [[ " ${stages[*]} " == *" build "* ]] && rm -f "$parts"/*.json
 if [[ $device == cpu ]]; then
@@ -90,7 +92,7 @@ else
   stage sanitize 60 "$interpreter" -m benchmarks.gpu.sanitize "${options[@]}" --without
 fi
 stage launches 75 "$interpreter" -m benchmarks.gpu.launches "${options[@]}" --part "$parts/launches.json"
-stage ops 150 "$interpreter" -m benchmarks.gpu.ops "${options[@]}" --part "$parts/ops.json"
-stage training 90 "$interpreter" -m benchmarks.gpu.training "${options[@]}" --part "$parts/training.json" ${data:+--data "$data"}
+stage ops 150 "$interpreter" -m benchmarks.gpu.ops "${options[@]}" --part "$parts/ops.json" ${quick:+--seconds 0.5}
+stage training 90 "$interpreter" -m benchmarks.gpu.training "${options[@]}" --part "$parts/training.json" ${data:+--data "$data"} ${quick:+--seconds 25}
 stage report 20 "$interpreter" -m benchmarks.gpu.report "${options[@]}" --parts "$parts" --out "$out"
 ((${#failed[@]} == 0)) || { echo "failed: ${failed[*]}" >&2; exit 1; }

@@ -83,6 +83,7 @@ class FetchedStep:
         local_ends = local_ends.view(-1, 2)
         local = torch.stack([local_ends[:, 0], relation_places, local_ends[:, 1]], 1)
         sides = [side for _, side in parts]
+        self.local.begin(index)
         loss = self.local.train(
             list(zip(local.split(len(triples)), sides, strict=True)),
             self.local_known(known, entities), local_negatives.view(negatives.shape), index,

@@ -49,6 +49,7 @@ class Step:
         self.backend = backends.module(name)
         # where a GPU's kernels read the step's index, so that a captured graph draws other numbers when replayed
         self.counter = None if name == "cpu" else torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.recording = False  # while captured.py records: what changes from step to step is written before a replay
         self.score = SCORES[model.score]
         self.workspace = self.backend.Workspace(self.device)
         self.none = torch.empty(0, dtype=torch.int64, device=self.device)
@@ -61,24 +62,41 @@ class Step:
             for tensor in (param.detach(), *optimizer.state[param].values()):
                 self.backend.use_huge_pages(tensor)
 
-    def check(self, triples: Tensor) -> Tensor:
-        """Triples that kernels may read; the tables must still be those that the step was made for."""
+    def check_tables(self) -> None:
+        """The tables must still be those that the step was made for."""
         for name, seen in (("entities", self.entities), ("relations", self.relations)):
             now = getattr(self.model, name)
             if now.data_ptr() != seen.data_ptr() or now.dtype != seen.dtype or now.shape != seen.shape:
                 raise KgfastError(f"model.{name} was replaced since this step was made: make a new step")
+
+    def check(self, triples: Tensor) -> Tensor:
+        """Triples that kernels may read, and tables that they may change."""
+        self.check_tables()
         triples = checks.triples(triples, self.entities)
         self.backend.assert_triples(triples, self.model.num_entities, self.model.num_relations)
         return triples
 
+    def sides(self, index: int) -> tuple[str, ...]:
+        """The sides that step `index` trains."""
+        return {"alternate": (("tail", "head")[index % 2],), "both": ("tail", "head")}.get(self.side, (self.side,))
+
     def parts(self, triples: Tensor, index: int) -> list[tuple[Tensor, str]]:
         """(triples, operator side) of each side that this step trains."""
-        wanted = {"alternate": (("tail", "head")[index % 2],), "both": ("tail", "head")}.get(self.side, (self.side,))
-        return [self.model.turned(triples, side) for side in wanted]
+        return [self.model.turned(triples, side) for side in self.sides(index)]
+
+    def begin(self, index: int) -> None:
+        """Writes what changes from step to step where kernels read it: the index, the optimizer's constants."""
+        if self.recording:
+            return
+        if self.counter is not None:
+            self.counter.fill_(index)
+        self.sinks = {
+            name: self.optimizer.sink(getattr(self.model, name), self.backend) for name in ("entities", "relations")
+        }
 
     def counted(self, index: int):
         """The index as kernels take it."""
-        return index if self.counter is None else self.counter.fill_(index)
+        return index if self.counter is None else self.counter
 
     def slices(self, part: int, parts: int):
         """An allocator whose buffers lie one part after the other, so that all parts are one array afterwards."""
@@ -124,8 +142,8 @@ class Step:
         return [(targets, d_target)]
 
     def update_relations(self, extras) -> None:
-        none, sink = self.relations.new_empty((0, 0)), self.optimizer.sink(self.model.relations, self.backend)
-        self.backend.reduce_rows(none, self.relations, none.long(), none, extras, 0, sink)
+        none = self.relations.new_empty((0, 0))
+        self.backend.reduce_rows(none, self.relations, none.long(), none, extras, 0, self.sinks["relations"])
 
 
 def column(parts, which: str) -> Tensor:
@@ -201,6 +219,7 @@ class NegativeSamplingStep(Step):
         parts, batch = self.parts(triples, index), len(triples)
         if batch == 0:
             return torch.zeros((), dtype=self.dtype, device=self.device)
+        self.begin(index)
         known = self.known_ranges(parts)
         return self.train(parts, known, self.draw(parts, batch, known, index), index, weights)
 
@@ -221,7 +240,7 @@ class NegativeSamplingStep(Step):
         anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
         shared = len(negatives) != rows
         ready = [anchors] if self.regularizer is None or self.regularizer_weight == 0 else [anchors, targets]
-        sink = self.optimizer.sink(self.model.entities, self.backend)
+        sink = self.sinks["entities"]
         losses, d_query, pairs, coefficients, d_negatives = self.backend.sampled_loss(
             query, self.entities, targets, negatives, *(known if self.filter == "mask" else (self.none,) * 3),
             self.shares(weights, batch, len(parts)).repeat(len(parts)), self.similarity, self.objective, self.margin,
@@ -249,8 +268,8 @@ class NegativeSamplingStep(Step):
             # a reciprocal model asks for tails only: its second part draws as the head side does
             draw_side = "head" if side == "head" or p == 1 else "tail"
             self.backend.sample_negatives(
-                lists, self.negatives, len(self.entities), SIDE_CODES[draw_side], self.seed, index, self.thresholds,
-                self.aliases, *redraw, allocate=self.slices(p, len(parts)), check=False,
+                lists, self.negatives, len(self.entities), SIDE_CODES[draw_side], self.seed, self.counted(index),
+                self.thresholds, self.aliases, *redraw, allocate=self.slices(p, len(parts)), check=False,
             )  # fmt: skip
         return self.joined("negatives", (len(parts) * lists, self.negatives), torch.int64)
 
@@ -295,6 +314,7 @@ class OneVsAllStep(Step):
         parts, batch = self.parts(triples, index), len(triples)
         if batch == 0:
             return torch.zeros((), dtype=self.dtype, device=self.device)
+        self.begin(index)
         dim, dtype = self.entities.shape[1], self.dtype
         rows = len(parts) * batch
         for p, (part, side) in enumerate(parts):
@@ -329,7 +349,7 @@ class OneVsAllStep(Step):
         none = query.new_empty((0, 0))
         dense = self.backend.sink("dense", d_table)
         self.backend.reduce_rows(none, self.entities, none.long(), none, extras, 0, dense)
-        self.backend.update_all_rows(d_table, self.optimizer.sink(self.model.entities, self.backend))
+        self.backend.update_all_rows(d_table, self.sinks["entities"])
         self.update_relations(relation_extras)
         return total(losses)
 

@@ -93,6 +93,7 @@ def draws(device, impl, score, setting):
 AXES = dict(dim=(1, 16, 33, 257), negatives=(1, 5, 64), batch=(7, 1), objective=cpu.OBJECTIVES, side=("tail", "head"),
             temperature=(0.0, 0.7), known=(False, True), shared=(False, True))  # fmt: skip
 CHECKS = (sampled, all_candidates, ranks, draws)
+PARTS = 2  # of a score's settings, for more processes: compiling takes most of the time
 
 
 def dtypes(device, impl):
@@ -100,10 +101,10 @@ def dtypes(device, impl):
 
 
 def check_score(task) -> tuple[str, str, int, list[dict]]:
-    """All settings of one score by one backend: (impl, score, how many passed, what failed)."""
-    impl, score, device, tiny = task
+    """A part of one score's settings by one backend: (impl, score, how many passed, what failed)."""
+    impl, score, part, device, tiny = task
     device, failures, passed = torch.device(device), [], 0
-    for setting in testing.pairwise(**AXES, dtype=dtypes(device, impl))[: 2 if tiny else None]:
+    for setting in testing.pairwise(**AXES, dtype=dtypes(device, impl))[part :: 99 if tiny else PARTS]:
         for check in CHECKS:
             try:
                 check(device, impl, score, setting)
@@ -124,7 +125,8 @@ def main() -> None:
         if reason:
             stage.keep(impl=impl, skipped=reason)
         else:
-            tasks += [(impl, score, stage.device.type, stage.tiny) for score in SCORES[:: 5 if stage.tiny else 1]]
+            scores = SCORES[:: 5 if stage.tiny else 1]
+            tasks += [(impl, score, part, stage.device.type, stage.tiny) for score in scores for part in range(PARTS)]
     if stage.tiny:
         found = map(check_score, tasks)
     else:

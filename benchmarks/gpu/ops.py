@@ -16,6 +16,7 @@ import kgfast
 from benchmarks.gpu import rivals
 from benchmarks.gpu.stage import Stage, summary
 from kgfast import backends
+from kgfast.captured import CapturedStep
 from kgfast.fused import NegativeSamplingStep
 from kgfast.nn import KGEModel
 from kgfast.optim import RowAdagrad
@@ -23,9 +24,20 @@ from kgfast.optim import RowAdagrad
 ENTITIES, RELATIONS, DIM, BATCH, NEGATIVES = 14541, 237, 400, 1024, 256  # FB15k-237
 LARGE = 5_000_000  # entities: 8 GB of rows, far more than any cache
 HEADS = ((4096, 32768, 1024), (8192, 128256, 4096))  # tokens, words, hidden size
+TASKS, TASK_DIM = ((4096, 30522), (1024, 14541), (1024, 237), (128, 14541)), 768
 QUERIES, RANK_DIM = 20466, 2000  # the test set of FB15k-237; ComplEx of rank 1000
 TINY = dict(
-    ENTITIES=60, RELATIONS=5, DIM=16, BATCH=6, NEGATIVES=8, LARGE=90, HEADS=((8, 64, 32),), QUERIES=6, RANK_DIM=16
+    ENTITIES=60,
+    RELATIONS=5,
+    DIM=16,
+    BATCH=6,
+    NEGATIVES=8,
+    LARGE=90,
+    HEADS=((8, 64, 32),),
+    QUERIES=6,
+    RANK_DIM=16,
+    TASKS=((4, 20), (3, 9)),
+    TASK_DIM=16,
 )
 
 
@@ -38,7 +50,7 @@ def ceilings(stage: Stage) -> dict:
 class Bench:
     def __init__(self, stage: Stage):
         self.stage, self.rates, self.generator = stage, ceilings(stage), torch.Generator().manual_seed(0)
-        self.seconds = 0.01 if stage.tiny else 1.5
+        self.seconds = 0.01 if stage.tiny else stage.options.seconds
         self.impls = [name for name in ("triton", "cuda") if backends.why_not(name, stage.device.type) is None]
 
     def floor(self, count_bytes: int, operations: int, rate: str) -> dict:
@@ -91,6 +103,9 @@ class Bench:
             step = NegativeSamplingStep(model, RowAdagrad(model.parameters(), lr=0.1), negatives=NEGATIVES, side="tail",
                                         sharing="batch" if shared else "none", impl=impl)  # fmt: skip
             calls[f"kgfast {impl}"] = lambda step=step: step(triples, 1)
+            if self.stage.device.type == "cuda":
+                captured = CapturedStep(step)
+                calls[f"kgfast {impl}, captured"] = lambda captured=captured: captured(triples, 1)
         tables = model.entities.detach(), model.relations.detach()
         options = dict(score=score, negatives=NEGATIVES, shared=shared)
         eager = rivals.SampledStep(*tables, **options)
@@ -174,6 +189,40 @@ class Bench:
         self.case(f"linear_cross_entropy and gradients, {tokens} x {words} x {size}", calls,
                   operations=6 * tokens * words * size, tokens=tokens, words=words, size=size)  # fmt: skip
 
+    def several_tasks(self) -> None:
+        """A step's losses together: a language head, links and relations over the same hidden size."""
+        device = self.stage.device
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        made = []
+        for batch, count in TASKS:
+            rows = torch.randn(batch, TASK_DIM, device=device).to(dtype)
+            table = (torch.randn(count, TASK_DIM, device=device) * TASK_DIM**-0.5).to(dtype)
+            made.append((rows, table, torch.randint(count, (batch,), generator=self.generator).to(device)))
+
+        def with_gradients(total):
+            leaves = [leaf.detach().requires_grad_() for rows, table, _ in made for leaf in (rows, table)]
+            value = total(leaves)
+            return value, torch.autograd.grad(value, leaves)
+
+        def ours(leaves):
+            terms = [kgfast.Term(*leaves[2 * i : 2 * i + 2], targets) for i, (_, _, targets) in enumerate(made)]
+            return kgfast.multitask_loss(terms, impl="triton")[0]
+
+        def eager(leaves):
+            logits = (leaves[2 * i] @ leaves[2 * i + 1].T for i in range(len(made)))
+            return sum(
+                torch.nn.functional.cross_entropy(one.float(), task[2]) for one, task in zip(logits, made, strict=True)
+            )
+
+        calls = {"kgfast triton": lambda: with_gradients(ours)} if "triton" in self.impls else {}
+        calls["torch eager"] = lambda: with_gradients(eager)
+        if not self.stage.tiny:
+            compiled = torch.compile(eager)
+            calls["torch.compile"] = lambda: with_gradients(compiled)
+        shapes = ", ".join(f"{batch} x {count}" for batch, count in TASKS)
+        self.case(f"multitask_loss and gradients, {shapes}, hidden size {TASK_DIM}", calls,
+                  operations=sum(6 * batch * count * TASK_DIM for batch, count in TASKS))  # fmt: skip
+
     def ranking(self) -> None:
         device, triples = self.stage.device, self.triples(QUERIES, ENTITIES)
         model = self.model(ENTITIES, "complex", RANK_DIM)
@@ -198,7 +247,7 @@ class Bench:
 
 
 def main() -> None:
-    stage = Stage(__doc__)
+    stage = Stage(__doc__, seconds={"type": float, "default": 1.5, "help": "of measuring each case, about"})
     if stage.tiny:
         globals().update(TINY)
     bench = Bench(stage)
@@ -207,6 +256,7 @@ def main() -> None:
         lambda: bench.sampled_steps(LARGE, "complex", False),
         lambda: bench.sampled_steps(ENTITIES, "complex", True, compiled=True),
         bench.heads,
+        bench.several_tasks,
         bench.all_candidates,
         bench.ranking,
         bench.touched_rows,

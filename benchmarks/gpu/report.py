@@ -87,9 +87,11 @@ def chip_page(result: dict) -> str:
     for row in parts.get("ceilings", []):
         rates = ", ".join(f"{name} {value / 1e12:.3g} T" for name, value in row.items() if name != "kind")
         lines += [f"Ceilings in {row['kind']}: {rates}.", ""]
-    for row in parts.get("conformance", []):
-        text = row.get("skipped") or f"{row['passed']} checks passed, {row['failed']} failed"
-        lines += [f"Conformance of `impl='{row['impl']}'`: {text}.", ""]
+    for impl in dict.fromkeys(row["impl"] for row in parts.get("conformance", [])):
+        rows = [row for row in parts["conformance"] if row["impl"] == impl]
+        counts = (sum(row.get(name, 0) for row in rows) for name in ("passed", "failed"))
+        text = rows[0].get("skipped") or "{} checks passed, {} failed".format(*counts)
+        lines += [f"Conformance of `impl='{impl}'`: {text}.", ""]
     timed = [row for row in parts.get("ops", []) if "seconds" in row]
     if timed:
         lines += ["| op | by | time | of the floor |", "|---|---|---|---|"]

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from .configurations import GROUP, WORKSPACE_BYTES, arithmetic, bits, tiles
-from .launching import block, ceil_div, panels, readable
+from .launching import block, ceil_div, laid_for_slopes, panels, readable, transposes
 from .scores import DOT, L2, MODULUS
 from .slopes import slopes
 from .tiles import place_of, score_tile
@@ -51,7 +51,8 @@ def all_scores(query, table, similarity: int):
 
 
 def all_scores_gradient(g, scores, query, table, similarity: int):
-    """(d_query [B, D], d_table [C, D]) of g = dL/dscores [B, C]. Memory: for L2 a matrix like g."""
+    """(d_query [B, D], d_table [C, D]) of g = dL/dscores [B, C]. Memory: for L2 a matrix like g; on Hopper, for
+    float32, transposed copies of queries and table."""
     (batch, dim), count = query.shape, len(table)
     d_query, d_table = torch.zeros_like(query), torch.zeros_like(table)
     if batch == 0 or count == 0:
@@ -61,9 +62,11 @@ def all_scores_gradient(g, scores, query, table, similarity: int):
     g = g.contiguous()
     length = dim // 2 if similarity == MODULUS else dim
     for x, y, strides, out in ((query, table, (count, 1), d_query), (table, query, (1, count), d_table)):
-        tile = tiles("slopes", query.dtype, similarity, query.device, len(x))
+        # half the rows: where g has no zeros around it, its addresses take registers
+        tile = tiles("slopes", query.dtype, similarity, query.device, min(len(x), 64))
         slopes[(ceil_div(len(x), tile.rows) * ceil_div(length, tile.columns),)](
-            g, *strides, x, len(x), y, dim, 1, len(y), *[None] * 3, bits(1.0), out, out, dim, False, True, *[False] * 3,
-            **arithmetic(query.dtype, similarity), **block(tile, ("ROWS", "WIDTH", "DEPTH")), GROUP=GROUP,
+            g, *strides, x, len(x), *laid_for_slopes(y, similarity), len(y), *[None] * 3, bits(1.0), out, out, dim,
+            False, True, False, False, transposes(y, similarity), **arithmetic(query.dtype, similarity),
+            **block(tile, ("ROWS", "WIDTH", "DEPTH")), GROUP=GROUP,
         )  # fmt: skip
     return d_query, d_table

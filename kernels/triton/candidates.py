@@ -290,7 +290,8 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     most = allocate("largest_weight", (1,), wide)
     compact[(1,)](weights, starts, ends, rows, counted, most, batch, objective, kind["SUM"], COMPACT_BLOCK)
 
-    listed = allocate("listed", (batch, dim), dtype)
+    spare = gradient and similarity == DOT and wide != dtype  # d_query is written last there
+    listed = d_query if spare else allocate("listed", (batch, dim), dtype)
     list_queries(query, rows, counted, listed)
 
     sizes = tiles("scores", dtype, similarity, device, batch)
@@ -299,7 +300,8 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     parts = panels(count, each, budget, sizes.columns)
     splits = 1 + ceil_div(parts[0][1], sizes.columns)
     kept = dtype if similarity == DOT else wide  # of coefficients
-    each = batch * kept.itemsize + (dim * dtype.itemsize if similarity != DOT or dtype == torch.float32 else 0)
+    copied = similarity != DOT or transposes(table, similarity)
+    each = batch * kept.itemsize + (dim * dtype.itemsize if copied else 0)
     slices = panels(count, each, budget, max(sizes.columns, 16)) if gradient else []
     width = ceil_div(slices[0][1], 16) * 16 if gradient else 0
     workspace = allocate(
@@ -315,8 +317,9 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
             *turned, *readable(table[begin:end], similarity, sizes.columns), *csr, largest, total, right, begin,
             end, batch, dim, SMOOTH=smoothing != 0, **labels, **kind, **block(sizes), GROUP=GROUP,
         )  # fmt: skip
-        losses[(ceil_div(batch, 128),)](weights, rows, counted, largest, total, right, out, log_total, columns, batch,
-                                        count, int(begin == 0), end == count, objective, kind["SUM"], 128)  # fmt: skip
+        losses[(ceil_div(batch, 32),)](weights, rows, counted, largest, total, right, out, log_total, columns, batch,
+                                       count, int(begin == 0), end == count, objective, kind["SUM"], 32,
+                                       num_warps=1)  # fmt: skip
     if not gradient:
         return out, d_query, d_table, d_bias
 
@@ -341,11 +344,13 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
             width, begin, end, batch, dim, **labels, **kind, **block(sizes), GROUP=GROUP,
         )  # fmt: skip
         panel = table[begin:end]
+        sum_slopes(columns, g, 1, width, panel, columns, *queries, batch, *shares, *(d_table[begin:end],) * 2, dim,
+                   False, True, False, True)  # fmt: skip
+        if spare and len(slices) == 1:
+            d_query.zero_()  # of the listed queries, which nobody reads any more
         other_side = laid_for_slopes(panel, similarity)
         sum_slopes(batch, g, width, 1, listed, batch, *other_side, columns, *shares, sums, d_query, dim, begin > 0,
                    len(slices) == 1, True, False)  # fmt: skip
-        sum_slopes(columns, g, 1, width, panel, columns, *queries, batch, *shares, *(d_table[begin:end],) * 2, dim,
-                   False, True, False, True)  # fmt: skip
         if len(bias):
             bias_gradient[(ceil_div(columns, 128),)](g, width, counted, most, shares[3], d_bias[begin:end], columns,
                                                      kind["SUM"], 32, 128)  # fmt: skip

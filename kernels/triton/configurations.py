@@ -35,10 +35,11 @@ class Tiles:
 
 # kind of arithmetic -> (tiles of scores, tiles of slopes)
 HALF_80 = (Tiles(128, 128, 32, 8, 4), Tiles(128, 128, 32, 8, 4))
-HALF_90 = (Tiles(256, 128, 64, 8, 3), Tiles(128, 256, 64, 8, 3))
+HALF_90 = (Tiles(128, 256, 64, 8, 3), Tiles(128, 128, 64, 8, 4))
 HALF_100 = (Tiles(256, 128, 64, 8, 3), Tiles(128, 128, 64, 8, 4))
 SINGLE = (Tiles(128, 128, 32, 8, 3), Tiles(128, 128, 32, 8, 3))  # tf32
 THREEFOLD = (Tiles(64, 128, 32, 8, 2), Tiles(64, 128, 32, 8, 2))  # tf32x3: each operand twice in registers
+THREEFOLD_90 = (Tiles(128, 128, 32, 8, 3), Tiles(128, 128, 32, 8, 3))
 DOUBLE = (Tiles(32, 32, 16, 4, 2), Tiles(32, 32, 16, 4, 2))
 # fewer rows and columns than threads: only then a coordinate is loaded straight into the layout of the sums
 DISTANCE = (Tiles(64, 64, 1, 4, 1), Tiles(32, 64, 1, 4, 1))
@@ -48,7 +49,7 @@ SMALL = (Tiles(32, 64, 32, 4, 1), Tiles(32, 32, 32, 4, 1))  # the interpreter: m
 
 TABLE = {
     80: {"half": HALF_80, "grouped": HALF_80, "tf32": SINGLE, "tf32x3": THREEFOLD},
-    90: {"half": HALF_90, "grouped": GROUPED_90, "tf32": SINGLE, "tf32x3": THREEFOLD},
+    90: {"half": HALF_90, "grouped": GROUPED_90, "tf32": SINGLE, "tf32x3": THREEFOLD_90},
     100: {"half": HALF_100, "grouped": GROUPED_90, "tf32": SINGLE, "tf32x3": THREEFOLD},
 }
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from . import configurations
 from .configurations import WORKSPACE_BYTES, constants
 from .scores import DOT
+
+FEW_SCORES = 256 << 20  # bytes
 
 
 def fresh(device):
@@ -35,8 +38,10 @@ def turn(rows, multiple: int):
 
 
 def transposes(rows, similarity: int) -> bool:
-    """Whether slopes read the rows that they sum over from a transposed copy: tensor cores take TF32 that way alone."""
-    return similarity == DOT and rows.dtype == torch.float32
+    """Whether slopes read the rows that they sum over from a transposed copy: Hopper's tensor cores take TF32 that way
+    alone. So does the interpreter, to check it."""
+    hopper = configurations.device_properties(rows.device)[0] in (0, 90)
+    return hopper and similarity == DOT and rows.dtype == torch.float32
 
 
 def laid_for_slopes(rows, similarity: int):
@@ -51,8 +56,12 @@ def panels(count: int, bytes_each: float, budget: int, multiple: int):
 
 
 def workspace_bytes(batch: int, count: int, dim: int) -> int:
-    """Room for coefficients: with the query gradient's float32 sums, 4.8 % of float32 scores, within 8 and 64 MiB."""
-    return min(max(batch * count * 24 // 125 - 4 * batch * dim, 8 << 20), WORKSPACE_BYTES)
+    """Room for coefficients. With the query gradient's float32 sums 4.8 % of float32 scores, within 32 and 64 MiB, as
+    narrower panels leave multiprocessors idle. 64 MiB where the scores are few: the share does not matter there."""
+    scores = 4 * batch * count
+    if scores < FEW_SCORES:
+        return WORKSPACE_BYTES
+    return min(max(scores * 6 // 125 - 4 * batch * dim, WORKSPACE_BYTES // 2), WORKSPACE_BYTES)
 
 
 def part_of(workspace, shape, dtype):

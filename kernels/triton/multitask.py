@@ -285,8 +285,8 @@ class Group:
         for place, (task, buffers, widths) in enumerate(zip(self.tasks, self.buffers, self.widths, strict=True)):
             work, lists, statistics, rows = buffers
             sums, d_table = outputs[place] if outputs else (work, work)
-            tensors = (self.listed[place], task.table, task.bias, task.starts, task.ends, task.answers, task.weights, *lists,
-                       *statistics, *rows, work, sums, d_table,
+            tensors = (self.listed[place], task.table, task.bias, task.starts, task.ends, task.answers, task.weights,
+                       *lists, *statistics, *rows, work, sums, d_table,
                        self.most if scales is None else scales[place:])  # fmt: skip
             count = len(task.table)
             sizes = (len(task.query), count, task.query.shape[1], task.objective, bits(1.0 - task.smoothing),

@@ -2,24 +2,30 @@
 
 Dots run on the tensor cores. `scores` writes the [B, N] scores (-inf where masked), `objective` makes them dL/dscore a
 row at a time, and the tiles of slopes multiply those with the list's rows (query gradient) and with the queries (the
-rows' gradient). Lists g and queries b belong together where g = b G // B. Memory: the scores B N, and the lists' rows
-G N D where distances read them turned.
+rows' gradient). Lists g and queries b belong together where g = b G // B. Memory: the scores B N, the lists' rows
+G N D; float32 and distances: transposed copies of lists and queries; where lists are few, up to 16 G N D of sums
+over parts of the queries.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 import triton
 import triton.language as tl
 
+from . import configurations
 from .configurations import GROUP, arithmetic, bits, constants, sum_dtype, tiles
+from .launching import block, ceil_div, transposes
 from .objectives import LOWEST, exponents, first_top, negative_term, outcome, weights_of
 from .pairs import chained
 from .sampled import MASKED, weighed
 from .sampling import contains
 from .scores import DOT, MODULUS, accumulate, accumulate_modulus, add_slope, add_slope_modulus, finish
 from .tiles import number, place_of, score_tile, slope_tile
+
+SLOPES = ("ROWS", "WIDTH", "DEPTH")
 
 
 @triton.jit
@@ -143,16 +149,17 @@ def objective(query, table, targets, negatives, starts, ends, known, weights, sc
 
 
 @triton.jit
-def query_slopes(g, query, lists, d_query, batch, groups, count, dim, row_tiles, SIMILARITY: tl.constexpr,
-                 SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-                 DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+def query_slopes(g, query, lists, t_list, t_row, t_d, d_query, batch, groups, count, dim, row_tiles,
+                 TURNED: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+                 ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
     """d_query[b] += sum_n g[b, n] d similarity(q_b, row n of its list) / dq."""
     group = tl.program_id(1)
     first, stop = rows_of(group, batch, groups)
     length = dim // 2 if SIMILARITY == MODULUS else dim
     row_tile, d_tile = place_of(tl.program_id(0), row_tiles, tl.cdiv(length, WIDTH), GROUP)
-    row = first + row_tile * ROWS + tl.arange(0, ROWS)
-    if first + row_tile * ROWS < stop:
+    begin = first + row_tile * ROWS
+    row = begin + tl.arange(0, ROWS)
+    if begin < stop:
         read = tl.minimum(row, stop - 1)
         d = d_tile * WIDTH + tl.arange(0, WIDTH)
         kept = (row < stop)[:, None] & (d < length)[None, :]
@@ -161,9 +168,10 @@ def query_slopes(g, query, lists, d_query, batch, groups, count, dim, row_tiles,
         b = a
         if SIMILARITY == MODULUS:
             b = tl.load(out + length, mask=kept, other=0.0)
-        rows = lists + group.to(tl.int64) * count * dim
-        begin = first + row_tile * ROWS
-        a, b = slope_tile(a, b, g + begin * count, count, 1, stop - begin, count, query, read, rows, dim, 1, count,
+        rows, here = lists + group.to(tl.int64) * t_list, count
+        if TURNED:
+            here = tl.cdiv(count, 16) * 16
+        a, b = slope_tile(a, b, g + begin * count, count, 1, stop - begin, count, query, read, rows, t_row, t_d, here,
                           count, dim, d_tile * WIDTH, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH)  # fmt: skip
         tl.store(out, a, mask=kept)
         if SIMILARITY == MODULUS:
@@ -171,28 +179,66 @@ def query_slopes(g, query, lists, d_query, batch, groups, count, dim, row_tiles,
 
 
 @triton.jit
-def list_slopes(g, query, lists, d_list, batch, groups, count, dim, SIMILARITY: tl.constexpr,
-                SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-                DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
-    """d_list[g, n] = sum over the queries b of list g of g[b, n] d similarity / d row n."""
-    group = tl.program_id(1)
+def list_slopes(g, lists, query, q_group, q_row, q_d, out, batch, groups, count, dim, TURNED: tl.constexpr,
+                SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
+                WIDTH: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+    """out[part, list, n] = sum over a part of the queries b of a list of g[b, n] d similarity / d row n.
+
+    TURNED: a group's queries lie at group * q_group, transposed, with zeros up to a multiple of 16; else at their rows.
+    """
+    group, part = tl.program_id(1), tl.program_id(2)
     first, stop = rows_of(group, batch, groups)
+    queries = (stop - first).to(tl.int32)
+    share = tl.cdiv(tl.cdiv(queries, tl.num_programs(2)), 16) * 16
+    offset = tl.minimum(part * share, queries)
+    here = tl.minimum(queries - offset, share)
     length = dim // 2 if SIMILARITY == MODULUS else dim
     row_tile, d_tile = place_of(tl.program_id(0), tl.cdiv(count, ROWS), tl.cdiv(length, WIDTH), GROUP)
-    place = (row_tile * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    begin = row_tile * ROWS
+    place = (begin + tl.arange(0, ROWS)).to(tl.int64)
     read = tl.minimum(place, count - 1)
     zeros = tl.zeros((ROWS, WIDTH), SUM)
     rows = lists + group.to(tl.int64) * count * dim
-    queries, begin = (stop - first).to(tl.int32), row_tile * ROWS
-    a, b = slope_tile(zeros, zeros, g + first * count + begin, 1, count, count - begin, queries, rows, read,
-                      query + first * dim, dim, 1, queries, queries, dim, d_tile * WIDTH, SIMILARITY, SUM, PRECISION,
-                      ROWS, WIDTH, DEPTH)  # fmt: skip
+    if TURNED:
+        y, y_here = query + group.to(tl.int64) * q_group + part * share * q_row, tl.cdiv(here, 16) * 16
+    else:
+        y, y_here = query + (first + offset) * q_row, here
+    a, b = slope_tile(zeros, zeros, g + (first + offset) * count + begin, 1, count, count - begin, here, rows, read, y,
+                      q_row, q_d, y_here, here, dim, d_tile * WIDTH, SIMILARITY, SUM, PRECISION, ROWS, WIDTH,
+                      DEPTH)  # fmt: skip
     d = d_tile * WIDTH + tl.arange(0, WIDTH)
     kept = (place < count)[:, None] & (d < length)[None, :]
-    out = d_list + (group.to(tl.int64) * count + place)[:, None] * dim + d[None, :]
+    out += ((part * groups + group).to(tl.int64) * count + place)[:, None] * dim + d[None, :]
     tl.store(out, a, mask=kept)
     if SIMILARITY == MODULUS:
         tl.store(out + length, b, mask=kept)
+
+
+def turned_by_group(rows, groups: int):
+    """(rows [B, D] as [G, D, L], L the next multiple of 16 of the largest group, with zeros; its three strides)."""
+    batch, dim = rows.shape
+    largest = ceil_div(batch, groups)
+    width = ceil_div(largest, 16) * 16
+    turned = rows.new_zeros((groups, dim, width))
+    if batch == groups * largest:
+        turned[:, :, :largest] = rows.view(groups, largest, dim).transpose(1, 2)
+    else:
+        first, stop = (-(-torch.arange(one, groups + one, device=rows.device) * batch // groups) for one in (0, 1))
+        place = first[:, None] + torch.arange(largest, device=rows.device)
+        picked = rows[place.clamp(max=batch - 1)] * (place < stop[:, None])[:, :, None]
+        turned[:, :, :largest] = picked.transpose(1, 2)
+    return turned, (dim * width, 1, width)
+
+
+def slope_tiles(dtype, similarity: int, device, rows: int):
+    sizes = tiles("slopes", dtype, similarity, device, rows)
+    return replace(sizes, columns=min(sizes.columns, 128))  # wider tiles don't fit the registers
+
+
+def parts_of(programs: int, queries: int, device) -> int:
+    """Into how many parts the queries of a list are cut, so that every multiprocessor has a sum to make."""
+    wanted = ceil_div(2 * configurations.device_properties(device)[1], programs)
+    return max(1, min(wanted, ceil_div(queries, 64), 16))
 
 
 def loss(query, table, targets, negatives, starts, ends, known, weights, similarity: int, kind: int, margin: float,
@@ -224,22 +270,32 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
     g = raw
     if gradient and similarity == DOT.value and wide != dtype:  # tensor cores take both factors in one dtype
         g = allocate("coefficients_of_lists", (batch, count), dtype)
-    block = min(1024, triton.next_power_of_2(max(count, 1)))
+    visited = min(1024, triton.next_power_of_2(max(count, 1)))
     width = min(1024, max(32, triton.next_power_of_2(dim)))
     objective[(batch,)](
         query, table, targets, negatives, starts, ends, known, weights, raw, g, losses, coefficients, d_query, groups,
         count, dim, bits(margin), bits(temperature), len(starts) > 0, kind, weighed(kind, temperature), gradient,
-        similarity, shared["SUM"], block, width, num_warps=4,
+        similarity, shared["SUM"], visited, width, num_warps=4,
     )  # fmt: skip
     if not gradient or not count:
         return
     length = dim // 2 if similarity == MODULUS.value else dim
-    for kernel, most, out in ((query_slopes, largest, d_query), (list_slopes, count, d_negatives)):
-        sizes = tiles("slopes", dtype, similarity, query.device, most)
-        sizes = replace(sizes, columns=min(sizes.columns, 128))  # wider tiles don't fit the registers
-        row_tiles = -(-most // sizes.rows)
-        extra = (row_tiles,) if kernel is query_slopes else ()
-        kernel[(row_tiles * -(-length // sizes.columns), groups)](
-            g, query, lists, out, batch, groups, count, dim, *extra, **shared, ROWS=sizes.rows,
-            WIDTH=sizes.columns, DEPTH=sizes.depth, GROUP=GROUP, **constants(sizes),
-        )  # fmt: skip
+    for_queries, for_lists = (slope_tiles(dtype, similarity, query.device, most) for most in (largest, count))
+    turns = transposes(query, similarity)
+    listed, by_list = (lists, (count * dim, dim, 1)), (query, (0, dim, 1))
+    if turns:
+        listed, by_list = turned_by_group(lists.view(-1, dim), groups), turned_by_group(query, groups)
+    row_tiles = ceil_div(largest, for_queries.rows)
+    query_slopes[(row_tiles * ceil_div(length, for_queries.columns), groups)](
+        g, query, listed[0], *listed[1], d_query, batch, groups, count, dim, row_tiles, TURNED=turns, **shared,
+        **block(for_queries, SLOPES), GROUP=GROUP,
+    )  # fmt: skip
+    programs = ceil_div(count, for_lists.rows) * ceil_div(length, for_lists.columns)
+    parts = parts_of(programs * groups, largest, query.device)
+    sums = d_negatives if parts == 1 else allocate("parts_of_lists", (parts, *d_negatives.shape), wide)
+    list_slopes[(programs, groups, parts)](
+        g, lists, by_list[0], *by_list[1], sums, batch, groups, count, dim, TURNED=turns, **shared,
+        **block(for_lists, SLOPES), GROUP=GROUP,
+    )  # fmt: skip
+    if parts > 1:
+        torch.sum(sums, 0, out=d_negatives)

@@ -81,10 +81,10 @@ def slope_tile(sum, sum_b, g, g_x, g_y, here_x, here_y, x, rows, y, y_k, y_d, y_
                WIDTH: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """sum + sum_k g[i, k] * d similarity(x[rows[i]], y_k) / dx at WIDTH coordinates from first_d: [ROWS, WIDTH].
 
-    k runs over the rows [0, count) of y, whose numbers lie y_k and y_d apart. g may be read at [0, here_x) x [0, here_y)
-    and y's rows below y_here: where there are more of these than rows, they hold zeros, and limits known to be
-    multiples of 16 let memory be read 16 bytes at a time. For the modulus a coordinate is a complex number: sum_b is
-    the gradient of the second half, else it is of no meaning.
+    k runs over the rows [0, count) of y, whose numbers lie y_k and y_d apart. g may be read at [0, here_x) x
+    [0, here_y) and y's rows below y_here: where there are more of these than rows, they hold zeros, and limits known to
+    be multiples of 16 let memory be read 16 bytes at a time. For the modulus a coordinate is a complex number: sum_b
+    is the gradient of the second half, else it is of no meaning.
     """
     places = tl.arange(0, ROWS)
     steps_d = tl.arange(0, WIDTH)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kgfast import fused, optim
+from kgfast.captured import CapturedStep
 from kgfast.fetched import FetchedStep
 from kgfast.nn import KGEModel
 from kgfast.train.config import TrainConfig
@@ -51,7 +52,16 @@ def build_optimizer(config: TrainConfig, model: KGEModel) -> torch.optim.Optimiz
 def build_step(
     config: TrainConfig, model: KGEModel, optimizer: torch.optim.Optimizer, graph: KnowledgeGraph
 ) -> Callable[..., Tensor]:
-    """The fused step `step(triples, index, weights=None) -> loss` over the graph's training triples."""
+    """The fused step `step(triples, index, weights=None) -> loss` over the graph's training triples; captured as CUDA
+    graphs where tables are on a GPU."""
+    step = launched_step(config, model, optimizer, graph)
+    return CapturedStep(step) if config.table_device.startswith("cuda") else step
+
+
+def launched_step(
+    config: TrainConfig, model: KGEModel, optimizer: torch.optim.Optimizer, graph: KnowledgeGraph
+) -> Callable[..., Tensor]:
+    """The step as its kernels are launched one by one."""
     shared: dict[str, Any] = dict(
         objective=config.objective,
         side=config.side,
