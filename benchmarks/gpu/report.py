@@ -80,6 +80,8 @@ def chip_page(result: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
     lines = [f"## {result['chip']['name']} ({result['date'][:10]})", "",
              f"`benchmarks/gpu.sh` at commit {result['commit']}; {versions}. Times are medians.", ""]  # fmt: skip
+    if "note" in result:
+        lines += [result["note"], ""]
     parts = result["parts"]
     failed = [f"{one['stage']} (status {one['status']})" for one in result["stages"] if one["status"]]
     if failed:
@@ -94,10 +96,11 @@ def chip_page(result: dict) -> str:
         lines += [f"Conformance of `impl='{impl}'`: {text}.", ""]
     timed = [row for row in parts.get("ops", []) if "seconds" in row]
     if timed:
-        lines += ["| op | by | time | of the floor |", "|---|---|---|---|"]
+        lines += ["| op | by | time | of the floor | MB above inputs |", "|---|---|---|---|---|"]
         for row in timed:
             share = f"{100 * row['fraction']:.0f} % of {row['bound']}" if "fraction" in row else ""
-            lines.append(f"| {row['case']} | {row['provider']} | {seconds(row['seconds'])} | {share} |")
+            memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f}"
+            lines.append(f"| {row['case']} | {row['provider']} | {seconds(row['seconds'])} | {share} | {memory} |")
         lines.append("")
     launched = [row for row in parts.get("launches", []) if "in_a_row" in row]
     if launched:
@@ -131,7 +134,7 @@ def committed() -> list[dict]:
     """Results that git knows: what is not committed is on no page."""
     run = subprocess.run(["git", "ls-files", str(RESULTS)], cwd=ROOT, capture_output=True, text=True, check=True)
     paths = [ROOT / name for name in run.stdout.split() if name.endswith(".json")]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.parent == RESULTS]
 
 
 def main() -> None:

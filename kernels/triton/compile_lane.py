@@ -52,12 +52,19 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {"registers": int(found[1]), "stack": int(found[2])}
 
 
+def operations(code: str) -> dict[str, int]:
+    """Products on tensor cores, and copies to shared memory that run ahead of them, in the compiler's last code but one."""
+    return {"products": len(re.findall(r"warp_group_dot |tc_gen5_mma|tt\.dot ", code)),
+            "copies": code.count("async_copy_global_to_local")}  # fmt: skip
+
+
 def compile_case(case: str, architecture: int) -> dict[str, dict]:
     """{kernel's key: its resources} of one case."""
     table = {}
     for signature in record(CASES[case], architecture):
         kernel = signature.compile(architecture)
-        table[signature.key] = {"case": case, **resources(kernel.asm["cubin"]), "shared": kernel.metadata.shared}
+        table[signature.key] = {"case": case, **resources(kernel.asm["cubin"]), "shared": kernel.metadata.shared,
+                                **operations(kernel.asm["ttgir"])}  # fmt: skip
     return table
 
 
@@ -102,6 +109,8 @@ def complaints(found: dict[str, dict[str, dict]], table: dict) -> list[str]:
                 wrong.append(f"{name} spills: its stack is {row['stack']} bytes")
             wrong += [f"{name}: {what} grew from {known[what]} to {row[what]}"
                       for what in ("registers", "shared") if row[what] > known[what]]  # fmt: skip
+            if row["copies"] < known["copies"]:
+                wrong.append(f"{name} waits for its loads: {row['copies']} copies run ahead, {known['copies']} before")
     return wrong
 
 

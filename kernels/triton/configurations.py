@@ -47,10 +47,11 @@ DISTANCE_DOUBLE = (Tiles(32, 32, 1, 4, 1), Tiles(16, 32, 1, 4, 1))
 GROUPED_90 = (Tiles(128, 128, 64, 8, 3), Tiles(128, 128, 64, 8, 3))  # what describes a task needs registers too
 SMALL = (Tiles(32, 64, 32, 4, 1), Tiles(32, 32, 32, 4, 1))  # the interpreter: many tiles even of small tables
 
+GROUPED = {"half": "grouped", "tf32x3": "grouped tf32x3"}  # what differs for many tasks at once
 TABLE = {
-    80: {"half": HALF_80, "grouped": HALF_80, "tf32": SINGLE, "tf32x3": THREEFOLD},
-    90: {"half": HALF_90, "grouped": GROUPED_90, "tf32": SINGLE, "tf32x3": THREEFOLD_90},
-    100: {"half": HALF_100, "grouped": GROUPED_90, "tf32": SINGLE, "tf32x3": THREEFOLD},
+    80: {"half": HALF_80, "grouped": HALF_80, "tf32": SINGLE, "tf32x3": THREEFOLD, "grouped tf32x3": THREEFOLD},
+    90: {"half": HALF_90, "grouped": GROUPED_90, "tf32": SINGLE, "tf32x3": THREEFOLD_90, "grouped tf32x3": THREEFOLD},
+    100: {"half": HALF_100, "grouped": GROUPED_90, "tf32": SINGLE, "tf32x3": THREEFOLD, "grouped tf32x3": THREEFOLD},
 }
 
 
@@ -105,7 +106,9 @@ def tiles(what: str, dtype: torch.dtype, similarity: int, device: torch.device, 
     place = ("scores", "slopes").index(what.removeprefix("grouped "))
     if architecture == 0:
         return SMALL[place].fit(rows)
-    kind = precision(dtype) if dtype == torch.float32 else "grouped" if what.startswith("grouped") else "half"
+    kind = precision(dtype) if dtype == torch.float32 else "half"
+    if what.startswith("grouped"):
+        kind = GROUPED.get(kind, kind)
     return choose(architecture, dtype, similarity, kind)[place].fit(rows)
 
 

@@ -74,8 +74,12 @@ def describe(jobs, task, a: tl.int64, b: tl.int64, c: tl.int64, d: tl.int64, e: 
 
 
 @triton.jit
-def size(job, FIELD: tl.constexpr):
-    return tl.load(job + FIELD).to(tl.int32)
+def size(job, FIELD: tl.constexpr, WIDE: tl.constexpr = False):
+    """WIDE: it is a multiple of 16. The hint stands here, as on what a call returns it would be lost."""
+    found = tl.load(job + FIELD).to(tl.int32)
+    if WIDE:
+        found = tl.multiple_of(found, 16)
+    return found
 
 
 @triton.jit
@@ -94,6 +98,13 @@ def panel_of(job, FIELD: tl.constexpr, turn):
     count = tl.load(job + COUNT)
     begin = tl.minimum(width * turn, count)
     return begin.to(tl.int32), tl.minimum(begin + width, count).to(tl.int32)
+
+
+@triton.jit
+def next_tile(tile, end):
+    """The first of this program's tiles that is not below `end`."""
+    step = tl.num_programs(0)
+    return tile + tl.cdiv(tl.maximum(end - tile, 0), step) * step
 
 
 @triton.jit
@@ -117,11 +128,10 @@ def grouped_statistics(jobs, tasks, turn, WIDE_DIM: tl.constexpr, HAS_BIAS: tl.c
         origin, end = panel_of(job, PANEL, turn)
         counted = tl.load(address(job, COUNTED, tl.int32, False))
         row_tiles, column_tiles = tl.cdiv(counted, ROWS), tl.cdiv(end - origin, COLUMNS)
-        while tile < done + row_tiles * column_tiles:
-            row_tile, column_tile = place_of(tile - done, row_tiles, column_tiles, GROUP)
-            dim, batch = size(job, DIM), size(job, BATCH)
-            if WIDE_DIM:
-                dim = tl.multiple_of(dim, 16)
+        todo = row_tiles * column_tiles
+        for mine in range(tile - done, todo, tl.num_programs(0)):
+            row_tile, column_tile = place_of(mine, row_tiles, column_tiles, GROUP)
+            dim, batch = size(job, DIM, WIDE_DIM), size(job, BATCH)
             part = (column_tile + 1) * batch
             statistics_tile(address(job, QUERY, TYPE, True), dim, 1,
                             address(job, TABLE, TYPE, True) + tl.cast(origin, tl.int64) * dim, dim, 1,
@@ -132,8 +142,8 @@ def grouped_statistics(jobs, tasks, turn, WIDE_DIM: tl.constexpr, HAS_BIAS: tl.c
                             origin, column_tile * COLUMNS, end, dim, number(tl.load(job + SHARE), SUM),
                             number(tl.load(job + FLOOR), SUM), HAS_BIAS, size(job, OBJECTIVE), SMOOTH, SIMILARITY, SUM,
                             PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
-            tile += tl.num_programs(0)
-        done += row_tiles * column_tiles
+        tile = next_tile(tile, done + todo)
+        done += todo
 
 
 @triton.jit(do_not_specialize=["turn"])
@@ -168,23 +178,22 @@ def grouped_coefficients(jobs, tasks, turn, WIDE_DIM: tl.constexpr, HAS_BIAS: tl
         origin, end = panel_of(job, SLICE, turn)
         counted = tl.load(address(job, COUNTED, tl.int32, False))
         row_tiles, column_tiles = tl.cdiv(counted, ROWS), tl.cdiv(end - origin, COLUMNS)
-        while tile < done + row_tiles * column_tiles:
-            row_tile, column_tile = place_of(tile - done, row_tiles, column_tiles, GROUP)
-            dim = size(job, DIM)
-            if WIDE_DIM:
-                dim = tl.multiple_of(dim, 16)
+        todo = row_tiles * column_tiles
+        for mine in range(tile - done, todo, tl.num_programs(0)):
+            row_tile, column_tile = place_of(mine, row_tiles, column_tiles, GROUP)
+            dim = size(job, DIM, WIDE_DIM)
             coefficients_tile(address(job, QUERY, TYPE, True), dim, 1,
                               address(job, TABLE, TYPE, True) + tl.cast(origin, tl.int64) * dim, dim, 1,
                               address(job, BIAS, TYPE, False), address(job, STARTS, tl.int64, False),
                               address(job, ENDS, tl.int64, False), address(job, ANSWERS, tl.int64, False),
                               address(job, ROW_LIST, tl.int32, False), counted, address(job, WEIGHTS, SUM, False),
                               tl.load(address(job, MOST, SUM, False)), address(job, LOG_TOTAL, SUM, False),
-                              address(job, COEFFICIENTS, TYPE, True), tl.multiple_of(size(job, SLICE_ROW), 16),
+                              address(job, COEFFICIENTS, TYPE, True), size(job, SLICE_ROW, True),
                               row_tile, origin, column_tile * COLUMNS, end, size(job, BATCH), dim,
                               number(tl.load(job + SHARE), SUM), number(tl.load(job + FLOOR), SUM), HAS_BIAS,
                               size(job, OBJECTIVE), SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
-            tile += tl.num_programs(0)
-        done += row_tiles * column_tiles
+        tile = next_tile(tile, done + todo)
+        done += todo
 
 
 @triton.jit(do_not_specialize=["tasks", "turn"])
@@ -198,30 +207,28 @@ def grouped_slopes(jobs, tasks, turn, WIDE_DIM: tl.constexpr, QUERIES: tl.conste
         job = jobs + task * FIELDS
         origin, end = panel_of(job, SLICE, turn)
         counted = tl.load(address(job, COUNTED, tl.int32, False))
-        dim = size(job, DIM)
-        if WIDE_DIM:
-            dim = tl.multiple_of(dim, 16)
+        dim = size(job, DIM, WIDE_DIM)
         x_count = end - origin
         if QUERIES:
             x_count = tl.where(origin < end, counted, 0)
         todo = tl.cdiv(x_count, ROWS) * tl.cdiv(dim, WIDTH)
-        while tile < done + todo:
-            g, g_row = address(job, COEFFICIENTS, TYPE, True), tl.multiple_of(size(job, SLICE_ROW), 16)
+        for mine in range(tile - done, todo, tl.num_programs(0)):
+            g, g_row = address(job, COEFFICIENTS, TYPE, True), size(job, SLICE_ROW, True)
             query = address(job, QUERY, TYPE, True)
             offset = tl.cast(origin, tl.int64) * dim
             panel, rows = address(job, TABLE, TYPE, True) + offset, address(job, ROW_LIST, tl.int32, False)
             if QUERIES:
                 sums = address(job, SUMS, SUM, True)
                 slopes_block(g, g_row, 1, query, counted, panel, dim, 1, end - origin, rows, 1.0, sums, sums,
-                             tile - done, dim, True, False, True, False, False, SIMILARITY, SUM, PRECISION, ROWS, WIDTH,
+                             mine, dim, True, False, True, False, False, SIMILARITY, SUM, PRECISION, ROWS, WIDTH,
                              DEPTH, GROUP)  # fmt: skip
             else:
                 scale = tl.load(address(job, SCALE, SUM, False)) * number(tl.load(job + FACTOR), SUM)
                 out = address(job, D_TABLE, TYPE, True) + offset
-                slopes_block(g, 1, g_row, panel, x_count, query, dim, 1, counted, rows, scale, out, out, tile - done,
+                slopes_block(g, 1, g_row, panel, x_count, query, dim, 1, counted, rows, scale, out, out, mine,
                              dim, False, True, False, True, False, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH,
                              GROUP)  # fmt: skip
-            tile += tl.num_programs(0)
+        tile = next_tile(tile, done + todo)
         done += todo
 
 
