@@ -22,11 +22,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def generation() -> str:
+    """What tells processors of one name apart, such as "family 26 model 2"; empty where the system does not tell."""
+    if not Path("/proc/cpuinfo").exists():
+        return ""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    found = (re.search(rf"^{name}\s*: (\d+)$", text, re.MULTILINE) for name in ("cpu family", "model"))
+    return " ".join(f"{name} {match[1]}" for name, match in zip(("family", "model"), found, strict=True) if match)
+
+
 def machine() -> str:
-    """Processor and number of cores, as a file name: no host name, no path."""
+    """Processor, its generation and number of cores, as a file name: no host name, no path."""
     from kgfast.info import processor
 
-    model = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
+    model = re.sub(r"[^a-z0-9]+", "-", f"{processor()} {generation()}".lower()).strip("-")
     return f"{model}-{cores()}-cores"
 
 

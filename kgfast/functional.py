@@ -18,7 +18,8 @@ from kgfast.sampling import NegativeSampler
 
 CANDIDATE_OBJECTIVES = ("softmax", "bce")
 TIES = ("optimistic", "pessimistic", "realistic")
-FEW_LOGITS = (2 << 20) // 4  # of float32, up to which torch makes and stores them faster than tiles do
+FEW_LOGITS = (2 << 20) // 4  # of float32, the most that are ever stored
+FEW_CLASSES, FEW_PRODUCTS = 32, 8_000_000  # below which torch is faster than tiles
 
 
 def score_triples(
@@ -288,7 +289,8 @@ def linear_cross_entropy(
     hidden [.., D], weight [C, D], targets int64 [..], bias [C]. Rows whose target is `ignore_index` are skipped, not
     masked: they cost nothing. reduction: mean over the others (0 where there are none), sum, or none ([..]).
     Memory: 20 MB of logits at most, and the gradients. On CPUs, unless `impl` is given, torch's own product and
-    cross_entropy serve where all logits together take no more than 2 MB (512 rows of 1,000 classes): faster there.
+    cross_entropy serve where they are faster: with logits of at most 2 MB, for fewer than 32 classes or 8 million
+    multiplications (64 rows, 1,000 classes, 125 numbers).
     """
     checks.choose("reduction", reduction, ("mean", "sum", "none"))
     weight = checks.table("weight", weight)
@@ -307,7 +309,9 @@ def linear_cross_entropy(
         raise KgfastError(f"bias has shape {list(bias.shape)}; one for each of {len(weight)} rows is needed")
     smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0, highest=1.0)
     backend = backends.choose(impl, weight.device)
-    few = impl is None and backend == "cpu" and len(hidden) * len(weight) <= FEW_LOGITS
+    logits = len(hidden) * len(weight)
+    small = len(weight) < FEW_CLASSES or logits * weight.shape[1] < FEW_PRODUCTS
+    few = impl is None and backend == "cpu" and logits <= FEW_LOGITS and small
     if few and not torch.compiler.is_compiling():
         if all_counted(targets, ignore_index, len(weight)):
             options = dict(label_smoothing=smoothing, reduction=reduction)

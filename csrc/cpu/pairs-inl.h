@@ -52,7 +52,10 @@ static void score_pairs(const F* x, const F* const* rows, int64_t count, int64_t
   for (; k < count; ++k) score_rows<Sim, 1, F>(x, rows + k, nullptr, dim, out + k);
 }
 
-template <class Sim, int V, class F>
+// What was at `out` stays in the sum (kAdd) or does not.
+template <bool kAdd, class F> KG_HD void store_sum(F* out, typename Lanes<F>::V sum) { store(out, kAdd ? load(out) + sum : sum); }
+
+template <class Sim, bool kAdd, int V, class F>
 KG_HD void slopes_block(const F* x, const F* const* rows, const F* coefficients, int64_t count, int64_t half, int64_t d,
                         F* out) {
   constexpr int kLanes = Lanes<F>::kCount;
@@ -67,8 +70,8 @@ KG_HD void slopes_block(const F* x, const F* const* rows, const F* coefficients,
         sum[v] = Sim::add_slope(sum[v], c, u[v], coordinate<Sim>(rows[k], d + v * kLanes, half));
     }
     for (int v = 0; v < V; ++v) {
-      store(out + d + v * kLanes, load(out + d + v * kLanes) + sum[v].a);
-      store(out + d + half + v * kLanes, load(out + d + half + v * kLanes) + sum[v].b);
+      store_sum<kAdd>(out + d + v * kLanes, sum[v].a);
+      store_sum<kAdd>(out + d + half + v * kLanes, sum[v].b);
     }
   } else {
     Lane sum[V] = {}, u[V];
@@ -78,11 +81,11 @@ KG_HD void slopes_block(const F* x, const F* const* rows, const F* coefficients,
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sum[v] = Sim::add_slope(sum[v], c, u[v], load(rows[k] + d + v * kLanes));
     }
-    for (int v = 0; v < V; ++v) store(out + d + v * kLanes, load(out + d + v * kLanes) + sum[v]);
+    for (int v = 0; v < V; ++v) store_sum<kAdd>(out + d + v * kLanes, sum[v]);
   }
 }
 
-template <class Sim, class F>
+template <class Sim, bool kAdd, class F>
 static void slopes_tail(const F* x, const F* const* rows, const F* coefficients, int64_t count, int64_t half, int64_t d,
                         int64_t n, F* out) {
   using Lane = typename Lanes<F>::V;
@@ -91,28 +94,28 @@ static void slopes_tail(const F* x, const F* const* rows, const F* coefficients,
     Pair<Lane> sum{};
     for (int64_t k = 0; k < count; ++k)
       sum = Sim::add_slope(sum, splat(coefficients[k]), u, coordinate_part<Sim>(rows[k], d, half, n));
-    store_part(out + d, load_part(out + d, n) + sum.a, n);
-    store_part(out + d + half, load_part(out + d + half, n) + sum.b, n);
+    store_part(out + d, kAdd ? load_part(out + d, n) + sum.a : sum.a, n);
+    store_part(out + d + half, kAdd ? load_part(out + d + half, n) + sum.b : sum.b, n);
   } else {
     Lane sum{};
     for (int64_t k = 0; k < count; ++k)
       sum = Sim::add_slope(sum, splat(coefficients[k]), u, coordinate_part<Sim>(rows[k], d, half, n));
-    store_part(out + d, load_part(out + d, n) + sum, n);
+    store_part(out + d, kAdd ? load_part(out + d, n) + sum : sum, n);
   }
 }
 
-// out += sum_k coefficients[k] * slope(x, rows[k])
-template <class Sim, class F>
+// out += sum_k coefficients[k] * slope(x, rows[k]); not kAdd: out = that
+template <class Sim, bool kAdd = true, class F>
 static void add_slopes(const F* x, const F* const* rows, const F* coefficients, int64_t count, int64_t dim, F* out) {
   constexpr int kLanes = Lanes<F>::kCount;
   const int64_t length = Sim::kTag == Similarity::kModulus ? dim / 2 : dim, half = dim / 2;
   constexpr int kBlock = Sim::kTag == Similarity::kModulus ? 4 : 8;
   int64_t d = 0;
   for (; d + kBlock * kLanes <= length; d += kBlock * kLanes)
-    slopes_block<Sim, kBlock>(x, rows, coefficients, count, half, d, out);
-  for (; d + 2 * kLanes <= length; d += 2 * kLanes) slopes_block<Sim, 2>(x, rows, coefficients, count, half, d, out);
-  for (; d + kLanes <= length; d += kLanes) slopes_block<Sim, 1>(x, rows, coefficients, count, half, d, out);
-  if (d < length) slopes_tail<Sim>(x, rows, coefficients, count, half, d, length - d, out);
+    slopes_block<Sim, kAdd, kBlock>(x, rows, coefficients, count, half, d, out);
+  for (; d + 2 * kLanes <= length; d += 2 * kLanes) slopes_block<Sim, kAdd, 2>(x, rows, coefficients, count, half, d, out);
+  for (; d + kLanes <= length; d += kLanes) slopes_block<Sim, kAdd, 1>(x, rows, coefficients, count, half, d, out);
+  if (d < length) slopes_tail<Sim, kAdd>(x, rows, coefficients, count, half, d, length - d, out);
 }
 
 // The coefficient of a slope: dL/ds, through the root for L2 (s = -|x - y|, so ds/dx = (x - y) / s).
@@ -148,8 +151,7 @@ static void pair_query_gradient(const F* query, const F* table, const int64_t* i
         rows[k] = table + ids[b * width + k] * dim;
         coefficients[b * width + k] = slope_coefficient<Sim>(g[b * width + k], scores[b * width + k]);
       }
-      for (int64_t d = 0; d < dim; ++d) d_query[b * dim + d] = 0;
-      add_slopes<Sim>(query + b * dim, rows, coefficients + b * width, width, dim, d_query + b * dim);
+      add_slopes<Sim, false>(query + b * dim, rows, coefficients + b * width, width, dim, d_query + b * dim);
     }
   });
 }

@@ -41,8 +41,7 @@ static void finish_singles(const SampledArguments<F>& a, const SampledResults<F>
   for (int64_t k = b * width; k < (b + 1) * width; ++k) {
     if (k + 8 < (b + 1) * width && a.single[k + 8]) prefetch_states(a.finish, a.ids[k + 8], a.dim);
     if (!a.single[k]) continue;
-    for (int64_t d = 0; d < a.dim; ++d) gradient[d] = 0;
-    add_slopes<Sim>(a.table + a.ids[k] * a.dim, &query, out.coefficients + k, 1, a.dim, gradient);
+    add_slopes<Sim, false>(a.table + a.ids[k] * a.dim, &query, out.coefficients + k, 1, a.dim, gradient);
     apply_row(a.finish, a.ids[k], 0, a.dim, gradient);
   }
 }
@@ -72,9 +71,7 @@ static void independent_loss(const SampledArguments<F>& a, const SampledResults<
       F* coefficients = out.coefficients + b * width;
       coefficients[0] = d_target;
       for (int64_t n = 0; n < a.count; ++n) coefficients[1 + n] = gradient[n];
-      F* d_query = out.d_query + b * a.dim;
-      for (int64_t d = 0; d < a.dim; ++d) d_query[d] = 0;
-      add_slopes<Sim>(query, rows, coefficients, width, a.dim, d_query);
+      add_slopes<Sim, false>(query, rows, coefficients, width, a.dim, out.d_query + b * a.dim);
       if (a.single) finish_singles<Sim>(a, out, b, single);
     }
   });
@@ -112,9 +109,7 @@ static void shared_loss(const SampledArguments<F>& a, const SampledResults<F>& o
         out.losses[b] = finish_row<Sim>(a, b, target, row, padded, valid, d_target, gradient);
         if (!out.d_query) continue;
         out.coefficients[b] = d_target;
-        F* d_query = out.d_query + b * a.dim;
-        for (int64_t d = 0; d < a.dim; ++d) d_query[d] = 0;
-        add_slopes<Sim>(query(i), targets + worker, &d_target, 1, a.dim, d_query);
+        add_slopes<Sim, false>(query(i), targets + worker, &d_target, 1, a.dim, out.d_query + b * a.dim);
       }
     });
     if (!out.d_query) continue;

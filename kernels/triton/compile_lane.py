@@ -53,7 +53,7 @@ def resources(cubin: bytes) -> dict[str, int]:
 
 
 def operations(code: str) -> dict[str, int]:
-    """Products on tensor cores, and copies to shared memory that run ahead of them, in the compiler's last code but one."""
+    """Products on tensor cores, and copies to shared memory that run ahead of them."""
     return {"products": len(re.findall(r"warp_group_dot |tc_gen5_mma|tt\.dot ", code)),
             "copies": code.count("async_copy_global_to_local")}  # fmt: skip
 
