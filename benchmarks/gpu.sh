@@ -7,7 +7,7 @@
 # Each stage has its own time limit and leaves its own part, so that one that fails or hangs does not lose the others. The
 # last stage joins the parts into one dated file, results/gpu/<chip>-<date>.json (or FOLDER). --device cpu --tiny runs every
 # path here on the CPU (Triton's interpreter, CUDA kernels on the host), so that no slip of the pen waits for a GPU.
-# --quick: fewer rounds of each op and half of the recipe's time.
+# The stage `tests`, which must be named, runs the test suite there. --quick: fewer rounds of each op and half of the recipe's time.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD device=cuda tiny= out= python=python3 data= quick= stages=()
@@ -91,6 +91,8 @@ if [[ -x $sanitizer && $device == cuda ]]; then
 else
   stage sanitize 60 "$interpreter" -m benchmarks.gpu.sanitize "${options[@]}" --without
 fi
+# names as they fail: the time limit may end the suite before its summary
+stage tests 240 bash -c "'$interpreter' -m pytest -v --tb=short -p no:cacheprovider -n 12 2>&1 | grep -vE ' (PASSED|SKIPPED) '; exit \${PIPESTATUS[0]}"
 stage launches 75 "$interpreter" -m benchmarks.gpu.launches "${options[@]}" --part "$parts/launches.json"
 stage ops 150 "$interpreter" -m benchmarks.gpu.ops "${options[@]}" --part "$parts/ops.json" ${quick:+--seconds 0.5}
 stage training 90 "$interpreter" -m benchmarks.gpu.training "${options[@]}" --part "$parts/training.json" ${data:+--data "$data"} ${quick:+--seconds 25}
