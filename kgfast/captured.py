@@ -27,21 +27,23 @@ class Recorded:
     triples: Tensor
     weights: Tensor | None
     loss: Tensor
+    addresses: tuple  # of the optimizer's state and constants
     buffers: dict[str, Tensor]  # of the step's workspace: one that grows later must not free them
 
 
 class CapturedStep:
-    """The same as `step`, a NegativeSamplingStep or OneVsAllStep on a GPU, with less work for the host.
+    """`step`, a NegativeSamplingStep or OneVsAllStep on a GPU, with less work for the host; it learns the same bits.
 
-    The first batch of a shape runs as it is (kernels are compiled), the second is recorded. Memory: a step's temporary
-    tensors once more, and triples and weights of each recorded shape.
+    The first batch of a shape runs as it is (kernels are compiled), the second is recorded. What a step was made with
+    (margin, regularizer, ..) must stay; rates and optimizer state may change. Memory: a step's temporary tensors once
+    more, and for each recorded shape triples, weights, and workspace that was outgrown since.
     """
 
     def __init__(self, step: Step):
         if step.device.type != "cuda":
             raise KgfastError(f"step: CUDA graphs need tables on a GPU, these are on {step.device}")
         self.step = step
-        self.seen: set[tuple] = set()
+        self.ready: set[tuple] = set()  # shapes whose kernels are compiled and loaded
         self.recorded: dict[tuple, Recorded] = {}
         self.pool = None  # of memory that all graphs share: they never run at the same time
 
@@ -49,18 +51,24 @@ class CapturedStep:
         """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
         step = self.step
         triples = checks.triples(triples, step.entities)
-        shape = len(triples), weights is None, step.sides(index)
+        if weights is not None:
+            weights = step.backend.assert_weights(weights, len(triples)).detach().to(step.device, step.dtype)
+        shape = len(triples), weights is None, step.sides(index), torch.get_float32_matmul_precision()
+        if shape not in self.ready or len(triples) == 0 or (shape not in self.recorded and len(self.recorded) >= MOST):
+            # copies are aligned as those of a recording are: kernels differ by that
+            loss = step(triples.clone(), index, None if weights is None else weights.clone())
+            self.ready.add(shape)
+            return loss
+        step.check_tables()
+        step.begin(index)
+        if shape in self.recorded and self.recorded[shape].addresses != step.addresses():
+            self.recorded.clear()  # the optimizer's state was replaced
         if shape not in self.recorded:
-            if shape not in self.seen or len(self.recorded) >= MOST or len(triples) == 0:
-                self.seen.add(shape)
-                return step(triples, index, weights)
             self.recorded[shape] = self.record(triples, index, weights)
         found = self.recorded[shape]
-        step.check_tables()
         found.triples.copy_(triples)
         if weights is not None:
             found.weights.copy_(weights)
-        step.begin(index)
         found.graph.replay()
         return found.loss.clone()
 
@@ -68,13 +76,17 @@ class CapturedStep:
         """Records the step's launches; none of them runs."""
         step = self.step
         triples, weights = triples.clone(), None if weights is None else weights.clone()
-        graph = torch.cuda.CUDAGraph()
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(step.device)
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
+        own = dict(pool=self.pool, stream=torch.cuda.Stream(step.device), capture_error_mode="thread_local")
         step.recording = True
         try:
-            with torch.cuda.device(step.device), torch.cuda.graph(graph, pool=self.pool):
+            with torch.cuda.device(step.device), torch.cuda.graph(graph, **own):
                 loss = step(triples, index, weights)
+        except BaseException:
+            torch.cuda.set_stream(before)  # where ending the recording fails, torch leaves its stream in place
+            raise
         finally:
             step.recording = False
-        return Recorded(graph, triples, weights, loss, dict(step.workspace.buffers))
+        return Recorded(graph, triples, weights, loss, step.addresses(), dict(step.workspace.buffers))

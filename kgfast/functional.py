@@ -18,7 +18,7 @@ from kgfast.sampling import NegativeSampler
 
 CANDIDATE_OBJECTIVES = ("softmax", "bce")
 TIES = ("optimistic", "pessimistic", "realistic")
-FEW_LOGITS = (2 << 20) // 4  # of float32, the most that are ever stored
+FEW_LOGITS = 1 << 19  # the most that are ever stored
 FEW_CLASSES, FEW_PRODUCTS = 32, 8_000_000  # below which torch is faster than tiles
 
 
@@ -284,13 +284,13 @@ def linear_cross_entropy(
     reduction: str = "mean",
     impl=None,
 ) -> Tensor:
-    """cross_entropy(hidden @ weight.T + bias, targets), without ever storing the logits.
+    """cross_entropy(hidden @ weight.T + bias, targets), without storing the logits where they are many.
 
     hidden [.., D], weight [C, D], targets int64 [..], bias [C]. Rows whose target is `ignore_index` are skipped, not
     masked: they cost nothing. reduction: mean over the others (0 where there are none), sum, or none ([..]).
     Memory: 20 MB of logits at most, and the gradients. On CPUs, unless `impl` is given, torch's own product and
-    cross_entropy serve where they are faster: with logits of at most 2 MB, for fewer than 32 classes or 8 million
-    multiplications (64 rows, 1,000 classes, 125 numbers).
+    cross_entropy serve where they are faster: with half a million logits at most, for fewer than 32 classes or fewer
+    than 8 million multiplications (64 rows, 1,000 classes, 124 numbers).
     """
     checks.choose("reduction", reduction, ("mean", "sum", "none"))
     weight = checks.table("weight", weight)
@@ -309,27 +309,22 @@ def linear_cross_entropy(
         raise KgfastError(f"bias has shape {list(bias.shape)}; one for each of {len(weight)} rows is needed")
     smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0, highest=1.0)
     backend = backends.choose(impl, weight.device)
-    logits = len(hidden) * len(weight)
-    small = len(weight) < FEW_CLASSES or logits * weight.shape[1] < FEW_PRODUCTS
-    few = impl is None and backend == "cpu" and logits <= FEW_LOGITS and small
+    count = len(hidden) * len(weight)
+    small = len(weight) < FEW_CLASSES or count * weight.shape[1] < FEW_PRODUCTS
+    few = impl is None and backend == "cpu" and count <= FEW_LOGITS and small
     if few and not torch.compiler.is_compiling():
         if all_counted(targets, ignore_index, len(weight)):
             options = dict(label_smoothing=smoothing, reduction=reduction)
-            losses = torch.nn.functional.cross_entropy(
-                torch.nn.functional.linear(hidden, weight, bias), targets, **options
-            )
+            with torch.autocast("cpu", enabled=False):  # what is handed in is computed with, whoever serves
+                logits = torch.nn.functional.linear(hidden, weight, bias)
+            losses = torch.nn.functional.cross_entropy(logits, targets, **options)
             return losses.view(shape) if reduction == "none" else losses
         backend = "reference"
     if backend == "reference":
-        return reference.linear_cross_entropy(
-            hidden,
-            weight,
-            targets,
-            bias=bias,
-            ignore_index=ignore_index,
-            label_smoothing=smoothing,
-            reduction=reduction,
-        ).reshape(shape if reduction == "none" else ())
+        options = dict(bias=bias, ignore_index=ignore_index, label_smoothing=smoothing, reduction=reduction)
+        with torch.autocast(weight.device.type, enabled=False):
+            losses = reference.linear_cross_entropy(hidden, weight, targets, **options)
+        return losses.reshape(shape if reduction == "none" else ())
     bias = weight.new_empty((0,)) if bias is None else bias.to(weight.dtype).contiguous()
     ranges, share = single_answers(targets, ignore_index, weight)
     if reduction != "mean":

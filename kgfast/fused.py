@@ -94,6 +94,10 @@ class Step:
             name: self.optimizer.sink(getattr(self.model, name), self.backend) for name in ("entities", "relations")
         }
 
+    def addresses(self) -> tuple:
+        """Where the optimizer's state and constants lie, which a recorded step must find there again."""
+        return tuple(sink.address() for sink in self.sinks.values())
+
     def counted(self, index: int):
         """The index as kernels take it."""
         return index if self.counter is None else self.counter
@@ -219,6 +223,8 @@ class NegativeSamplingStep(Step):
         parts, batch = self.parts(triples, index), len(triples)
         if batch == 0:
             return torch.zeros((), dtype=self.dtype, device=self.device)
+        if weights is not None:
+            weights = self.backend.assert_weights(weights, batch)
         self.begin(index)
         known = self.known_ranges(parts)
         return self.train(parts, known, self.draw(parts, batch, known, index), index, weights)
@@ -314,24 +320,24 @@ class OneVsAllStep(Step):
         parts, batch = self.parts(triples, index), len(triples)
         if batch == 0:
             return torch.zeros((), dtype=self.dtype, device=self.device)
-        self.begin(index)
         dim, dtype = self.entities.shape[1], self.dtype
         rows = len(parts) * batch
-        for p, (part, side) in enumerate(parts):
-            self.make_queries(part, side, self.slices(p, len(parts)))
-        query = self.joined("query", (rows, dim), self.entities.dtype)
-        mask = self.dropout_mask(query.shape, self.counted(index))
-        if mask is not None:
-            query *= mask
         anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
         if self.answers:
             ranges = self.backend.assert_answers(*self.answers.ranges(parts), self.answers.ids, targets)
         else:
             places = torch.arange(rows, device=self.device)
             ranges = (places, places + 1, targets)
+        shares = self.shares(weights, batch, len(parts)).repeat(len(parts))
+        self.begin(index)  # after what can be refused
+        for p, (part, side) in enumerate(parts):
+            self.make_queries(part, side, self.slices(p, len(parts)))
+        query = self.joined("query", (rows, dim), self.entities.dtype)
+        mask = self.dropout_mask(query.shape, self.counted(index))
+        if mask is not None:
+            query *= mask
         losses, d_query, d_table, _ = self.backend.candidate_loss(
-            query, self.entities, self.entities.new_empty(0), *ranges,
-            self.shares(weights, batch, len(parts)).repeat(len(parts)), self.similarity, self.objective,
+            query, self.entities, self.entities.new_empty(0), *ranges, shares, self.similarity, self.objective,
             self.smoothing, True, allocate=self.workspace, check=False, **self.precision,
         )  # fmt: skip
         if mask is not None:

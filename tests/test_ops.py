@@ -6,7 +6,7 @@ import torch._dynamo.testing
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import kgfast
-from kgfast import backends, testing
+from kgfast import KgfastError, backends, testing
 
 # in the interpreter (test_interpreter.py) the same of Triton's kernels
 IMPL, NAMESPACE = ("triton", "kgfast_triton") if backends.INTERPRETED else ("cpu", "kgfast")
@@ -244,3 +244,29 @@ def test_gradient_is_scaled_by_what_comes_from_above(kind):
     scaled = value_and_gradients(lambda *t: -3 * function(*t), leaves)
     for a, b in zip(once, scaled, strict=True):
         torch.testing.assert_close(-3 * a, b)
+
+
+FEW = [(7, 31, 40, True), (7, 33, 40, True), (7, 40_000, 40, False), (3000, 31, 4, True), (600_000, 2, 2, False)]
+
+
+@pytest.mark.skipif(IMPL != "cpu", reason="of CPUs")
+@pytest.mark.parametrize("rows, classes, dim, few", FEW)
+def test_small_heads_are_torchs(rows, classes, dim, few, monkeypatch):
+    """linear_cross_entropy falls through to torch where that is faster, and computes the same, under autocast too."""
+    served = []
+    torchs = torch.nn.functional.cross_entropy
+
+    def noted(logits, *rest, **options):
+        served.append(logits.dtype)
+        return torchs(logits, *rest, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", noted)
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(count, dim, generator=generator) for count in (rows, classes))
+    targets = torch.randint(classes, (rows,), generator=generator)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = kgfast.linear_cross_entropy(hidden, weight, targets, reduction="none")
+    assert served == ([torch.float32] if few else [])
+    torch.testing.assert_close(ours, torchs(hidden @ weight.T, targets, reduction="none"), atol=1e-5, rtol=1e-5)
+    with pytest.raises(KgfastError, match="targets"):
+        kgfast.linear_cross_entropy(hidden, weight, targets + classes)

@@ -14,6 +14,7 @@ if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
 
 from kgfast.kernels.triton import rows as row_kernels  # noqa: E402
+from kgfast.kernels.triton import shared as shared_kernels  # noqa: E402
 from kgfast.kernels.triton import updates as update_kernels  # noqa: E402
 from triton_lane import DEVICE, ENTITIES, RELATIONS, SIZES, known_of, on_device  # noqa: E402
 
@@ -124,6 +125,23 @@ def test_an_empty_batch_has_loss_zero():
         [case.entities, case.relations],
     )
     assert not any(bool(part.any()) for part in loss)
+
+
+@pytest.mark.parametrize("score", ["complex", "transe_l1", "rotate"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("parts", [1, 3, 16])
+def test_lists_whose_queries_are_cut_into_parts(score, dtype, parts, monkeypatch):
+    """Two groups of unequal size, several tiles of either side; of 16 parts most are empty."""
+    monkeypatch.setattr(shared_kernels, "parts_of", lambda *sizes: parts)
+    case = case_of(score, 34, 131, 40, dtype=dtype)
+    negatives = case.negatives[:2]
+
+    def call(op, entities, relations, **backend):
+        return op(
+            entities, relations, case.triples, negatives, score=score, side="tail", objective="softmax", **backend
+        )
+
+    compare("negative_sampling_loss", [case.entities, case.relations], call)
 
 
 @pytest.mark.parametrize("score", ["distmult", "rotate"])

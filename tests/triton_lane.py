@@ -44,8 +44,8 @@ def quicken_interpreter():
 
 
 def multiply_in_order():
-    """Products of the interpreter whose every number is the same chain of operations, as on a GPU: NumPy's libraries
-    round by place, on some processors."""
+    """Every number of the interpreter's products is summed in the same order, as on a GPU: NumPy's libraries sum
+    otherwise at the edges of a matrix, on some processors."""
     from triton.runtime import interpreter
 
     def dot(self, a, b, d, input_precision, max_num_imprecise_acc):

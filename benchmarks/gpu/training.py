@@ -102,8 +102,10 @@ def recipe(stage: Stage, impl: str, seconds: float, data: Path | None) -> None:
         model, optimizer, side="both", regularizer="n3", regularizer_weight=5e-2, relation_weight=4.0, impl=impl
     )
     torch.set_float32_matmul_precision("high")  # one TF32 product instead of three, as users would train
-    row = train(stage, step, train_triples.to(stage.device), batch, seconds)
-    torch.set_float32_matmul_precision("highest")
+    try:
+        row = train(stage, step, train_triples.to(stage.device), batch, seconds)
+    finally:
+        torch.set_float32_matmul_precision("highest")
     row |= evaluate(stage, model, train_triples if data is None else graph.test, known, data is not None, impl)
     stage.keep(setting="fb15k-237, complex-n3, rank 1000, relation prediction, TF32", impl=impl, batch=batch, dim=dim,
                graph="synthetic, FB15k-237's shape" if data is None else data.name, **row)  # fmt: skip

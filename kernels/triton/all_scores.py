@@ -61,12 +61,13 @@ def all_scores_gradient(g, scores, query, table, similarity: int):
         g = torch.where(scores < 0, g / scores, 0.0)
     g = g.contiguous()
     length = dim // 2 if similarity == MODULUS else dim
+    far = 256 * max(batch, count) >= 2**31  # a tile has up to 256 rows and columns
     for x, y, strides, out in ((query, table, (count, 1), d_query), (table, query, (1, count), d_table)):
-        # half the rows: where g has no zeros around it, its addresses take registers
+        # at most 64 rows: addresses of a g without zeros around it need registers
         tile = tiles("slopes", query.dtype, similarity, query.device, min(len(x), 64))
         slopes[(ceil_div(len(x), tile.rows) * ceil_div(length, tile.columns),)](
             g, *strides, x, len(x), *laid_for_slopes(y, similarity), len(y), *[None] * 3, bits(1.0), out, out, dim,
-            False, True, False, False, transposes(y, similarity), **arithmetic(query.dtype, similarity),
+            False, True, False, False, transposes(y, similarity), far, **arithmetic(query.dtype, similarity),
             **block(tile, ("ROWS", "WIDTH", "DEPTH")), GROUP=GROUP,
         )  # fmt: skip
     return d_query, d_table

@@ -268,8 +268,9 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     """losses [B] (weighted) and, with gradient, d_query, d_table [C, D], d_bias [C]. Rows of weight 0 cost nothing.
 
     losses have the dtype of the sums: float32 for 16-bit tables. Ids are not checked. Memory: the gradients,
-    `workspace_bytes`, listed queries [B, D], float32 sums [B, D] where d_query is 16-bit and there are several panels;
-    float32 and distances: transposed queries and a panel of transposed rows. Reads nothing back from the device.
+    `workspace_bytes`, listed queries [B, D] (16-bit dots: in the memory of d_query), float32 sums [B, D] where d_query
+    is 16-bit and there are several panels; distances, and float32 dots on Hopper: transposed queries and a panel of
+    transposed rows. Reads nothing back from the device.
     """
     allocate = allocate or fresh(query.device)
     (batch, dim), count, dtype, device = query.shape, len(table), query.dtype, query.device
@@ -300,8 +301,8 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     parts = panels(count, each, budget, sizes.columns)
     splits = 1 + ceil_div(parts[0][1], sizes.columns)
     kept = dtype if similarity == DOT else wide  # of coefficients
-    copied = similarity != DOT or transposes(table, similarity)
-    each = batch * kept.itemsize + (dim * dtype.itemsize if copied else 0)
+    transposed = transposes(table, similarity)
+    each = batch * kept.itemsize + (dim * dtype.itemsize if similarity != DOT or transposed else 0)
     slices = panels(count, each, budget, max(sizes.columns, 16)) if gradient else []
     width = ceil_div(slices[0][1], 16) * 16 if gradient else 0
     workspace = allocate(
@@ -327,14 +328,15 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     if wide != dtype and len(slices) > 1:
         sums = zeros("d_query_sums", (batch, dim), wide)
     g = part_of(workspace, (batch, width), kept)
-    shares = rows, counted, most, bits(1.0 if softmax else 1.0 / count)
+    factor = bits(1.0 if softmax else 1.0 / count)
+    listing = rows, counted, most, factor
     queries = laid_for_slopes(listed, similarity)
     length = dim // 2 if similarity == MODULUS else dim
 
     def sum_slopes(x: int, *inputs):
         tile = tiles("slopes", dtype, similarity, device, x)
         slopes[(ceil_div(x, tile.rows) * ceil_div(length, tile.columns),)](
-            *inputs, transposes(table, similarity), **kind, GROUP=GROUP, **block(tile, ("ROWS", "WIDTH", "DEPTH"))
+            *inputs, transposed, False, **kind, GROUP=GROUP, **block(tile, ("ROWS", "WIDTH", "DEPTH"))
         )
 
     for begin, end in slices:
@@ -344,15 +346,15 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
             width, begin, end, batch, dim, **labels, **kind, **block(sizes), GROUP=GROUP,
         )  # fmt: skip
         panel = table[begin:end]
-        sum_slopes(columns, g, 1, width, panel, columns, *queries, batch, *shares, *(d_table[begin:end],) * 2, dim,
+        sum_slopes(columns, g, 1, width, panel, columns, *queries, batch, *listing, *(d_table[begin:end],) * 2, dim,
                    False, True, False, True)  # fmt: skip
         if spare and len(slices) == 1:
             d_query.zero_()  # of the listed queries, which nobody reads any more
         other_side = laid_for_slopes(panel, similarity)
-        sum_slopes(batch, g, width, 1, listed, batch, *other_side, columns, *shares, sums, d_query, dim, begin > 0,
+        sum_slopes(batch, g, width, 1, listed, batch, *other_side, columns, *listing, sums, d_query, dim, begin > 0,
                    len(slices) == 1, True, False)  # fmt: skip
         if len(bias):
-            bias_gradient[(ceil_div(columns, 128),)](g, width, counted, most, shares[3], d_bias[begin:end], columns,
+            bias_gradient[(ceil_div(columns, 128),)](g, width, counted, most, factor, d_bias[begin:end], columns,
                                                      kind["SUM"], 32, 128)  # fmt: skip
     if len(slices) > 1:
         torch.mul(sums, most if softmax else most / count, out=d_query)

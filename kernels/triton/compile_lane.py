@@ -1,4 +1,5 @@
-"""Compiles every kernel for every architecture without a GPU: registers, stack and shared memory of each as a table.
+"""Compiles every kernel for every architecture without a GPU: registers, stack, shared memory of each as a table,
+and how many products on tensor cores and copies ahead of them it has.
 
     python -m kgfast.kernels.triton.compile_lane [--architectures 80 90] [--cases NAME ..] [--check | --update TABLE]
 

@@ -56,7 +56,7 @@ def panels(count: int, bytes_each: float, budget: int, multiple: int):
 
 
 def workspace_bytes(batch: int, count: int, dim: int) -> int:
-    """Room for coefficients. With the query gradient's float32 sums 4.8 % of float32 scores, within 32 and 64 MiB, as
+    """Room for coefficients. With the query gradient's float32 sums 4.8 % of float32 scores, between 32 and 64 MiB, as
     narrower panels leave multiprocessors idle. 64 MiB where the scores are few: the share does not matter there."""
     scores = 4 * batch * count
     if scores < FEW_SCORES:

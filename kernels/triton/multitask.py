@@ -316,7 +316,8 @@ class Group:
 def task_losses(tasks: list[Task]) -> tuple[Tensor, Group]:
     """(sum of each task's weighted losses [T], in the dtype of the sums; what `task_gradients` needs).
 
-    Memory: 64 MiB for all tasks together, and some numbers a row. Ids are not checked.
+    Memory: 64 MiB for all tasks together, listed queries [B, D] of each until its gradients are made, and some numbers
+    a row. Ids are not checked.
     """
     group = Group(tasks)
     per_task = torch.zeros((len(tasks),), dtype=group.wide, device=group.device)

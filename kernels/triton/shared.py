@@ -225,7 +225,7 @@ def turned_by_group(rows, groups: int):
     else:
         first, stop = (-(-torch.arange(one, groups + one, device=rows.device) * batch // groups) for one in (0, 1))
         place = first[:, None] + torch.arange(largest, device=rows.device)
-        picked = rows[place.clamp(max=batch - 1)] * (place < stop[:, None])[:, :, None]
+        picked = rows[place.clamp(max=batch - 1)].masked_fill_((place >= stop[:, None])[:, :, None], 0)
         turned[:, :, :largest] = picked.transpose(1, 2)
     return turned, (dim * width, 1, width)
 

@@ -57,10 +57,14 @@ def slopes_block(g, g_x, g_y, x, x_count, y, y_k, y_d, y_count, rows, scale, sum
 @triton.jit(do_not_specialize=["x_count", "y_count", "factor"])
 def slopes(g, g_x, g_y, x, x_count, y, y_k, y_d, y_count, rows, counted, largest, factor: tl.int64, sums, out, dim,
            ADD: tl.constexpr, ONLY: tl.constexpr, X_LISTED: tl.constexpr, Y_LISTED: tl.constexpr,
-           Y_TURNED: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
-           ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+           Y_TURNED: tl.constexpr, FAR: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
+           PRECISION: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
+           GROUP: tl.constexpr):  # fmt: skip
     """The side that is listed (X_LISTED, Y_LISTED) has `counted` rows, read on the device. Y_TURNED: y is transposed,
-    with zeros up to the next multiple of 16 rows: tensor cores take TF32 that way alone."""
+    with zeros up to the next multiple of 16 rows: Hopper's tensor cores take TF32 that way alone. FAR: numbers of a
+    tile may lie more than 2^31 apart."""
+    if FAR:
+        g_x, y_d = tl.cast(g_x, tl.int64), tl.cast(y_d, tl.int64)
     scale = number(factor, SUM)
     if X_LISTED:
         x_count = tl.load(counted)

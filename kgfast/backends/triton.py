@@ -236,6 +236,10 @@ class Sink:
     constants: Tensor  # float64, in the order of updates.CONSTANTS
     written: list
 
+    def address(self):
+        """What a captured graph holds on to."""
+        return self.update, *(one.data_ptr() for one in (self.rows, self.state1, self.state2, self.constants))
+
     def arguments(self):
         return self.update, self.rows, self.state1, self.state2, self.constants
 
