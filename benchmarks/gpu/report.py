@@ -99,7 +99,7 @@ def chip_page(result: dict) -> str:
         lines += ["| op | by | time | of the floor | MB above inputs |", "|---|---|---|---|---|"]
         for row in timed:
             share = f"{100 * row['fraction']:.0f} % of {row['bound']}" if "fraction" in row else ""
-            memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f}"
+            memory = "" if row.get("peak_bytes") is None else f"{row['peak_bytes'] / 1e6:,.0f}"
             lines.append(f"| {row['case']} | {row['provider']} | {seconds(row['seconds'])} | {share} | {memory} |")
         lines.append("")
     launched = [row for row in parts.get("launches", []) if "in_a_row" in row]
