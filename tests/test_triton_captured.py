@@ -1,7 +1,7 @@
 """Steps recorded as CUDA graphs learn the bits of the steps that are launched.
 
-Without a GPU, in Triton's interpreter, a graph is a stand-in: it runs the step's code again with what a graph would hold,
-the addresses of the optimizer's state and constants, and the sides and sizes of the recording.
+Without a GPU, in Triton's interpreter, a graph is a stand-in: it runs the step's code again with what a graph would
+hold, the addresses of the optimizer's state and constants, and the sides and sizes of the recording.
 """
 
 import copy

@@ -90,8 +90,8 @@ def draws(device, impl, score, setting):
     assert torch.equal(ours.cpu(), theirs), "draws differ from the CPU's"
 
 
-AXES = dict(dim=(1, 16, 33, 257), negatives=(1, 5, 64), batch=(7, 1, 150), objective=cpu.OBJECTIVES, side=("tail", "head"),
-            temperature=(0.0, 0.7), known=(False, True), shared=(False, True))  # fmt: skip
+AXES = dict(dim=(1, 16, 33, 257), negatives=(1, 5, 64), batch=(7, 1, 150), objective=cpu.OBJECTIVES,
+            side=("tail", "head"), temperature=(0.0, 0.7), known=(False, True), shared=(False, True))  # fmt: skip
 CHECKS = (sampled, all_candidates, ranks, draws)
 PARTS = 2  # of a score's settings, for more processes: compiling takes most of the time
 
