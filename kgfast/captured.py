@@ -51,9 +51,11 @@ class CapturedStep:
         """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
         step = self.step
         triples = checks.triples(triples, step.entities)
-        if weights is not None:
-            weights = step.backend.assert_weights(weights, len(triples)).detach().to(step.device, step.dtype)
-        shape = len(triples), weights is None, step.sides(index), torch.get_float32_matmul_precision()
+        # weights that a step refuses have a shape that never gets ready
+        about = type(weights), getattr(weights, "shape", None)
+        shape = len(triples), about, step.sides(index), torch.get_float32_matmul_precision()
+        if isinstance(weights, Tensor):
+            weights = weights.detach().to(step.device, step.dtype)
         if shape not in self.ready or len(triples) == 0 or (shape not in self.recorded and len(self.recorded) >= MOST):
             # copies are aligned as those of a recording are: kernels differ by that
             loss = step(triples.clone(), index, None if weights is None else weights.clone())

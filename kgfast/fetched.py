@@ -71,6 +71,8 @@ class FetchedStep:
         for group, kept in zip(self.local_optimizer.param_groups, self.groups(), strict=True):
             group.update({name: value for name, value in kept.items() if name != "params"})
         parts = self.host.parts(triples, index)
+        weights = None if weights is None else weights.to(self.device)
+        shares = self.local.shares(weights, len(triples), len(parts))
         known = self.host.known_ranges(parts)
         negatives = self.host.draw(parts, len(triples), known, index)
         ends = torch.cat([triples[:, [0, 2]] for triples, _ in parts])
@@ -86,8 +88,7 @@ class FetchedStep:
         self.local.begin(index)
         loss = self.local.train(
             list(zip(local.split(len(triples)), sides, strict=True)),
-            self.local_known(known, entities), local_negatives.view(negatives.shape), index,
-            None if weights is None else weights.to(self.device),
+            self.local_known(known, entities), local_negatives.view(negatives.shape), index, shares,
         )  # fmt: skip
         for ids, mirrors in zip((entities, relations), self.mirrors, strict=True):
             for mirror in mirrors:

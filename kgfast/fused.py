@@ -110,12 +110,12 @@ class Step:
         return self.workspace(name, shape, dtype)
 
     def shares(self, weights: Tensor | None, batch: int, parts: int) -> Tensor:
-        """Each triple's part in the mean over triples and sides."""
+        """Each triple's part in the mean over triples and sides, [parts * batch]; refuses wrong weights."""
         if weights is None:
-            return torch.full((batch,), 1.0 / (batch * parts), dtype=self.dtype, device=self.device)
+            return torch.full((parts * batch,), 1.0 / (batch * parts), dtype=self.dtype, device=self.device)
         weights = self.backend.assert_weights(weights, batch)
         sum = total(weights)
-        return weights.to(self.dtype) / (torch.where(sum == 0, 1.0, sum) * parts)
+        return (weights.to(self.dtype) / (torch.where(sum == 0, 1.0, sum) * parts)).repeat(parts)
 
     def dropout_mask(self, shape, index) -> Tensor | None:
         if not self.dropout:
@@ -126,9 +126,29 @@ class Step:
         tables = self.entities, self.relations
         return self.backend.queries(*tables, triples, self.code, SIDE_CODES[side], allocate=allocate, check=False)
 
+    def all_queries(self, parts, index: int) -> tuple[Tensor, Tensor | None]:
+        """(queries of all parts after dropout, what they were multiplied with)."""
+        for p, (part, side) in enumerate(parts):
+            self.make_queries(part, side, self.slices(p, len(parts)))
+        shape = len(parts) * len(parts[0][0]), self.entities.shape[1]
+        query = self.joined("query", shape, self.entities.dtype)
+        mask = self.dropout_mask(shape, self.counted(index))
+        if mask is not None:
+            query *= mask
+        return query, mask
+
     def adjoint(self, d_query, triples: Tensor, side: str, allocate):
         tables = self.entities, self.relations
         return self.backend.queries_adjoint(d_query, *tables, triples, self.code, SIDE_CODES[side], allocate=allocate)
+
+    def all_adjoints(self, d_query, mask, parts) -> tuple[Tensor, Tensor]:
+        """(gradients of the anchors, of the relations) of all parts, from that of the queries after dropout."""
+        if mask is not None:
+            d_query *= mask
+        for p, ((part, side), d_part) in enumerate(zip(parts, d_query.split(len(parts[0][0])), strict=True)):
+            self.adjoint(d_part, part, side, self.slices(p, len(parts)))
+        widths = {"d_anchor": self.entities.shape[1], "d_relation": self.relations.shape[1]}
+        return tuple(self.joined(name, (len(d_query), width), self.dtype) for name, width in widths.items())
 
     def regularize(self, anchors, targets, relations, d_anchor, d_relation):
         """Adds the regularizer's gradient of the batch's rows; returns (ids, rows) of the targets' own part."""
@@ -223,44 +243,31 @@ class NegativeSamplingStep(Step):
         parts, batch = self.parts(triples, index), len(triples)
         if batch == 0:
             return torch.zeros((), dtype=self.dtype, device=self.device)
-        if weights is not None:
-            weights = self.backend.assert_weights(weights, batch)
-        self.begin(index)
+        shares = self.shares(weights, batch, len(parts))
+        self.begin(index)  # after what can be refused
         known = self.known_ranges(parts)
-        return self.train(parts, known, self.draw(parts, batch, known, index), index, weights)
+        return self.train(parts, known, self.draw(parts, batch, known, index), index, shares)
 
     def known_ranges(self, parts) -> tuple[Tensor, Tensor, Tensor]:
         """Known answers of the queries of all parts: starts, ends, and the ids they are ranges of."""
         return (*self.known.ranges(parts), self.known.ids) if self.known else (self.none,) * 3
 
-    def train(self, parts, known, negatives: Tensor, index: int, weights: Tensor | None) -> Tensor:
-        """The step after its ids are drawn."""
-        batch = len(parts[0][0])
-        rows, dim = len(parts) * batch, self.entities.shape[1]
-        for p, (part, side) in enumerate(parts):
-            self.make_queries(part, side, self.slices(p, len(parts)))
-        query = self.joined("query", (rows, dim), self.entities.dtype)
-        mask = self.dropout_mask(query.shape, self.counted(index))
-        if mask is not None:
-            query *= mask
+    def train(self, parts, known, negatives: Tensor, index: int, shares: Tensor) -> Tensor:
+        """The step after `begin`, when its ids are drawn."""
+        query, mask = self.all_queries(parts, index)
         anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
-        shared = len(negatives) != rows
+        shared = len(negatives) != len(query)
         ready = [anchors] if self.regularizer is None or self.regularizer_weight == 0 else [anchors, targets]
         sink = self.sinks["entities"]
         losses, d_query, pairs, coefficients, d_negatives = self.backend.sampled_loss(
             query, self.entities, targets, negatives, *(known if self.filter == "mask" else (self.none,) * 3),
-            self.shares(weights, batch, len(parts)).repeat(len(parts)), self.similarity, self.objective, self.margin,
-            self.temperature, True, allocate=self.workspace, check=False, ready=ready, into=sink,
+            shares, self.similarity, self.objective, self.margin, self.temperature, True, allocate=self.workspace,
+            check=False, ready=ready, into=sink,
         )  # fmt: skip
-        if mask is not None:
-            d_query *= mask
-        for p, (part, side) in enumerate(parts):
-            self.adjoint(d_query[p * batch : (p + 1) * batch], part, side, self.slices(p, len(parts)))
-        d_anchor = self.joined("d_anchor", (rows, dim), self.dtype)
-        d_relation = self.joined("d_relation", (rows, self.relations.shape[1]), self.dtype)
+        d_anchor, d_relation = self.all_adjoints(d_query, mask, parts)
         extras = [(anchors, d_anchor), *self.regularize(anchors, targets, relations, d_anchor, d_relation)]
         if shared:
-            extras.append((negatives.view(-1), d_negatives.view(-1, dim)))
+            extras.append((negatives.view(-1), d_negatives.flatten(0, 1)))
         self.backend.reduce_rows(query, self.entities, pairs, coefficients, extras, self.similarity, sink)
         self.update_relations([(relations, d_relation)])
         return total(losses)
@@ -320,32 +327,20 @@ class OneVsAllStep(Step):
         parts, batch = self.parts(triples, index), len(triples)
         if batch == 0:
             return torch.zeros((), dtype=self.dtype, device=self.device)
-        dim, dtype = self.entities.shape[1], self.dtype
-        rows = len(parts) * batch
         anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
         if self.answers:
             ranges = self.backend.assert_answers(*self.answers.ranges(parts), self.answers.ids, targets)
         else:
-            places = torch.arange(rows, device=self.device)
+            places = torch.arange(len(targets), device=self.device)
             ranges = (places, places + 1, targets)
-        shares = self.shares(weights, batch, len(parts)).repeat(len(parts))
+        shares = self.shares(weights, batch, len(parts))
         self.begin(index)  # after what can be refused
-        for p, (part, side) in enumerate(parts):
-            self.make_queries(part, side, self.slices(p, len(parts)))
-        query = self.joined("query", (rows, dim), self.entities.dtype)
-        mask = self.dropout_mask(query.shape, self.counted(index))
-        if mask is not None:
-            query *= mask
+        query, mask = self.all_queries(parts, index)
         losses, d_query, d_table, _ = self.backend.candidate_loss(
             query, self.entities, self.entities.new_empty(0), *ranges, shares, self.similarity, self.objective,
             self.smoothing, True, allocate=self.workspace, check=False, **self.precision,
         )  # fmt: skip
-        if mask is not None:
-            d_query *= mask
-        for p, (part, side) in enumerate(parts):
-            self.adjoint(d_query[p * batch : (p + 1) * batch], part, side, self.slices(p, len(parts)))
-        d_anchor = self.joined("d_anchor", (rows, dim), dtype)
-        d_relation = self.joined("d_relation", (rows, self.relations.shape[1]), dtype)
+        d_anchor, d_relation = self.all_adjoints(d_query, mask, parts)
         extras = [(anchors, d_anchor), *self.regularize(anchors, targets, relations, d_anchor, d_relation)]
         relation_extras = [(relations, d_relation)]
         if self.relation_weight:

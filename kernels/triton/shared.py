@@ -214,11 +214,11 @@ def list_slopes(g, lists, query, q_group, q_row, q_d, out, batch, groups, count,
         tl.store(out + length, b, mask=kept)
 
 
-def turned_by_group(rows, groups: int):
-    """(rows [B, D] as [G, D, L], L the next multiple of 16 of the largest group, with zeros; its three strides)."""
+def turned_by_group(rows, groups: int, multiple: int = 16):
+    """(rows [B, D] as [G, D, L] with zeros, L the next multiple of the largest group; its three strides)."""
     batch, dim = rows.shape
     largest = ceil_div(batch, groups)
-    width = ceil_div(largest, 16) * 16
+    width = ceil_div(largest, multiple) * multiple
     turned = rows.new_zeros((groups, dim, width))
     if batch == groups * largest:
         turned[:, :, :largest] = rows.view(groups, largest, dim).transpose(1, 2)
@@ -259,10 +259,8 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
     if count:
         turned, rows = (query, dim, 1), (lists, count * dim, dim, 1)
         if similarity != DOT.value:  # tiles of distances read a coordinate of many rows at once
-            padded = column_tiles * sizes.columns
-            copy = lists.new_zeros((groups, dim, padded))
-            copy[:, :, :count] = lists.transpose(1, 2)
-            turned, rows = (query.t().contiguous(), 1, batch), (copy, padded * dim, 1, padded)
+            copy, strides = turned_by_group(lists.view(-1, dim), groups, sizes.columns)
+            turned, rows = (query.t().contiguous(), 1, batch), (copy, *strides)
         scores[(row_tiles * column_tiles, groups)](
             *turned, *rows, raw, batch, groups, count, dim, row_tiles, **shared, ROWS=sizes.rows,
             COLUMNS=sizes.columns, DEPTH=sizes.depth, GROUP=GROUP, **constants(sizes),
