@@ -40,11 +40,11 @@ endif
 
 # Every Triton kernel for every GPU architecture: no spilled registers, no growth beyond the table. Minutes the first time.
 cubins: build
-	$(BIN)/python -m kgfast.kernels.triton.compile_lane --check tests/data/registers.json
+	$(BIN)/python -m kgfast.kernels.compile.lane --check tests/kernels/registers.json
 
 # The compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: build
-	tests/sanitize.sh $(BIN)/python
+	tests/kernels/sanitize.sh $(BIN)/python
 
 clean:
 	rm -rf build runs $(VENV)

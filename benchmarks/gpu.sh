@@ -67,7 +67,7 @@ build() {
   # without pip: in place, where the package kgfast.kernels is a link
   "$work/venv/bin/python" -m pip install --quiet --no-index --no-deps --no-build-isolation -e . \
     || { "$work/venv/bin/python" setup.py -q build_ext --inplace && ln -sfn ../kernels kgfast/kernels; } || return 1
-  "$work/venv/bin/python" -m kgfast info 2>/dev/null || "$work/venv/bin/python" -c 'import json; from kgfast.info import collect; print(json.dumps(collect(), indent=1))'
+  "$work/venv/bin/python" -m kgfast info 2>/dev/null || "$work/venv/bin/python" -c 'import json; from kgfast.cli.info import collect; print(json.dumps(collect(), indent=1))'
 }
 
 if [[ $device == cpu ]]; then

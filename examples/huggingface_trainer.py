@@ -16,8 +16,8 @@ from transformers import BertConfig, BertForMaskedLM, Trainer, TrainingArguments
 
 import kgfast
 from kgfast import reference
-from kgfast.joint.texts import TextStore, all_texts, graph_texts
-from kgfast.joint.tokens import Tokenizer
+from kgfast.joint.text.store import TextStore, all_texts, graph_texts
+from kgfast.joint.text.tokenizer import Tokenizer
 
 
 class Joint(nn.Module):

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 from kgfast.errors import CheckpointError, ConfigError, DataError, KgfastError
 
 if TYPE_CHECKING:
-    from kgfast import fused, nn, optim
+    from kgfast import nn, optim, steps
     from kgfast._C import cpu_level, cpu_levels, set_cpu_level
+    from kgfast.core.known import KnownTriples
     from kgfast.data import KnowledgeGraph
     from kgfast.functional import (
+        NegativeSampler,
+        Term,
         linear_cross_entropy,
+        multitask_loss,
         negative_sampling_loss,
         one_vs_all_loss,
         rank,
@@ -21,20 +25,20 @@ if TYPE_CHECKING:
         score_triples,
         topk,
     )
-    from kgfast.known import KnownTriples
-    from kgfast.multitask import Term, multitask_loss
     from kgfast.reference import SCORES
-    from kgfast.sampling import NegativeSampler
 
 __version__ = "0.1.0"
 
 # Where each name lives: importing kgfast costs nothing, torch (two seconds) comes with the first name that needs it.
 _HOMES = {
-    "kgfast": ("fused", "nn", "optim"),
+    "kgfast": ("nn", "optim", "steps"),
     "kgfast._C": ("cpu_level", "cpu_levels", "set_cpu_level"),
     "kgfast.data": ("KnowledgeGraph",),
     "kgfast.functional": (
+        "NegativeSampler",
+        "Term",
         "linear_cross_entropy",
+        "multitask_loss",
         "negative_sampling_loss",
         "one_vs_all_loss",
         "rank",
@@ -43,10 +47,8 @@ _HOMES = {
         "score_triples",
         "topk",
     ),
-    "kgfast.known": ("KnownTriples",),
+    "kgfast.core.known": ("KnownTriples",),
     "kgfast.reference": ("SCORES",),
-    "kgfast.multitask": ("Term", "multitask_loss"),
-    "kgfast.sampling": ("NegativeSampler",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["CheckpointError", "ConfigError", "DataError", "KgfastError", *sorted(_HOME)]

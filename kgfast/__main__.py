@@ -1,5 +1,5 @@
 """`python -m kgfast` is `kgfast`."""
 
-from kgfast.cli import main
+from kgfast.cli.main import main
 
 main()

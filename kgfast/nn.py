@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kgfast import checks, functional
+from kgfast import functional
 from kgfast.backends.cpu import check_ids
+from kgfast.core import checks
+from kgfast.core.known import KnownTriples
 from kgfast.errors import KgfastError
-from kgfast.known import KnownTriples
 from kgfast.reference import SCORES
 
 

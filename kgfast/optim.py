@@ -1,7 +1,7 @@
 """Row optimizers: only touched rows of a table move, and only their state. torch.optim classes, one kernel each.
 
 With sparse gradients (`sparse_grad=True`, nn.Embedding(sparse=True)) the touched rows are those of the gradient; with a
-dense gradient every row is. Training applies the same kernels inside the pass that makes the gradients (fused.py).
+dense gradient every row is. Training applies the same kernels inside the pass that makes the gradients (steps/).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from kgfast import backends, checks
+from kgfast import backends
 from kgfast.backends.cpu import check_ids
+from kgfast.core import checks
 from kgfast.errors import KgfastError
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kgfast.known import KnownTriples
+from kgfast.core.known import KnownTriples
 from kgfast.reference import SCORES
 
 # Lane boundaries of every vector width; a score of two halves takes the next even number.

@@ -11,7 +11,7 @@ from benchmarks import cost, eager
 from benchmarks.cases.registry import ALL_SCORES, Work, distinct, hold, register
 from benchmarks.cost import ID, REAL, Cost
 from benchmarks.inputs import COPIED, Inputs
-from kgfast import fused, optim, reference
+from kgfast import optim, reference, steps
 from kgfast.reference import SCORES
 
 # name -> ours, torch's own, reals of state a row of D reals, the reference's first state
@@ -79,7 +79,7 @@ def negative_sampling_step(given: Inputs, variant: str) -> Work:
     def fresh(initial: float = 0.0):
         model = given.model()
         optimizer = optim.RowAdagrad(model.parameters(), lr=0.1, initial=initial)
-        return model, fused.NegativeSamplingStep(
+        return model, steps.NegativeSamplingStep(
             model, optimizer, negatives=size.negatives, sharing=variant, margin=1.0, side="tail", seed=5
         )
 
@@ -125,7 +125,7 @@ def one_vs_all_step(given: Inputs, variant: str) -> Work:
     def fresh(initial: float = 0.0):
         model = given.model()
         optimizer = optim.RowAdagrad(model.parameters(), lr=0.1, initial=initial)
-        return model, fused.OneVsAllStep(model, optimizer, side="tail")
+        return model, steps.OneVsAllStep(model, optimizer, side="tail")
 
     def compute(dtype):
         return expect_step(

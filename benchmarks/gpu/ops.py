@@ -16,10 +16,10 @@ import kgfast
 from benchmarks.gpu import rivals
 from benchmarks.gpu.stage import Stage, summary
 from kgfast import backends
-from kgfast.captured import CapturedStep
-from kgfast.fused import NegativeSamplingStep
 from kgfast.nn import KGEModel
 from kgfast.optim import RowAdagrad
+from kgfast.steps import NegativeSamplingStep
+from kgfast.steps.cuda_graph import CapturedStep
 
 ENTITIES, RELATIONS, DIM, BATCH, NEGATIVES = 14541, 237, 400, 1024, 256  # FB15k-237
 LARGE = 5_000_000  # entities: 8 GB of rows, far more than any cache

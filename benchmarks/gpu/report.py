@@ -26,7 +26,7 @@ def environment(device: str) -> dict:
     import torch
 
     from benchmarks.machine import commit, installed
-    from kgfast.info import collect
+    from kgfast.cli.info import collect
 
     found = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

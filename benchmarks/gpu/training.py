@@ -17,12 +17,12 @@ import torch
 from benchmarks.gpu.stage import Stage
 from benchmarks.inputs import zipf
 from kgfast import backends
-from kgfast.captured import CapturedStep
-from kgfast.fetched import FetchedStep
-from kgfast.fused import NegativeSamplingStep, OneVsAllStep, Step
-from kgfast.known import KnownTriples
+from kgfast.core.known import KnownTriples
 from kgfast.nn import KGEModel
 from kgfast.optim import RowAdagrad
+from kgfast.steps import NegativeSamplingStep, OneVsAllStep, Step
+from kgfast.steps.cuda_graph import CapturedStep
+from kgfast.steps.host_tables import HostTablesStep
 
 FB15K = dict(entities=14951, relations=1345, triples=483_142)
 FB15K_237 = dict(entities=14541, relations=237, triples=272_115)
@@ -79,7 +79,7 @@ def fetched(stage: Stage, impl: str, seconds: float) -> None:
     dim, batch, negatives = (16, 8, 8) if stage.tiny else (400, 10_000, 1_000)
     triples = synthetic(**shape)
     model = KGEModel(shape["entities"], shape["relations"], dim, score="complex")
-    step = FetchedStep(model, RowAdagrad(model.parameters(), lr=0.1), device=stage.device, negatives=negatives,
+    step = HostTablesStep(model, RowAdagrad(model.parameters(), lr=0.1), device=stage.device, negatives=negatives,
                        sharing="batch", objective="softmax", side="both", impl=impl)  # fmt: skip
     stage.keep(setting="tables in host memory", impl=impl, graph="synthetic, 2 million entities", batch=batch,
                negatives=negatives, dim=dim, **train(stage, step, triples, batch, seconds))  # fmt: skip

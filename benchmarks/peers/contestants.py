@@ -10,7 +10,7 @@ import kgfast
 from benchmarks import eager
 from benchmarks.cases.steps import INITIAL, expect_step
 from benchmarks.peers.work import LEARNING_RATE, MARGIN, Job, reference_ranks, same_ranks
-from kgfast import fused, optim, reference
+from kgfast import optim, reference, steps
 from kgfast.testing import assert_no_worse
 
 FEW = 3  # triples ranked by the eager specification, which stores [B, C, D]
@@ -71,9 +71,9 @@ class Kgfast(Contestant):
     def new_step(self, model, initial):
         optimizer = optim.RowAdagrad(model.parameters(), lr=LEARNING_RATE, initial=initial)
         if self.job.kind == "train/all":
-            return fused.OneVsAllStep(model, optimizer, side="tail")
+            return steps.OneVsAllStep(model, optimizer, side="tail")
         sharing = "batch" if self.job.kind == "train/shared" else "none"
-        return fused.NegativeSamplingStep(
+        return steps.NegativeSamplingStep(
             model, optimizer, negatives=self.job.negatives, sharing=sharing, margin=MARGIN, side="alternate"
         )
 

@@ -173,9 +173,9 @@ class Store:
 
     def find(self, kernel, arguments: dict, options: dict):
         """(loaded kernel, values of Triton's own trailing parameters), or None where this signature was not built."""
-        from kgfast.backends.cpu import _C
+        from kgfast.kernels.compile.signatures import describe
 
-        from .signatures import describe
+        from kgfast.backends.cpu import _C
 
         major, minor = torch.cuda.get_device_capability()
         architecture = str(10 * major + minor)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from kgfast.kernels.triton.gradients import slopes
 
 from .configurations import GROUP, WORKSPACE_BYTES, arithmetic, bits, tiles
 from .launching import block, ceil_div, laid_for_slopes, panels, readable, transposes
 from .scores import DOT, L2, MODULUS
-from .slopes import slopes
 from .tiles import place_of, score_tile
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from kgfast.kernels.triton.gradients import bias_gradient, slopes
 
 from .configurations import GROUP, OBJECTIVES, arithmetic, bits, sum_dtype, tiles
 from .launching import (
@@ -27,7 +28,6 @@ from .launching import (
     workspace_bytes,
 )
 from .scores import DOT, L2, MODULUS
-from .slopes import bias_gradient, slopes
 from .tiles import first_at_least, number, place_of, score_tile, subtract_at_answers, sum_at_answers
 
 SOFTMAX = tl.constexpr(1)

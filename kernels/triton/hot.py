@@ -5,10 +5,10 @@ multiples of 16 or not, which is all that Triton asks of them. Everything else i
 from __future__ import annotations
 
 import torch
+from kgfast.kernels.compile.signatures import Signature, record
+from kgfast.kernels.compile.tile_cases import CASES, DOT, L1, real, whole
 
 from . import rows, sampled
-from .cases import CASES, DOT, L1, real, whole
-from .signatures import Signature, record
 
 BATCH, NEGATIVES, ENTITIES, DIM = 1024, 256, 14541, 400  # FB15k-237
 LOGISTIC, ROW_ADAGRAD = 0, 4

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from kgfast.kernels.triton.gradients import bias_gradient, slopes_block
 from torch import Tensor
 
 from . import configurations
@@ -26,7 +27,6 @@ from .candidates import (
 )
 from .configurations import GROUP, OBJECTIVES, TYPES, WORKSPACE_BYTES, arithmetic, bits, sum_dtype, tiles
 from .launching import block, ceil_div, part_of, workspace_bytes
-from .slopes import bias_gradient, slopes_block
 from .tiles import number, place_of
 
 FIELDS = tl.constexpr(32)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kgfast import checks
+from kgfast.core import checks
 from kgfast.errors import KgfastError
 
 # The module shares torch's OpenMP runtime, so torch must come first.

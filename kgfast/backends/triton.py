@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kgfast import checks
 from kgfast.backends.cpu import (
     REGULARIZERS,
     SCORES,
@@ -24,12 +23,13 @@ from kgfast.backends.cpu import (
     check_triples,
     total,
 )
+from kgfast.core import checks
+from kgfast.core.csr import as_csr
 from kgfast.errors import KgfastError
 from kgfast.kernels.triton import all_scores as scan
 from kgfast.kernels.triton import candidates, multitask, pairs, ranking, rows, sampled, sampling, shared, updates
 from kgfast.kernels.triton import queries as operators
 from kgfast.kernels.triton.configurations import sum_dtype
-from kgfast.ranges import as_csr
 
 __all__ = ["Workspace", "total"]  # and the functions below
 LAUNCH = os.environ.get("KGFAST_TRITON_LAUNCH", "jit")

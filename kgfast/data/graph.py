@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from kgfast.core.known import KnownTriples, check_form, check_triples
 from kgfast.data import cache as cached
-from kgfast.data.checks import DataReport, examine
 from kgfast.data.columns import number
+from kgfast.data.findings import DataReport, examine
 from kgfast.data.ntriples import shorten
 from kgfast.data.readers import file_format, read_triples
 from kgfast.data.sources import SPLITS, Sources, find_sources
@@ -19,7 +20,6 @@ from kgfast.data.strings import Strings
 from kgfast.data.texts import Question, read_questions, read_texts
 from kgfast.data.writer import save
 from kgfast.errors import DataError
-from kgfast.known import KnownTriples, check_form, check_triples
 
 
 class KnowledgeGraph:

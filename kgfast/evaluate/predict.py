@@ -2,9 +2,9 @@
 
 import torch
 
+from kgfast.core.known import KnownTriples
 from kgfast.errors import ConfigError, DataError
 from kgfast.evaluate.metrics import check_model_fits
-from kgfast.known import KnownTriples
 
 KNOWN = ("exclude", "mark", "ignore")
 

@@ -17,7 +17,7 @@ from kgfast.joint.build import build_model, fit_to_data, load_graph
 from kgfast.joint.config import JointConfig
 from kgfast.joint.evaluate import LOWER_IS_BETTER
 from kgfast.joint.loop import train_joint
-from kgfast.train.storage import write_durably
+from kgfast.run.storage import write_durably
 
 SPLIT = "test"
 

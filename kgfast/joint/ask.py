@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kgfast import checks, reference
+from kgfast import reference
+from kgfast.core import checks
 from kgfast.errors import ConfigError
 from kgfast.evaluate.predict import find_id, relation_label
-from kgfast.joint.fill import all_scores
-from kgfast.joint.model import evaluating
-from kgfast.joint.questions import find_topic, mentions, without_mention
+from kgfast.joint.model.joint_model import evaluating
+from kgfast.joint.tasks.qa.fill import all_scores
+from kgfast.joint.tasks.qa.questions import find_topic, mentions, without_mention
+from kgfast.joint.tasks.qa.walk import Step, support, walk
 from kgfast.joint.unseen import rows_of_texts
-from kgfast.joint.walk import Step, support, walk
 
 MAIN = ("together", "following", "embedding")  # whose answers count: the first that there is
 

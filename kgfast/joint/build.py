@@ -11,19 +11,19 @@ from torch import nn
 from kgfast import optim
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError, ConfigError, DataError
-from kgfast.joint.backbone import Backbone, Shape
+from kgfast.joint.balance.weights import make_weights
 from kgfast.joint.config import JointConfig
-from kgfast.joint.corpus import Corpus
-from kgfast.joint.encoders import EntityEncoder
-from kgfast.joint.model import JointModel
-from kgfast.joint.questions import with_fewer_triples, with_questions
-from kgfast.joint.sharing import ENTITIES, make_sharing
+from kgfast.joint.model.backbone import Backbone, Shape
+from kgfast.joint.model.encoders import EntityEncoder
+from kgfast.joint.model.joint_model import JointModel
+from kgfast.joint.model.sharing import ENTITIES, make_sharing
 from kgfast.joint.tasks import ModelDims, task_class
-from kgfast.joint.texts import TextStore, all_texts, graph_texts
-from kgfast.joint.tokens import Tokenizer
-from kgfast.joint.weights import make_weights
+from kgfast.joint.tasks.qa.questions import with_fewer_triples, with_questions
+from kgfast.joint.text.corpus import Corpus
+from kgfast.joint.text.store import TextStore, all_texts, graph_texts
+from kgfast.joint.text.tokenizer import Tokenizer
 from kgfast.nn import KGEModel
-from kgfast.train.settings import check_device
+from kgfast.run.settings import check_device
 
 WEIGHTS_RATE = 10  # learned weights of tasks move so many times faster than the Transformer: they are a handful
 LANGUAGE = ("mlm", "nsp", "clm")  # tasks that read the corpus

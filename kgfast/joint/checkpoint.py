@@ -1,5 +1,5 @@
 """Checkpoints of joint runs in RUN/checkpoint/: all that a step depends on. Killed at any moment, the process leaves
-the old or the new one whole (see `kgfast.train.storage`).
+the old or the new one whole (see `kgfast.run.storage`).
 
     checkpoint.json                position, settings, fingerprints of graph, texts and tokenizer, files
     model-N.safetensors            parameters, memory of entity texts, heads of the tasks
@@ -26,10 +26,9 @@ from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError
 from kgfast.joint.build import build_model, check_tokenizer, load_graph
 from kgfast.joint.config import JointConfig
-from kgfast.joint.model import JointModel
-from kgfast.joint.texts import graph_texts
-from kgfast.train.checkpoint import check_graph, load_optimizer_state, optimizer_state, refuse_differences
-from kgfast.train.storage import (
+from kgfast.joint.model.joint_model import JointModel
+from kgfast.joint.text.store import graph_texts
+from kgfast.run.storage import (
     file_of_run,
     previous_manifest,
     read_manifest,
@@ -37,6 +36,7 @@ from kgfast.train.storage import (
     remove_leftovers,
     write_checkpoint,
 )
+from kgfast.train.checkpoint import check_graph, load_optimizer_state, optimizer_state, refuse_differences
 
 KIND = "joint"
 # A run may go on with other values of these; all others decide what is learnt.

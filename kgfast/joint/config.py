@@ -17,14 +17,14 @@ from kgfast.errors import ConfigError
 from kgfast.joint.recipes import RECIPES, joint_recipe
 from kgfast.joint.tasks import TaskOptions, task_class, task_names
 from kgfast.reference import SCORES
-from kgfast.train import settings
-from kgfast.train.settings import Section
+from kgfast.run import settings
+from kgfast.run.settings import Section
 
 DEFAULT_EPOCHS = 10
 
 
 class EntitySection(Section):
-    """Rows of entities; see `kgfast.joint.encoders.EntityEncoder`."""
+    """Rows of entities; see `kgfast.joint.model.encoders.EntityEncoder`."""
 
     kind: Literal["table", "text", "hybrid"] = Field("table", description="rows from a table, from texts, or both")
     refresh: int = Field(256, gt=0, description="texts of entities that a step reads anew")
@@ -64,7 +64,7 @@ class CorpusSection(Section):
 
 
 class SharingSection(Section):
-    """How tasks share the Transformer; see `kgfast.joint.sharing`."""
+    """How tasks share the Transformer; see `kgfast.joint.model.sharing`."""
 
     mode: Literal["hard", "soft", "routed"] = "hard"
     pull: Literal["l2", "cosine"] | None = Field(None, description="soft: what pulls the backbones together")
@@ -76,7 +76,7 @@ class SharingSection(Section):
 
 
 class WeightingSection(Section):
-    """Weights of the tasks' losses; see `kgfast.joint.weights`."""
+    """Weights of the tasks' losses; see `kgfast.joint.balance.weights`."""
 
     method: Literal["fixed", "uncertainty", "dwa", "gradnorm"] = "fixed"
     surgery: Literal["none", "pcgrad"] = Field("none", description="what is done with gradients that conflict")
@@ -87,7 +87,7 @@ class WeightingSection(Section):
 
 
 class MixingSection(Section):
-    """Which tasks take part in a step; see `kgfast.joint.mixing`."""
+    """Which tasks take part in a step; see `kgfast.joint.balance.mixing`."""
 
     method: Literal["every", "proportional", "temperature", "round_robin"] = "every"
     temperature: float = Field(2.0, ge=1, description="temperature: 1 is proportional, infinity even")

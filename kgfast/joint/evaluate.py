@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kgfast.errors import ConfigError, DataError
-from kgfast.joint.model import JointModel, evaluating
+from kgfast.joint.model.joint_model import JointModel, evaluating
 
 SPLITS = ("test", "valid")
 HEADLINES = {"link": "mrr", "relation": "mrr", "qa": "hits@1", "mlm": "perplexity", "clm": "perplexity",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kgfast.multitask import Term
+from kgfast.functional.multitask import Term
 
 LEAST = 1e-6  # below it a loss has no gradient: 1 - e^{-loss} is lost to rounding
 

@@ -19,23 +19,16 @@ from torch import Tensor
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError
 from kgfast.joint import build, checkpoint
+from kgfast.joint.balance.mixing import Mixing, Starvation
 from kgfast.joint.config import JointConfig
 from kgfast.joint.evaluate import SPLITS, evaluate_tasks, headline, held_out, numbers_of
-from kgfast.joint.mixing import Mixing, Starvation
 from kgfast.joint.parallel import Processes
 from kgfast.joint.step import Step
-from kgfast.train.monitor import Monitor
-from kgfast.train.schedule import learning_rate
-from kgfast.train.session import (
-    TrainingError,
-    TrainingLoop,
-    leave,
-    peak_memory_bytes,
-    run_folder,
-    stop_signals,
-)
-from kgfast.train.settings import check_device
-from kgfast.train.storage import write_durably
+from kgfast.run.monitor import Monitor
+from kgfast.run.schedule import learning_rate
+from kgfast.run.session import TrainingError, TrainingLoop, leave, peak_memory_bytes, run_folder, stop_signals
+from kgfast.run.settings import check_device
+from kgfast.run.storage import write_durably
 
 LOG_STEPS = 256  # at most, between two reads of the losses
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from kgfast.joint.encoders import EntityEncoder
+from kgfast.joint.model.encoders import EntityEncoder
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from kgfast.evaluate.report import (
     write_page,
 )
 from kgfast.joint.evaluate import headline
-from kgfast.joint.model import JointModel
+from kgfast.joint.model.joint_model import JointModel
 from kgfast.joint.tasks.link import link_model
 
 WORDS = {"mrr": "MRR", "hits@1": "Hits@1", "hits@3": "Hits@3", "hits@10": "Hits@10", "mean_rank": "Mean rank",

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from kgfast.functional.multitask import Term, multitask_loss
+from kgfast.joint.balance.pcgrad import project
 from kgfast.joint.config import JointConfig
-from kgfast.joint.model import JointModel
+from kgfast.joint.model.joint_model import JointModel
 from kgfast.joint.parallel import Processes
-from kgfast.joint.pcgrad import project
-from kgfast.multitask import Term, multitask_loss
 from kgfast.train.batches import generator
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError
 from kgfast.evaluate.metrics import evaluate
-from kgfast.joint.model import evaluating
-from kgfast.joint.sharing import ENTITIES
-from kgfast.joint.texts import entity_texts
+from kgfast.joint.model.joint_model import evaluating
+from kgfast.joint.model.sharing import ENTITIES
+from kgfast.joint.text.store import entity_texts
 from kgfast.nn import KGEModel
 
 

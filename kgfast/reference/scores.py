@@ -1,7 +1,7 @@
 """Scores: a query made from the two known parts of a triple, and its similarity to the rows of a table.
 
 This file is the specification of every score; the compiled kernels are held to it by
-tests/test_conformance.py. Nothing here is fast: similarities broadcast, so [B, C, D] is stored. Gradients
+tests/backends/test_conformance.py. Nothing here is fast: similarities broadcast, so [B, C, D] is stored. Gradients
 come by autograd.
 """
 

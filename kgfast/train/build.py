@@ -1,4 +1,4 @@
-"""From a configuration and a graph to the three parts of a training step: model, optimizer, fused step."""
+"""From a configuration and a graph to the three parts of a training step: model, optimizer, training step."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kgfast import fused, optim
-from kgfast.captured import CapturedStep
-from kgfast.fetched import FetchedStep
+from kgfast import optim
 from kgfast.nn import KGEModel
+from kgfast.run.settings import check_device
+from kgfast.steps import CapturedStep, HostTablesStep, NegativeSamplingStep, OneVsAllStep
 from kgfast.train.config import TrainConfig
-from kgfast.train.settings import check_device
 
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
@@ -52,7 +51,7 @@ def build_optimizer(config: TrainConfig, model: KGEModel) -> torch.optim.Optimiz
 def build_step(
     config: TrainConfig, model: KGEModel, optimizer: torch.optim.Optimizer, graph: KnowledgeGraph
 ) -> Callable[..., Tensor]:
-    """The fused step `step(triples, index, weights=None) -> loss` over the graph's training triples; captured as CUDA
+    """The step `step(triples, index, weights=None) -> loss` over the graph's training triples; captured as CUDA
     graphs where tables are on a GPU."""
     step = launched_step(config, model, optimizer, graph)
     return CapturedStep(step) if config.table_device.startswith("cuda") else step
@@ -71,7 +70,7 @@ def launched_step(
         regularizer_weight=config.regularizer_weight if config.regularizer != "none" else 0.0,
     )
     if config.candidates == "all":
-        return fused.OneVsAllStep(
+        return OneVsAllStep(
             model,
             optimizer,
             label_smoothing=config.label_smoothing,
@@ -85,7 +84,7 @@ def launched_step(
     if config.negative_power > 0:
         ends = graph.train[:, [0, 2]].reshape(-1)
         counts = torch.bincount(ends, minlength=graph.num_entities).to(config.table_device)
-    step = partial(FetchedStep, device=config.device) if config.tables == "host" else fused.NegativeSamplingStep
+    step = partial(HostTablesStep, device=config.device) if config.tables == "host" else NegativeSamplingStep
     return step(
         model,
         optimizer,

@@ -6,7 +6,7 @@
     best-N.safetensors            the tables of the best validation, if there was one
     entities.txt, relations.txt   names, line i is id i
 
-How they are written: `kgfast.train.storage`.
+How they are written: `kgfast.run.storage`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ from torch import Tensor
 
 from kgfast.errors import CheckpointError
 from kgfast.nn import KGEModel
-from kgfast.train.build import build_model
-from kgfast.train.config import TrainConfig, unused
-from kgfast.train.id_maps import IdMaps
-from kgfast.train.storage import (
+from kgfast.run.storage import (
     file_of_run,
     graph_entry,
     previous_manifest,
@@ -34,6 +31,9 @@ from kgfast.train.storage import (
     remove_leftovers,
     write_checkpoint,
 )
+from kgfast.train.build import build_model
+from kgfast.train.config import TrainConfig, unused
+from kgfast.train.id_maps import IdMaps
 
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph

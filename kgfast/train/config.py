@@ -14,9 +14,9 @@ from pydantic import Field, ValidationError
 
 from kgfast.errors import ConfigError
 from kgfast.reference import SCORES
-from kgfast.train import settings
+from kgfast.run import settings
+from kgfast.run.settings import boolean, canonical, parse_pairs
 from kgfast.train.recipes import recipe_values
-from kgfast.train.settings import boolean, canonical, parse_pairs
 
 DEFAULT_EPOCHS = 100
 

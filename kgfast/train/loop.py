@@ -20,21 +20,14 @@ from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError
 from kgfast.evaluate.metrics import all_ranks, evaluate, summarize
 from kgfast.evaluate.report import write_report
+from kgfast.run.monitor import Monitor
+from kgfast.run.schedule import learning_rate
+from kgfast.run.session import TrainingError, TrainingLoop, leave, peak_memory_bytes, run_folder, stop_signals
+from kgfast.run.storage import write_durably
 from kgfast.train import checkpoint
 from kgfast.train.batches import Batches, frequency_weights, generator
 from kgfast.train.build import build_model, build_optimizer, build_step
 from kgfast.train.config import TrainConfig
-from kgfast.train.monitor import Monitor
-from kgfast.train.schedule import learning_rate
-from kgfast.train.session import (
-    TrainingError,
-    TrainingLoop,
-    leave,
-    peak_memory_bytes,
-    run_folder,
-    stop_signals,
-)
-from kgfast.train.storage import write_durably
 
 REPORTED = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank", "triples", "head", "tail")
 LOG_STEPS = 4096  # at most, between two reads of the losses

@@ -1,5 +1,5 @@
 // Philox-4x32-10 (Salmon et al. 2011) and the mapping from its words to candidate ids. The same bits on every
-// backend; tests/test_sampling.py holds this file against the eager specification.
+// backend; tests/functional/test_sampling.py holds this file against the eager specification.
 #pragma once
 
 #include "core.h"

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from kgfast.errors import ConfigError, DataError
-from kgfast.joint.packed import Encoded, Packed
-from kgfast.multitask import Term
+from kgfast.functional.multitask import Term
+from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.train.batches import generator
 
 __all__ = ["TASKS", "Encoded", "ModelDims", "Packed", "Schedule", "Task", "TaskOptions", "Term", "generator",

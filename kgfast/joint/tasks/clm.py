@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 
 from kgfast.errors import ConfigError
-from kgfast.joint.language import LanguageTask, TokenBatch
-from kgfast.joint.packed import Packed
+from kgfast.joint.language_task import LanguageTask, TokenBatch
+from kgfast.joint.model.packed import Packed
 from kgfast.joint.tasks import ModelDims, TaskOptions, register
 
 

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from kgfast.answers import answers_of_both_sides
+from kgfast.core.csr import places_among
 from kgfast.errors import DataError
-from kgfast.joint.language import device_of
-from kgfast.joint.packed import Encoded, Packed
+from kgfast.functional.answers import answers_of_both_sides
+from kgfast.joint.language_task import device_of
+from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, register
-from kgfast.joint.texts import relation_texts
-from kgfast.ranges import places_among
+from kgfast.joint.text.store import relation_texts
 
 
 @dataclass(frozen=True)

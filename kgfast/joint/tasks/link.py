@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kgfast import reference
-from kgfast.answers import answers_of_both_sides
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import DataError
 from kgfast.evaluate.metrics import evaluate
+from kgfast.functional.answers import answers_of_both_sides
 from kgfast.joint.likelihood import cubed, likelihood_term
 from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, generator, register
 from kgfast.nn import KGEModel

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from kgfast.errors import ConfigError
-from kgfast.joint.language import LanguageTask, TokenBatch, corpus_of
-from kgfast.joint.packed import Packed
+from kgfast.joint.language_task import LanguageTask, TokenBatch, corpus_of
+from kgfast.joint.model.packed import Packed
 from kgfast.joint.tasks import ModelDims, TaskOptions, generator, register
 
 

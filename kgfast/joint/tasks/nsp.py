@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kgfast.errors import ConfigError, DataError
-from kgfast.joint.language import corpus_of, device_of
-from kgfast.joint.packed import Encoded, Packed, gather_places
-from kgfast.joint.pooling import pool
+from kgfast.joint.language_task import corpus_of, device_of
+from kgfast.joint.model.packed import Encoded, Packed, gather_places
+from kgfast.joint.model.pooling import pool
 from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, generator, register
 
 

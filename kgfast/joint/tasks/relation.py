@@ -13,7 +13,7 @@ from kgfast import reference
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
 from kgfast.evaluate.metrics import split_triples, summarize
-from kgfast.joint.packed import gather_places
+from kgfast.joint.model.packed import gather_places
 from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, register
 
 

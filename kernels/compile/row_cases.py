@@ -1,0 +1,99 @@
+"""As cases.py, for the kernels that read rows by id: queries, pairs, draws, sampled losses, updates."""
+
+from __future__ import annotations
+
+import torch
+from kgfast.kernels.triton import pairs, queries, rows, sampled, sampling, shared, updates
+from kgfast.kernels.triton.configurations import sum_dtype
+
+BATCH, NEGATIVES, COUNT, RELATIONS, DIM = 1024, 256, 14541, 237, 400
+FLOAT, BFLOAT = torch.float32, torch.bfloat16
+LOGISTIC = 0
+UPDATES = {"dense": 0, "row_adagrad": 4, "adam": 5}
+
+
+def real(*shape, dtype=FLOAT):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def whole(*shape):
+    return real(*shape, dtype=torch.int64)
+
+
+def allocate(name, shape, dtype):
+    return real(*shape, dtype=dtype)
+
+
+def known():
+    return whole(BATCH), whole(BATCH), whole(10 * BATCH)
+
+
+def query(operator: str, width: int, dim: int = DIM):
+    for side in (0, 1):
+        tables = real(COUNT, dim), real(RELATIONS, width), whole(BATCH, 3)
+        queries.make_queries(*tables, operator, side, real(BATCH, dim))
+        queries.adjoint(real(BATCH, dim), *tables, operator, side, real(BATCH, dim), real(BATCH, width))
+
+
+def pair(similarity: int):
+    inputs = real(BATCH, DIM), real(COUNT, DIM), whole(BATCH, 1 + NEGATIVES), similarity
+    scores = real(BATCH, 1 + NEGATIVES)
+    pairs.score(*inputs, scores)
+    pairs.query_gradient(scores, scores, *inputs, scores, real(BATCH, DIM))
+
+
+def draw(weighted: bool, filtered: bool):
+    lists = known() if filtered else (whole(0), whole(0), whole(0))
+    weights = (whole(COUNT), whole(COUNT)) if weighted else (whole(0), whole(0))
+    sampling.sample(whole(BATCH, NEGATIVES), 1, whole(1), COUNT, 0, *weights, *lists)
+
+
+def own_negatives(similarity: int, dtype=FLOAT):
+    width, wide = (BATCH, 1 + NEGATIVES), sum_dtype(dtype)
+    inputs = real(BATCH, DIM, dtype=dtype), real(COUNT, DIM, dtype=dtype), whole(BATCH), whole(BATCH, NEGATIVES)
+    sampled.loss(*inputs, *known(), real(BATCH), similarity, LOGISTIC, 9.0, 1.0, real(BATCH), real(BATCH, DIM),
+                 whole(*width), real(*width, dtype=wide), real(2, BATCH), real(BATCH))  # fmt: skip
+
+
+def shared_negatives(similarity: int, dtype=FLOAT):
+    inputs = real(BATCH, DIM, dtype=dtype), real(COUNT, DIM, dtype=dtype), whole(BATCH), whole(4, NEGATIVES)
+    shared.loss(*inputs, *known(), real(BATCH), similarity, LOGISTIC, 9.0, 1.0, real(BATCH), real(BATCH, DIM),
+                real(BATCH, 1), real(4, NEGATIVES, DIM), allocate)  # fmt: skip
+
+
+def touched_rows(similarity: int, update: str, dtype=FLOAT):
+    width, table = (BATCH, 1 + NEGATIVES), real(COUNT, DIM, dtype=dtype)
+    states = real(COUNT) if update == "row_adagrad" else real(COUNT, DIM), real(COUNT, DIM)
+    extras = [(whole(BATCH), real(BATCH, DIM))]
+    rows.reduce_rows(real(BATCH, DIM, dtype=dtype), table, whole(*width), real(*width), extras, similarity,
+                     UPDATES[update], table, *states, real(6, dtype=torch.float64), allocate)  # fmt: skip
+
+
+def all_rows():
+    gradients, table = real(COUNT, DIM), real(COUNT, DIM)
+    updates.update_all_rows(gradients, UPDATES["adam"], table, real(COUNT, DIM), real(COUNT, DIM),
+                            real(6, dtype=torch.float64))  # fmt: skip
+    updates.add_regularizer(True, 2, 0.1, table, whole(BATCH), real(BATCH, DIM))
+
+
+ROW_CASES = {
+    "queries, TransE": lambda: query("TransE", DIM),
+    "queries, ComplEx": lambda: query("ComplEx", DIM),
+    "queries, RotatE": lambda: query("RotatE", DIM // 2),
+    "queries, RESCAL": lambda: query("Rescal", 64 * 64, 64),
+    "pairs, dot": lambda: pair(0),
+    "pairs, modulus": lambda: pair(3),
+    "draws": lambda: draw(False, False),
+    "draws, weighted and filtered": lambda: draw(True, True),
+    "own negatives, l1": lambda: own_negatives(1),
+    "own negatives, l2, bfloat16": lambda: own_negatives(2, BFLOAT),
+    "own negatives, modulus": lambda: own_negatives(3),
+    "shared negatives, dot": lambda: shared_negatives(0),
+    "shared negatives, dot, bfloat16": lambda: shared_negatives(0, BFLOAT),
+    "shared negatives, modulus": lambda: shared_negatives(3),
+    "touched rows, dot, Adagrad": lambda: touched_rows(0, "row_adagrad"),
+    "touched rows, dot, Adagrad, bfloat16": lambda: touched_rows(0, "row_adagrad", BFLOAT),
+    "touched rows, modulus, Adam": lambda: touched_rows(3, "adam"),
+    "touched rows, l1, gradient": lambda: touched_rows(1, "dense"),
+    "all rows": all_rows,
+}

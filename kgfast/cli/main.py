@@ -1,0 +1,392 @@
+"""The command line: results on standard output, progress and errors on standard error; torch comes late."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kgfast.cli.console import (
+    add_sides,
+    details_table,
+    errors,
+    metrics_table,
+    plain_table,
+    print_json,
+    progress_bar,
+    screen,
+)
+from kgfast.errors import CheckpointError, ConfigError, KgfastError
+
+# Before torch loads OpenMP: by default its threads spin for a millisecond at every barrier, which makes a training run
+# on a busy machine several times slower and a quiet one no faster.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+RANKED_AT_ONCE = 512
+
+app = typer.Typer(
+    name="kgfast",
+    help="Knowledge-graph embeddings on fused kernels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else there.")]
+Data = Annotated[str | None, typer.Option(help="Where the run's data lies now.", show_default="as in training")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: cuda if there is one.")]
+
+
+def main(arguments=None):
+    """Run the command line; a KgfastError or OSError ends in one red line and code 2.
+
+    KGFAST_DEBUG=1 shows the traceback instead.
+    """
+    try:
+        app(arguments, prog_name="kgfast")
+    except (KgfastError, OSError) as error:
+        if os.environ.get("KGFAST_DEBUG") == "1":
+            raise
+        errors().print(f"error: {error}", style="bold red", soft_wrap=True)
+        sys.exit(2)
+
+
+def setting(help, **more):
+    """An option of `train`; None means not given, so that recipe, file and pairs count."""
+    return typer.Option(show_default=False, help=help, **more)
+
+
+@app.command()
+def train(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Any setting.", show_default=False),
+    ] = None,
+    data: Annotated[str | None, setting("Dataset folder, file of triples, or built-in graph (world).")] = None,
+    recipe: Annotated[
+        str | None, setting("A whole configuration: complex-n3, distmult, transe, rotate; joint, kgqa, text.")
+    ] = None,
+    model: Annotated[
+        str | None, setting("transe_l1, transe_l2, distmult, complex, rotate, simple, cp, rescal.")
+    ] = None,
+    dim: Annotated[int | None, setting("Real numbers in the row of an entity.")] = None,
+    batch_size: Annotated[int | None, setting("Triples a step.")] = None,
+    negatives: Annotated[int | None, setting("Sampled negatives per triple.")] = None,
+    negative_sharing: Annotated[str | None, setting("Who shares negatives.", metavar="none|chunk|batch")] = None,
+    objective: Annotated[str | None, setting("Loss.", metavar="logistic|softmax|bce|margin")] = None,
+    optimizer: Annotated[str | None, setting("Optimizer.", metavar="row_adagrad|adagrad|adam|sgd")] = None,
+    lr: Annotated[float | None, setting("Learning rate.")] = None,
+    epochs: Annotated[int | None, setting("Passes over the triples.")] = None,
+    minutes: Annotated[float | None, setting("Bound on training time; evaluation comes after it.")] = None,
+    seed: Annotated[int | None, setting("Source of all randomness.")] = None,
+    threads: Annotated[int | None, setting("CPU threads.")] = None,
+    device: Annotated[str | None, setting("cpu, cuda or cuda:N; auto: cuda if there is one.")] = None,
+    out: Annotated[Path | None, setting("Folder of the run; by default a new one under runs/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    as_json: Json = False,
+):
+    """Train a model and evaluate it; leaves RUN/config.yaml, metrics.json, checkpoint/ and report.html.
+
+    Settings count in this order, later ones win: recipe, YAML file, KEY=VALUE pairs, options. A file with `tasks:`, or
+    the recipes joint, kgqa and text, train a Transformer, the graph and questions together.
+    """
+    options = {key: value for key, value in locals().items() if key not in ("settings", "as_json")}
+    options |= {"out": None if out is None else str(out), "resume": resume or None}
+    file, pairs = words(settings)
+    from kgfast.joint.config import is_joint
+
+    if is_joint(file, pairs, options):
+        from kgfast.cli import joint_runs as commands
+
+        return commands.train(file, pairs, options, as_json)
+    from kgfast.train.config import resolve
+
+    config = resolve(file, pairs=pairs, options=options)
+    from kgfast.data import KnowledgeGraph
+    from kgfast.train import loop
+
+    graph = KnowledgeGraph.load(config.data)
+    run = loop.run_folder(config.out, loop.run_name(config, graph), config.resume)
+    console = errors()
+    console.print(f"{graph.name}: {graph.num_entities:,} entities, {graph.num_relations:,} relations")
+    try:
+        metrics = loop.train(config.replace(out=str(run)), resume=config.resume, console=console, graph=graph)
+    except KeyboardInterrupt as stop:
+        console.print(str(stop) or "interrupted")
+        raise typer.Exit(130) from None
+    if as_json:
+        return print_json({"run": str(run), **metrics})
+    table = metrics_table()
+    for split in ("test", "valid"):
+        if metrics[split]:
+            add_sides(table, split, metrics[split])
+    speed = metrics["train"]
+    console = screen()
+    if table.row_count:
+        console.print(table)
+    memory = speed["peak_memory_bytes"] / 2**20
+    console.print(f"{speed['triples_per_second']:,.0f} triples/s, {speed['seconds']:,.1f} s, {memory:,.0f} MiB")
+    console.print(f"{run / 'report.html'}", soft_wrap=True)
+
+
+def words(settings):
+    """(YAML file or None, key=value pairs) of the words of a command."""
+    files = [word for word in settings or () if "=" not in word]
+    if len(files) > 1:
+        raise ConfigError(f"one YAML file at most, got {' and '.join(files)}")
+    return (files[0] if files else None), [word for word in settings or () if "=" in word]
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    details: Annotated[bool, typer.Option("--details", help="Also by relation and kind of relation.")] = False,
+    ties: Annotated[str, typer.Option(help="realistic, optimistic or pessimistic.")] = "realistic",
+    batch_size: Annotated[int, typer.Option(min=1, help="Triples ranked at once.")] = RANKED_AT_ONCE,
+    unseen: Annotated[
+        str | None,
+        typer.Option(help="Graph of other entities, known by their texts alone (joint runs).", show_default=False),
+    ] = None,
+    data: Data = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    as_json: Json = False,
+):
+    """Filtered ranking of a run: all triples of a split, both sides, all entities."""
+    if is_joint_run(run):
+        from kgfast.cli import joint_runs as commands
+
+        given = {"--details": details, "--ties": ties != "realistic", "--batch-size": batch_size != RANKED_AT_ONCE}
+        refused = [name for name, used in given.items() if used]
+        if refused:
+            raise KgfastError(f"{run} is a joint run, whose tasks have measures of their own: {refused[0]} can't apply")
+        return commands.evaluate(run, split, unseen, data, threads, device, as_json)
+    if unseen is not None:
+        raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --unseen has no meaning")
+    from kgfast.evaluate.metrics import evaluate
+
+    model, graph = open_run(run, data, threads, device)
+    with progress_bar(f"ranking {split}") as advance:
+        found = evaluate(model, graph, split, batch_size=batch_size, ties=ties, details=details, progress=advance)
+    if as_json:
+        return print_json(found)
+    table = metrics_table()
+    add_sides(table, split, found)
+    console = screen()
+    console.print(table)
+    if details:
+        console.print(
+            details_table("kind", [(name, part["relations"], part) for name, part in found["per_category"].items()])
+        )
+        rows = [(part["relation"], part["category"], part) for part in found["per_relation"]]
+        console.print(details_table("relation", rows[:25]))
+        if len(rows) > 25:
+            console.print(f"and {len(rows) - 25} more relations: --json prints all")
+        if "unseen" in found["entities"]:
+            console.print(details_table("entities", [(name, "", part) for name, part in found["entities"].items()]))
+
+
+@app.command()
+def predict(
+    run: Run,
+    head: Annotated[str | None, typer.Option(help="Name of the head.", show_default=False)] = None,
+    head_text: Annotated[
+        str | None, typer.Option(help="Text of a head that isn't in the graph (joint runs).", show_default=False)
+    ] = None,
+    relation: Annotated[str | None, typer.Option(help="Name of the relation.", show_default=False)] = None,
+    tail: Annotated[str | None, typer.Option(help="Name of the tail.", show_default=False)] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of answers.")] = 10,
+    known: Annotated[str, typer.Option(help="Known answers: exclude, mark or ignore.")] = "exclude",
+    data: Data = None,
+    as_json: Json = False,
+):
+    """The best answers: give two of --head, --relation and --tail, or --head-text and --relation."""
+    if head_text is not None:
+        if head is not None or tail is not None or relation is None:
+            raise ConfigError("--head-text needs --relation, and neither --head nor --tail")
+        if not is_joint_run(run):
+            raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --head-text has no meaning")
+        from kgfast.cli import joint_runs as commands
+
+        return commands.predict_for_text(run, head_text, relation, k, data, as_json)
+    from kgfast.evaluate.predict import predict
+
+    model, graph = open_run(run, data, names_only=known == "ignore")
+    rows = predict(model, graph, head=head, relation=relation, tail=tail, k=k, known=known)
+    if as_json:
+        return print_json({"head": head, "relation": relation, "tail": tail, "answers": rows})
+    labelled = any(row["label"] != row["name"] for row in rows)
+    words = ["name"] + ["label"] * labelled
+    table = plain_table(["", *words, "score"] + ["known"] * (known == "mark"), left=range(1, 1 + len(words)))
+    for row in rows:
+        marks = ["yes" if row["known"] else ""] if known == "mark" else []
+        table.add_row(str(row["rank"]), *(row[word] for word in words), f"{row['score']:.4f}", *marks)
+    screen().print(table if rows else "no answers remain: all are known (--known mark shows them)")
+
+
+@app.command()
+def ask(
+    run: Run,
+    question: Annotated[str, typer.Argument(help="A question in words.", show_default=False)],
+    topic: Annotated[str | None, typer.Option(help="Entity asked about.", show_default="found in the question")] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of answers.")] = 5,
+    data: Data = None,
+    threads: Threads = None,
+    as_json: Json = False,
+):
+    """Answer a question in words, with the triples that support each answer; the run was trained on questions."""
+    if not is_joint_run(run):
+        raise KgfastError(
+            f"{run} was not trained with questions, so it can't answer {question!r}; try `kgfast predict`"
+        )
+    from kgfast.cli import joint_runs as commands
+
+    return commands.ask(run, question, topic, k, data, threads, as_json)
+
+
+@app.command()
+def ablate(
+    settings: Annotated[
+        list[str], typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Settings of a joint run.", show_default=False)
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, .. that every run is repeated with.")] = 3,
+    alone: Annotated[
+        list[str] | None,
+        typer.Option(help="Tasks trained without the others, such as mlm,nsp; repeatable.", show_default="each task"),
+    ] = None,
+    out: Annotated[Path | None, setting("Folder for all runs and ablation.json.")] = None,
+    as_json: Json = False,
+):
+    """Joint training against each task alone, over seeds: mean and spread of every metric on test."""
+    from kgfast.cli import joint_runs as commands
+
+    file, pairs = words(settings)
+    parts = [part.split(",") for part in alone] if alone else None
+    commands.ablate(file, pairs, {"out": None if out is None else str(out)}, seeds, parts, as_json)
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
+    format: Annotated[str, typer.Option(help="npy, safetensors or word2vec.")] = "npy",
+    as_json: Json = False,
+):
+    """Write embeddings and names for other programs."""
+    from kgfast.evaluate.export import export
+
+    model, names = open_run(run, names_only=True)
+    written = export(model, names, out, format)
+    if as_json:
+        return print_json({"format": format, "files": [str(path) for path in written]})
+    for path in written:
+        print(path)
+    if format == "word2vec" and any(name.split() != [name] for name in names.entity_names):
+        errors().print("white space in names is written as an underscore in .vec files")
+
+
+@app.command()
+def bench(
+    threads: Threads = None,
+    dim: Annotated[int, typer.Option(min=2, help="Real numbers in the row of an entity.")] = 256,
+    as_json: Json = False,
+):
+    """Measure the ops on this machine, after checking them against the reference."""
+    from kgfast.cli.bench import bench
+
+    with progress_bar("measuring") as advance:
+        found = bench(threads=threads, dim=dim, progress=advance)
+    if as_json:
+        return print_json(found)
+    shape = found["shape"]
+    table = plain_table(["op", "score", "triples/s", "ms"], left=(0, 1))
+    for row in found["results"]:
+        table.add_row(row["op"], row["score"], f"{row['triples_per_second']:,.0f}", f"{row['milliseconds']:.2f}")
+    console = screen()
+    console.print(table)
+    console.print(
+        ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in shape.items())
+        + f"; {found['threads']} threads"
+    )
+
+
+@app.command()
+def info(as_json: Json = False):
+    """Versions, processor, threads and backends."""
+    from kgfast.cli.info import collect
+
+    found = collect()
+    if as_json:
+        return print_json(found)
+    table = plain_table(["", ""], left=(0, 1))
+    table.show_header = False
+    for key, value in found.items():
+        if key != "backends":
+            table.add_row(key, (", ".join(value) or "none") if isinstance(value, list) else str(value))
+    for name, reason in found["backends"].items():
+        table.add_row(f"backend {name}", "available" if reason is None else f"not available: {reason}")
+    screen().print(table)
+
+
+@app.command(name="data")
+def show_data(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="PATH", help="Dataset folder, file, or built-in graph.", show_default=False),
+    ],
+    as_json: Json = False,
+):
+    """What a dataset holds, and what is wrong with it."""
+    from kgfast.data import KnowledgeGraph
+
+    report = KnowledgeGraph.load(source).report
+    if as_json:
+        return print_json(report.as_dict())
+    for line in report.lines():
+        print(line)
+
+
+def open_run(run, data=None, threads=None, device="auto", names_only=False):
+    """(model, graph) of a run; with `names_only` id maps stand in for the graph, whose data may be gone."""
+    if is_joint_run(run):
+        from kgfast.cli import joint_runs as commands
+
+        return commands.open_links(run, data, threads, device)
+    import torch
+
+    from kgfast.run.settings import check_device, found_device
+    from kgfast.run.storage import read_manifest
+    from kgfast.train.checkpoint import load_run
+
+    device = found_device(device)
+    check_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model, names, config = load_run(run)
+    if names_only:
+        return model, names
+    from kgfast.data import KnowledgeGraph
+
+    graph = KnowledgeGraph.load(data or config.data)
+    if graph.fingerprint != read_manifest(run)["graph"]["fingerprint"]:
+        raise CheckpointError(
+            f"{run} was trained on other data than {data or config.data} holds now: names or triples differ"
+        )
+    return model.to(device), graph
+
+
+def is_joint_run(run):
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run (a folder that `kgfast train` wrote)")
+    from kgfast.run.storage import read_manifest
+
+    return read_manifest(run).get("kind") == "joint"
+
+
+if __name__ == "__main__":
+    main()

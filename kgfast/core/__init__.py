@@ -1,0 +1,1 @@
+"""What everything stands on: names and their codes, checks of arguments, lists of lists, known triples."""

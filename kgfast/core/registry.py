@@ -1,0 +1,135 @@
+"""Every name that people choose from, and the code that kernels know it by.
+
+This is the one list. C++ (csrc/include/kgfast/core.h) spells the same enumerations, and a test compares them; Triton reads
+its constants from here; settings, help and error messages read the words. Scores are registered in reference/scores.py,
+where their formulae stand, or by `register_score` from anywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, TypeVar
+
+from kgfast.errors import KgfastError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+C = TypeVar("C", bound="Code")
+
+
+def refuse(argument: str, value, allowed: Iterable) -> KgfastError:
+    """The error for a `value` that is not one of the `allowed`; it names the nearest."""
+    words = [str(one) for one in allowed]
+    near = difflib.get_close_matches(str(value), words, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return KgfastError(f"{argument}={value!r} is unknown: it is one of {', '.join(words)}{hint}")
+
+
+class Code(IntEnum):
+    """A choice: people write its word, kernels read its number."""
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+    @classmethod
+    def words(cls) -> tuple[str, ...]:
+        return tuple(one.word for one in cls)
+
+    @classmethod
+    def of(cls: type[C], word: str | None, argument: str) -> C:
+        """The code of a word; KgfastError that names the argument and the nearest word."""
+        for one in cls:
+            if one.word == word:
+                return one
+        raise refuse(argument, word, cls.words())
+
+
+class Side(Code):
+    """Which end of a triple is asked for; the other one is known."""
+
+    TAIL = 0
+    HEAD = 1
+
+    @property
+    def answer(self) -> int:
+        """The column of a triple (head, relation, tail) that is asked for."""
+        return 2 if self is Side.TAIL else 0
+
+    @property
+    def anchor(self) -> int:
+        """The column of the entity that is known."""
+        return 0 if self is Side.TAIL else 2
+
+
+class Similarity(Code):
+    """How a query is compared with a row."""
+
+    DOT = 0
+    L1 = 1
+    L2 = 2
+    MODULUS = 3
+
+
+class Objective(Code):
+    """What is made of the scores of a query."""
+
+    LOGISTIC = 0
+    SOFTMAX = 1
+    BCE = 2
+    MARGIN = 3
+
+
+class Update(Code):
+    """What happens to a row under its gradient: added up (dense, or one row a distinct id), or an optimizer's rule."""
+
+    DENSE = 0
+    SPARSE = 1
+    SGD = 2
+    ADAGRAD = 3
+    ROW_ADAGRAD = 4
+    ADAM = 5
+
+
+class Regularizer(Code):
+    """The penalty on the rows of a batch."""
+
+    NONE = 0
+    N3 = 1
+    L2 = 2
+
+
+CANDIDATE_OBJECTIVES = (Objective.SOFTMAX, Objective.BCE)  # those that a loss over all candidates has
+ENUMERATIONS = (Side, Similarity, Objective, Update, Regularizer)
+
+Query = Callable[["Tensor", "Tensor"], "Tensor"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score function: score(h, r, t) = similarity(tail_query(h, r), t) = similarity(head_query(t, r), h).
+
+    `relation_query(h, t)`, where there is one, gives the same number as similarity(relation_query(h, t), r).
+    `relation_width(dim)` is the number of reals in a relation row; `even_dim` says that `dim` must be even.
+    `complex_rows`: entity rows are complex numbers, real parts first; N3 is over their moduli (Lacroix et al. 2018).
+    `phases`: relation rows are angles, uniform on [-pi, pi] at first; they have no size to regularize.
+    """
+
+    name: str
+    similarity: Similarity
+    tail_query: Query
+    head_query: Query
+    relation_query: Query | None = None
+    relation_width: Callable[[int], int] = lambda dim: dim
+    even_dim: bool = False
+    complex_rows: bool = False
+    phases: bool = False
+
+    @property
+    def complex_relations(self) -> bool:
+        """Whether relation rows are complex numbers too."""
+        return self.complex_rows and not self.phases

@@ -1,0 +1,211 @@
+"""The multitask loss: one list of (query, table, targets, weight) for every task of a step.
+
+`L = sum_i weights_i * term_i.weight * loss_i`; no task's logits are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kgfast import backends, reference
+from kgfast.backends.cpu import OBJECTIVES, SIMILARITIES, check_ids
+from kgfast.core import checks
+from kgfast.core.csr import as_csr, places_among
+from kgfast.errors import KgfastError
+from kgfast.functional import known_softmax as masked
+from kgfast.functional.answers import single_answers
+from kgfast.functional.candidates import CANDIDATE_OBJECTIVES
+from kgfast.ops import autograd
+
+
+@dataclass(frozen=True)
+class Term:
+    """One task: which row of `table` [C, D] answers each `query` [B, D]?
+
+    targets: int64 [B], where `ignore_index` marks a row to skip; or CSR (offsets [B + 1], ids) for several answers, of
+    which softmax takes the mean log-likelihood. bias [C] is added to dot products. known (CSR: rows that are right, but
+    not the answer asked for) and candidates [K] restrict who competes (beside a row's own answers). known, and answers
+    that are no candidates, are served for softmax over dot products only; impl="reference" serves them for all.
+    """
+
+    query: Tensor
+    table: Tensor
+    targets: Tensor | tuple[Tensor, Tensor]
+    weight: float = 1.0
+    bias: Tensor | None = None
+    ignore_index: int = -100
+    known: tuple[Tensor, Tensor] | None = None
+    candidates: Tensor | None = None
+    similarity: str = "dot"
+    objective: str = "softmax"
+    name: str | None = None
+
+
+def multitask_loss(
+    terms: Sequence[Term], weights: Sequence[float] | Tensor | None = None, *, impl: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """(sum_i weights_i * term_i.weight * loss_i, [loss_1 .. loss_T]), loss_i the mean of term i.
+
+    A mean is over the rows with an answer.
+
+    weights: T numbers, or a tensor [T] through which gradients flow; None: all 1. A term without any answer counts 0.
+    Memory: 20 MB of scores at most, and the gradients of queries and tables.
+    """
+    terms = list(terms)
+    if not terms:
+        raise KgfastError("terms: an empty list has no loss")
+    if weights is not None and len(weights) != len(terms):
+        raise KgfastError(f"weights: {len(weights)} of them for {len(terms)} terms")
+    for place, term in enumerate(terms):
+        checks.choose(f"terms[{place}].similarity", term.similarity, SIMILARITIES)
+        checks.choose(f"terms[{place}].objective", term.objective, CANDIDATE_OBJECTIVES)
+        if term.bias is not None and term.similarity != "dot":
+            raise KgfastError(f"terms[{place}].bias: only dot products take one, not {term.similarity!r}")
+        checks.table(f"terms[{place}].query", term.query)
+    backend = backends.choose(impl, terms[0].query.device)
+    if backend == "reference":
+        return reference.multitask_loss(terms, weights)
+    per_task = torch.stack(term_losses(terms, backend))
+    own = per_task.new_tensor([float(term.weight) for term in terms])
+    outer = 1.0 if weights is None else torch.as_tensor(weights, dtype=per_task.dtype, device=per_task.device)
+    return (outer * own * per_task).sum(), per_task
+
+
+def term_losses(terms: Sequence[Term], backend: str) -> list[Tensor]:
+    """Mean loss of each term over its rows with an answer; where the backend can, terms share its launches."""
+    ready = [prepare(term, f"terms[{place}]") for place, term in enumerate(terms)]
+    losses: list[Tensor] = [None] * len(terms)
+    alike = [
+        place
+        for place, (term, (query, *_)) in enumerate(zip(terms, ready, strict=True))
+        if term.similarity == "dot" and term.known is None and query.dtype == ready[0][0].dtype
+    ]
+    together = len(alike) > 1 and not torch.compiler.is_compiling()  # torch.compile sees op by op
+    module = backends.module(backend) if together else None
+    if hasattr(module, "task_losses"):
+        tensors = [one for place in alike for one in ready[place][:7]]
+        objectives = [OBJECTIVES.index(terms[place].objective) for place in alike]
+        for place, loss in zip(alike, TaskLosses.apply(module, objectives, *tensors), strict=True):
+            losses[place] = loss
+    for place, (term, (*inputs, known)) in enumerate(zip(terms, ready, strict=True)):
+        if losses[place] is None:
+            losses[place] = term_loss(term, inputs, known, backend)
+    return losses
+
+
+def term_loss(term: Term, inputs: list[Tensor], known, backend: str) -> Tensor:
+    query, table, bias, starts, ends, answers, share = inputs
+    if known is not None:
+        return masked.KnownLoss.apply(query, table, bias, as_csr(starts, ends, answers), share, known)
+    options = (SIMILARITIES.index(term.similarity), OBJECTIVES.index(term.objective), 0.0)
+    return autograd.CandidateLoss.apply(*inputs, options, backend)
+
+
+class TaskLosses(torch.autograd.Function):
+    """(query, table, bias, starts, ends, answers, share) of every task -> losses [T]; dL/dloss stays on the device."""
+
+    @staticmethod
+    def forward(ctx, module, objectives, *tensors):
+        tasks = [(*tensors[7 * i : 7 * i + 7], objective, 0.0) for i, objective in enumerate(objectives)]
+        losses, ctx.group = module.task_losses(tasks)
+        ctx.gradients = module.task_gradients
+        ctx.save_for_backward(*tensors)  # the group holds them too; this notices where one was changed since
+        return losses.to(tensors[0].dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        ctx.saved_tensors  # noqa: B018  raises where a tensor was changed in place
+        gradients = ctx.gradients(ctx.group, g)
+        return None, None, *(one for found in gradients for one in (*found, *[None] * 4))
+
+
+def prepare(term: Term, place: str):
+    """(query, table, bias, starts, ends, answers, share, known) as the kernels take them."""
+    if term.candidates is not None:
+        return prepare(among(term, place), place)
+    if term.known is not None and (term.similarity, term.objective) != ("dot", "softmax"):
+        raise KgfastError(f"{place}.known is served by impl='reference' only, unless for softmax over dot products")
+    table = checks.table(f"{place}.table", term.table)
+    query = checks.table(f"{place}.query", term.query)
+    if query.shape[1] != table.shape[1] or query.dtype != table.dtype:
+        raise KgfastError(
+            f"{place}: query {list(query.shape)} {query.dtype} and table {list(table.shape)} {table.dtype} don't fit"
+        )
+    if term.bias is not None and term.bias.shape != (len(table),):
+        raise KgfastError(
+            f"{place}.bias has shape {list(term.bias.shape)}; one for each of {len(table)} rows is needed"
+        )
+    if isinstance(term.targets, Tensor):
+        targets = checks.ids(f"{place}.targets", term.targets, 1, table)
+        (starts, ends, answers), share = single_answers(targets, term.ignore_index, table)
+    else:
+        offsets, answers = (checks.ids(f"{place}.targets", part, 1, table) for part in term.targets)
+        starts, ends, answers = sorted_answers(offsets, answers, len(table), place)
+        counted = (ends > starts).to(checks.sum_dtype(table.dtype))
+        share = counted / counted.sum().clamp(min=1)
+    if len(starts) != len(query):
+        raise KgfastError(f"{place}.targets are for {len(starts)} rows, query has {len(query)}")
+    bias = table.new_empty((0,)) if term.bias is None else term.bias.to(table.dtype).contiguous()
+    known = None
+    if term.known is not None:
+        offsets, ids = (checks.ids(f"{place}.known", part, 1, table) for part in term.known)
+        if len(offsets) != len(query) + 1:
+            raise KgfastError(f"{place}.known is for {len(offsets) - 1} rows, query has {len(query)}")
+        known = as_csr(*sorted_answers(offsets, ids, len(table), place, "known"))
+    return query, table, bias, starts, ends, answers, share, known
+
+
+def among(term: Term, place: str) -> Term:
+    """The same term over the rows that are candidates of all queries, or an answer to one; such an answer competes for
+    its own query only, so it is known to the others."""
+    table = checks.table(f"{place}.table", term.table)
+    candidates = checks.ids(f"{place}.candidates", term.candidates, 1, table)
+    single = isinstance(term.targets, Tensor)
+    targets = checks.ids(f"{place}.targets", term.targets if single else term.targets[1], 1, table)
+    given = targets[targets != term.ignore_index] if single else targets
+    check_ids(f"{place}.candidates", candidates, len(table))
+    check_ids(f"{place}.targets", given, len(table))
+    rows = torch.unique(torch.cat([candidates, given]))
+    places = torch.searchsorted(rows, targets.clamp(min=0))
+    moved = torch.where(targets == term.ignore_index, targets, places) if single else (term.targets[0], places)
+    others = torch.isin(rows, candidates, invert=True).nonzero()[:, 0]
+    known = lists_of(others, len(term.query)) if len(others) else None
+    if term.known is not None:
+        offsets, ids = (checks.ids(f"{place}.known", part, 1, table) for part in term.known)
+        known = restricted(offsets, ids, rows, others)
+    changes = dict(table=table[rows], bias=None if term.bias is None else term.bias[rows])
+    return replace(term, targets=moved, candidates=None, known=known, **changes)
+
+
+def lists_of(ids: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """CSR of the same ids for each of `count` rows."""
+    return torch.arange(count + 1, device=ids.device) * len(ids), ids.repeat(count)
+
+
+def restricted(offsets: Tensor, ids: Tensor, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """CSR of the places in `rows` of each row's ids, and of `others` (places already)."""
+    each = torch.arange(len(offsets) - 1, device=ids.device)
+    offsets, places = places_among(rows, offsets, ids)
+    owners = torch.cat([each.repeat_interleave(offsets.diff()), each.repeat_interleave(len(others))])
+    places = torch.cat([places, others.repeat(len(each))])
+    order = torch.argsort(owners, stable=True)
+    bounds = torch.searchsorted(owners[order], torch.arange(len(offsets), device=ids.device))
+    return bounds, places[order]
+
+
+def sorted_answers(offsets: Tensor, ids: Tensor, count: int, place: str, name: str = "targets"):
+    """(starts, ends, ids) of CSR targets, ascending and once each within a row, as the kernels read them."""
+    whole = len(offsets) > 0 and int(offsets[0]) == 0 and int(offsets[-1]) == len(ids)
+    if not whole or bool((offsets.diff() < 0).any()):
+        raise KgfastError(f"{place}.{name}: offsets must ascend from 0 to the number of ids, {len(ids)}")
+    check_ids(f"{place}.{name}", ids, count)
+    rows = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=ids.device), offsets.diff())
+    keys = torch.unique(rows * count + ids)
+    bounds = torch.searchsorted(keys, torch.arange(len(offsets), device=ids.device) * count)
+    return bounds[:-1].contiguous(), bounds[1:].contiguous(), keys % count

@@ -1,0 +1,79 @@
+"""Filtered ranks and the best candidates."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kgfast import backends, reference
+from kgfast.backends.cpu import SCORES, SIDES
+from kgfast.core import checks
+from kgfast.errors import KgfastError
+from kgfast.functional.answers import known_answers
+from kgfast.ops import library
+
+TIES = ("optimistic", "pessimistic", "realistic")
+
+
+def rank(
+    entities: Tensor,
+    relations: Tensor,
+    triples: Tensor,
+    *,
+    score: str,
+    side: str,
+    known=None,
+    ties: str = "realistic",
+    impl=None,
+) -> Tensor:
+    """rank[b] = 1 + #{c : s_c > s_target}, c over all entities that are no other known answer: float64 [B].
+
+    ties: optimistic as written; pessimistic adds #{c : s_c = s_target}; realistic is the mean of both. The target is
+    compared with its own entry of the same tile, so rounding can't make it differ from itself. Nothing of size [B, C]
+    is kept. A NaN score of a target raises; a NaN candidate counts as better. No gradient.
+    """
+    checks.choose("ties", ties, TIES)
+    entities, relations, _ = checks.tables(entities, relations, score)
+    entities, relations = entities.detach(), relations.detach()
+    triples = checks.triples(triples, entities)
+    checks.choose("side", side, SIDES)
+    starts, ends, known_ids = known_answers(known, triples, side, len(entities), len(relations))
+    backend = backends.choose(impl, entities.device)
+    if backend == "reference":
+        return reference.rank(entities, relations, triples, score=score, side=side, known=known, ties=ties)
+    code, _, similarity = SCORES[score]
+    query = library.of(backend).queries(entities, relations, triples, code, SIDES[side])
+    targets = triples[:, 2 if side == "tail" else 0].contiguous()
+    greater, equal, _ = library.of(backend).rank(query, entities, targets, starts, ends, known_ids, similarity)
+    share = {"optimistic": 0.0, "pessimistic": 1.0, "realistic": 0.5}[ties]
+    return 1.0 + greater.double() + share * equal.double()
+
+
+def topk(
+    entities: Tensor,
+    relations: Tensor,
+    triples: Tensor,
+    k: int,
+    *,
+    score: str,
+    side: str,
+    exclude=None,
+    impl=None,
+) -> tuple[Tensor, Tensor]:
+    """(scores, ids) [B, k] of the k best candidates, best first, ties by lower id; no gradient.
+
+    exclude: KnownTriples whose answers are left out. Where fewer than k remain: score -inf, id -1. Nothing of size
+    [B, C] is kept.
+    """
+    entities, relations, _ = checks.tables(entities, relations, score)
+    entities, relations = entities.detach(), relations.detach()
+    triples = checks.triples(triples, entities)
+    checks.choose("side", side, SIDES)
+    if not isinstance(k, int) or not 1 <= k < 2**31:
+        raise KgfastError(f"k={k!r} must be an integer of at least 1 and below 2^31")
+    starts, ends, excluded = known_answers(exclude, triples, side, len(entities), len(relations), "exclude")
+    backend = backends.choose(impl, entities.device)
+    if backend == "reference":
+        return reference.topk(entities, relations, triples, k, score=score, side=side, exclude=exclude)
+    code, _, similarity = SCORES[score]
+    query = library.of(backend).queries(entities, relations, triples, code, SIDES[side])
+    return library.of(backend).topk(query, entities, starts, ends, excluded, k, similarity)

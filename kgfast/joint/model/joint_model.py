@@ -1,0 +1,117 @@
+"""JointModel: the Transformer, the rows of entities and relations, and the tasks' own heads; and one step's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kgfast.functional.multitask import Term
+from kgfast.joint.model.encoders import EntityEncoder
+from kgfast.joint.model.packed import Encoded, Packed
+from kgfast.joint.model.sharing import ENTITIES, Sharing
+
+
+class JointModel(nn.Module):
+    """What all tasks share, and the tasks.
+
+    backbone: Sharing, None where no task reads texts; entities: EntityEncoder; relations [R or 2R, W]; score: name;
+    tasks: ModuleDict by name; tokenizer, texts, graph: what the model was made for. `bf16`: the Transformer computes in
+    bfloat16 (autocast) in training; its states leave it as float32, as do all rows and losses.
+    """
+
+    def __init__(
+        self,
+        graph,
+        *,
+        score: str,
+        entities: EntityEncoder,
+        relations: nn.Parameter,
+        tasks: Mapping[str, nn.Module],
+        backbone: Sharing | None = None,
+        texts=None,
+        bf16: bool = False,
+    ):
+        super().__init__()
+        self.graph, self.score, self.texts, self.bf16 = graph, score, texts, bf16
+        self.tokenizer = None if texts is None else texts.tokenizer
+        self.entities, self.relations = entities, relations
+        self.backbone = backbone
+        self.tasks = nn.ModuleDict(tasks)
+
+    @property
+    def device(self) -> torch.device:
+        return self.relations.device
+
+    @property
+    def dim(self) -> int:
+        return self.entities.dim
+
+    def encode_all(self, requests: Mapping[str, Packed]) -> dict[str, Encoded]:
+        """Hidden states of all texts of a step, in one pass where the sharing allows it."""
+        if not requests:
+            return {}
+        kind = self.device.type
+        with torch.autocast(kind, torch.bfloat16) if self.bf16 else nullcontext():
+            encoded = self.backbone.encode_all({name: packed.to(self.device) for name, packed in requests.items()})
+        return {name: Encoded(one.hidden.float(), one.offsets, one.pooled.float()) for name, one in encoded.items()}
+
+    def forward(self, batches: Mapping[str, Any], step: int) -> tuple[list[Term], list[str], dict[str, list[Tensor]]]:
+        """(terms, the task of each term, representation) of the batches of a step's tasks.
+
+        representation: for each task the tensors it shares with others: the states of its texts, rows of entities and
+        relations. Call `finish_step` behind the optimizer step.
+        """
+        requests = {}
+        for name, batch in batches.items():
+            packed = self.tasks[name].requests(batch)
+            if packed is not None:
+                requests[name] = packed
+        ids = self.entities_to_read(batches, step)
+        if ids is not None:
+            requests[ENTITIES] = self.entities.requests(ids)
+        encoded = self.encode_all(requests)
+        if ids is not None:
+            self.entities.receive(ids, encoded[ENTITIES])
+        terms, owners, shared = [], [], {}
+        tables = [self.relations, *([self.entities.table] if self.entities.kind != "text" else [])]
+        if ids is not None:
+            tables.append(encoded[ENTITIES].pooled)
+        for name, batch in batches.items():
+            states = encoded.get(name)
+            made = self.tasks[name].terms(self, batch, states)
+            terms += made
+            owners += [name] * len(made)
+            shared[name] = [*tables, *([states.hidden, states.pooled] if states is not None else [])]
+        return terms, owners, shared
+
+    def entities_to_read(self, batches: Mapping[str, Any], step: int) -> Tensor | None:
+        """Ids of the entities whose texts this step reads; None where no task of the step asks for entities."""
+        if not self.entities.reads:
+            return None
+        wanted = [self.tasks[name].entities(batch) for name, batch in batches.items()]
+        wanted = [ids.flatten() for ids in wanted if ids is not None]
+        return self.entities.choose(torch.cat(wanted), step) if wanted else None
+
+    def finish_step(self) -> None:
+        """The step's texts go to the memory of entity texts."""
+        self.entities.release()
+
+    def refresh(self) -> None:
+        """Read all texts of entities with the weights of now."""
+        if self.entities.reads:
+            self.entities.read_all(self.backbone)
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """The model in eval mode, and back."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,250 @@
+"""Question answering over the graph: two heads and their gated sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from kgfast import reference
+from kgfast.data import KnowledgeGraph
+from kgfast.joint.likelihood import cubed, likelihood_term
+from kgfast.joint.model.packed import Encoded, Packed, gather_places
+from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, generator, register
+from kgfast.joint.tasks.qa import answering
+from kgfast.joint.tasks.qa.answering import HEADS, Gate, Reader, Reading
+from kgfast.joint.tasks.qa.edges import Edges
+from kgfast.joint.tasks.qa.fill import Fill
+from kgfast.joint.tasks.qa.questions import Questions
+from kgfast.joint.text.store import TextStore
+
+LEAST_MASS = 1e-5  # added to the mass at an answer, so that one out of reach has a finite loss
+
+
+class QAOptions(TaskOptions):
+    """Options of the task "qa"."""
+
+    heads: tuple[Literal["following", "embedding"], ...] = Field(
+        HEADS, min_length=1, description="following, embedding, or both and their gated sum"
+    )
+    max_hops: int = Field(3, ge=1, le=8, description="steps along edges at most; the question says how many")
+    predicted: int = Field(8, ge=0, description="missing edges that a hop asks of the link predictor; 0: mass is lost")
+    evidence: float = Field(
+        0.0, ge=0, description="weight of what answers tell the link predictor about missing edges; 0: nothing"
+    )
+    held_out: float = Field(
+        0.15, gt=0, lt=1, description="share of the topics whose questions teach the gate, not the embedding head"
+    )
+    n3: float = Field(0.3, ge=0, description="weight of the N3 regulariser of the embedding head")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of what is read from a question")
+
+    @field_validator("heads", mode="before")
+    @classmethod
+    def _heads(cls, value: Any) -> Any:
+        """Names between commas, as a command line has them."""
+        return value.split(",") if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class QABatch:
+    """Questions `rows` [B] of a split with topics [B] and CSR answers, and their texts."""
+
+    rows: Tensor
+    topics: Tensor
+    offsets: Tensor
+    answers: Tensor
+    texts: Packed
+
+
+@register
+class QATask(nn.Module):
+    """Terms, each a mean over questions of the mean -log likelihood of their answers:
+
+    following  the mass that walked to the answers, along edges and, where there is none, to where the relation leads
+    embedding  the topic transformed by the question, against all entities, and its N3 regulariser
+    evidence   the walk again, where the link predictor fills in for missing edges: who answers where it leads learns
+               these edges. Its gradient is that of expectation maximisation over them, and reaches the tables alone: a
+               reader that could lay the blame on edges would not learn to read
+    gate       the gated sum of both, the link predictor filling in. Learned on topics held out from the embedding head
+               and the evidence (stacking: Wolpert 1992): of the others the entities' rows know the answers by heart.
+               Gradients reach the gate, and how far the link predictor is trusted
+    """
+
+    name: ClassVar[str] = "qa"
+    backbone: ClassVar[bool] = True
+    Options: ClassVar[type[TaskOptions]] = QAOptions
+
+    def __init__(self, options: QAOptions, graph: KnowledgeGraph, texts: TextStore, dims: ModelDims, seed: int):
+        super().__init__()
+        self.options, self.graph, self.seed, self.texts = options, graph, seed, texts
+        self.score = dims.score
+        self.questions: dict[str, Questions] = {}
+        self.schedule = Schedule(len(self.load("train")), options.batch_size, seed, self.name)
+        self.edges = Edges.of(graph.train, graph.num_entities, graph.num_relations)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.reader = Reader(
+                dims.hidden, options.max_hops, graph.num_relations, dims.dim, dims.relation_width, options.dropout
+            )
+        self.gate = Gate()
+        self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.trust = nn.Parameter(torch.zeros(()))
+        self.both = len(set(options.heads)) == 2
+        draws = torch.rand(graph.num_entities, generator=generator(seed, "qa/held out"))
+        self.held_out = draws < options.held_out if self.both else torch.zeros_like(draws, dtype=torch.bool)
+
+    def load(self, split: str) -> Questions:
+        """The questions of a split, tokenized as the group "qa/SPLIT" of the texts."""
+        if split not in self.questions:
+            self.questions[split] = Questions.of(self.graph, split, self.options.max_hops)
+            self.texts.add(f"qa/{split}", self.questions[split].texts)
+        return self.questions[split]
+
+    def __len__(self) -> int:
+        return len(self.schedule)
+
+    @property
+    def fill(self) -> Fill | None:
+        """Missing edges as the marginals see them; None: mass that finds no edge is lost."""
+        return Fill() if self.options.predicted else None
+
+    def batch(self, step: int) -> QABatch:
+        return self.of("train", self.schedule.rows(step))
+
+    def of(self, split: str, rows: Tensor) -> QABatch:
+        """The questions `rows` of a split."""
+        questions = self.load(split)
+        texts = self.texts.packed(f"qa/{split}", rows)
+        return QABatch(rows, questions.topics[rows], *questions.answers_of(rows), texts)
+
+    def requests(self, batch: QABatch) -> Packed:
+        return batch.texts
+
+    def entities(self, batch: QABatch) -> Tensor:
+        return torch.cat([batch.topics, batch.answers])
+
+    def terms(self, model, batch: QABatch, encoded: Encoded) -> list[Term]:
+        device = encoded.pooled.device
+        with torch.autocast(device.type, enabled=False):
+            reading, table = self.reader(encoded), model.entities.all_rows()
+            topics, held = batch.topics.to(device), self.held_out[batch.topics]
+            terms = []
+            if "following" in self.options.heads:
+                following = answering.follow(topics, reading, self.edges_on(device), self.fill)
+                losses = answer_losses((following.t() + LEAST_MASS).log(), batch)
+                terms.append(likelihood_term(losses, name="qa/following"))
+            taught, chosen = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
+            if "embedding" in self.options.heads:
+                terms += self.embedding_terms(table, topics, reading, batch, taught)
+            if self.both and self.options.predicted and self.options.evidence:
+                terms.append(self.evidence_term(model, table, reading.fixed(taught.to(device)), select(batch, taught)))
+            if self.both:
+                log_sum = self.together(model, batch.topics[chosen].to(device), reading.fixed(chosen.to(device)), table)
+                terms.append(likelihood_term(answer_losses(log_sum, select(batch, chosen)), name="qa/gate"))
+            return terms
+
+    def embedding_terms(self, table, topics, reading: Reading, batch: QABatch, chosen: Tensor) -> list[Term]:
+        """The embedding head's loss over the questions `chosen` of a batch, and its regulariser."""
+        device = table.device
+        offsets, answers = (part.to(device) for part in slices(batch, chosen))
+        rows, relations = table[topics], reading.row
+        query = answering.embedding_query(rows, reading, self.score)[chosen.to(device)]
+        spec = reference.find_score(self.score)
+        terms = [Term(query, table, (offsets, answers), similarity=spec.similarity, name="qa/embedding")]
+        if self.options.n3:
+            owner = torch.repeat_interleave(torch.arange(len(chosen), device=device), offsets.diff())
+            sizes = cubed(rows[chosen.to(device)], spec.complex_rows)
+            sizes = sizes.index_add(0, owner, cubed(table[answers], spec.complex_rows) / offsets.diff()[owner])
+            if not spec.phases:
+                sizes = sizes + cubed(relations[chosen.to(device)], spec.complex_relations)
+            terms.append(likelihood_term(sizes, weight=self.options.n3, name="qa/n3"))
+        return terms
+
+    def evidence_term(self, model, table: Tensor, reading: Reading, batch: QABatch) -> Term:
+        """The loss of a walk that the link predictor fills in, over a batch."""
+        factors = self.log_temperature.detach().exp(), self.trust.detach().sigmoid()
+        fill = Fill(table, model.relations, self.score, *factors, self.options.predicted)
+        mass = answering.follow(batch.topics.to(table.device), reading, self.edges_on(table.device), fill)
+        losses = answer_losses((mass.t() + LEAST_MASS).log(), batch)
+        return likelihood_term(losses, weight=self.options.evidence, name="qa/evidence")
+
+    def edges_on(self, device) -> Edges:
+        if self.edges.heads.device != device:
+            self.edges = self.edges.to(device)
+        return self.edges
+
+    def link_fill(self, model, table: Tensor) -> Fill:
+        """Missing edges as the link predictor and the marginals see them."""
+        factors = self.log_temperature.exp(), self.trust.sigmoid()
+        return Fill(table.detach(), model.relations.detach(), self.score, *factors, self.options.predicted)
+
+    def together(self, model, topics: Tensor, reading: Reading, table: Tensor) -> Tensor:
+        """log p of the gated sum: [B, E]. Gradients reach the gate, trust and temperature alone."""
+        edges, fill = self.edges_on(topics.device), self.link_fill(model, table) if self.options.predicted else None
+        with torch.no_grad():
+            query = answering.embedding_query(table[topics], reading, self.score)
+            embedding = answering.embed(query, table, self.score)
+            known = answering.follow(topics, reading, edges).sum(0) - reading.hops[0]  # what stays at the topic aside
+        return self.gate(answering.follow(topics, reading, edges, fill), embedding, known)
+
+    @torch.no_grad()
+    def probabilities(self, model, topics: Tensor, encoded: Encoded) -> dict[str, Tensor]:
+        """{head: [B, E]}, as there are: "known" (following known edges alone), "following", "embedding", "together"."""
+        found, edges = {}, self.edges_on(topics.device)
+        with torch.autocast(topics.device.type, enabled=False):
+            reading, table = self.reader(encoded), model.entities.all_rows()
+            if "following" in self.options.heads:
+                found["known"] = answering.follow(topics, reading, edges).t()
+                found["following"] = answering.follow(topics, reading, edges, self.fill).t()
+            if "embedding" in self.options.heads:
+                query = answering.embedding_query(table[topics], reading, self.score)
+                found["embedding"] = answering.embed(query, table, self.score).exp()
+            if self.both:
+                found["together"] = self.together(model, topics, reading, table).exp()
+        return found
+
+    def evaluate(self, model, split: str) -> dict:
+        """hits@1 and F1 of the gated sum (of the only head, where there is one); each head's under its name; and by
+        the fewest hops from topic to answer."""
+        questions, device, parts = self.load(split), model.relations.device, {}
+        for rows in torch.arange(len(questions)).split(256):
+            batch = self.of(split, rows)
+            encoded = model.backbone.encode(batch.texts.to(device), self.name)
+            for head, probabilities in self.probabilities(model, batch.topics.to(device), encoded).items():
+                measured = answering.answer_metrics(probabilities.cpu(), batch.offsets, batch.answers)
+                parts.setdefault(head, []).append(torch.stack(measured))
+        heads = {head: torch.cat(measured, 1) for head, measured in parts.items()}
+        main = heads.get("together", heads.get("following", heads.get("embedding")))
+        result = summary(main) | {"questions": len(questions), "heads": {h: summary(m) for h, m in heads.items()}}
+        result["hops"] = {
+            ("beyond" if count == 0 else str(count)): summary(main[:, chosen]) | {"questions": int(chosen.sum())}
+            for count in questions.hops.unique().tolist()
+            if (chosen := questions.hops == count).any()
+        }
+        return result
+
+
+def answer_losses(log_likelihood: Tensor, batch: QABatch) -> Tensor:
+    """- the mean over each question's answers of log_likelihood [B, E]: [B]."""
+    offsets, answers = batch.offsets.to(log_likelihood.device), batch.answers.to(log_likelihood.device)
+    counts = offsets.diff()
+    owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    return log_likelihood.new_zeros(len(counts)).index_add(0, owner, -log_likelihood[owner, answers] / counts[owner])
+
+
+def slices(batch: QABatch, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """CSR of the answers of the questions `chosen` of a batch."""
+    places, offsets = gather_places(batch.offsets, chosen)
+    return offsets, batch.answers[places]
+
+
+def select(batch: QABatch, chosen: Tensor) -> QABatch:
+    """The questions `chosen` of a batch."""
+    return QABatch(batch.rows[chosen], batch.topics[chosen], *slices(batch, chosen), batch.texts.select(chosen))
+
+
+def summary(measured: Tensor) -> dict[str, float]:
+    return {"hits@1": float(measured[0].mean()), "f1": float(measured[1].mean())}

@@ -1,0 +1,1 @@
+"""Texts of a graph and of a corpus, as tokens."""

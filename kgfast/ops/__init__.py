@@ -1,0 +1,1 @@
+"""The ops that torch sees: `library` registers them, `autograd` makes their gradients."""

@@ -1,0 +1,94 @@
+"""Steps as CUDA graphs: recorded once for each shape of batch, then replayed with one call.
+
+The launches of a step cost the host more than its kernels take on a GPU. What changes from step to step (triples,
+weights, the index, the optimizer's constants) lies in device memory and is written before a replay, so a replayed
+step learns what the step itself would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kgfast.core import checks
+from kgfast.errors import KgfastError
+from kgfast.steps.step import Step
+
+MOST = 16  # recorded shapes; batches of others run as they are
+
+
+@dataclass
+class Recorded:
+    """A graph, the memory that it reads and where it leaves the loss."""
+
+    graph: torch.cuda.CUDAGraph
+    triples: Tensor
+    weights: Tensor | None
+    loss: Tensor
+    addresses: tuple  # of the optimizer's state and constants
+    buffers: dict[str, Tensor]  # of the step's workspace: one that grows later must not free them
+
+
+class CapturedStep:
+    """`step`, a NegativeSamplingStep or OneVsAllStep on a GPU, with less work for the host; it learns the same bits.
+
+    The first batch of a shape runs as it is (kernels are compiled), the second is recorded. What a step was made with
+    (margin, regularizer, ..) must stay; rates and optimizer state may change. Memory: a step's temporary tensors once
+    more, and for each recorded shape triples, weights, and workspace that was outgrown since.
+    """
+
+    def __init__(self, step: Step):
+        if step.device.type != "cuda":
+            raise KgfastError(f"step: CUDA graphs need tables on a GPU, these are on {step.device}")
+        self.step = step
+        self.ready: set[tuple] = set()  # shapes whose kernels are compiled and loaded
+        self.recorded: dict[tuple, Recorded] = {}
+        self.pool = None  # of memory that all graphs share: they never run at the same time
+
+    def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
+        """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
+        step = self.step
+        triples = checks.triples(triples, step.entities)
+        # weights that a step refuses have a shape that never gets ready
+        about = type(weights), getattr(weights, "shape", None)
+        shape = len(triples), about, step.sides(index), torch.get_float32_matmul_precision()
+        if isinstance(weights, Tensor):
+            weights = weights.detach().to(step.device, step.dtype)
+        if shape not in self.ready or len(triples) == 0 or (shape not in self.recorded and len(self.recorded) >= MOST):
+            # copies are aligned as those of a recording are: kernels differ by that
+            loss = step(triples.clone(), index, None if weights is None else weights.clone())
+            self.ready.add(shape)
+            return loss
+        step.check_tables()
+        step.begin(index)
+        if shape in self.recorded and self.recorded[shape].addresses != step.addresses():
+            self.recorded.clear()  # the optimizer's state was replaced
+        if shape not in self.recorded:
+            self.recorded[shape] = self.record(triples, index, weights)
+        found = self.recorded[shape]
+        found.triples.copy_(triples)
+        if weights is not None:
+            found.weights.copy_(weights)
+        found.graph.replay()
+        return found.loss.clone()
+
+    def record(self, triples: Tensor, index: int, weights: Tensor | None) -> Recorded:
+        """Records the step's launches; none of them runs."""
+        step = self.step
+        triples, weights = triples.clone(), None if weights is None else weights.clone()
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(step.device)
+        if self.pool is None:
+            self.pool = torch.cuda.graph_pool_handle()
+        own = dict(pool=self.pool, stream=torch.cuda.Stream(step.device), capture_error_mode="thread_local")
+        step.recording = True
+        try:
+            with torch.cuda.device(step.device), torch.cuda.graph(graph, **own):
+                loss = step(triples, index, weights)
+        except BaseException:
+            torch.cuda.set_stream(before)  # where ending the recording fails, torch leaves its stream in place
+            raise
+        finally:
+            step.recording = False
+        return Recorded(graph, triples, weights, loss, step.addresses(), dict(step.workspace.buffers))

@@ -1,0 +1,100 @@
+"""The training step of a loss over all entities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kgfast.backends.cpu import OBJECTIVES, total
+from kgfast.core import checks
+from kgfast.errors import KgfastError
+from kgfast.nn import KGEModel
+from kgfast.optim import RowOptimizer
+from kgfast.steps.step import KnownAnswers, Step, column
+
+
+class OneVsAllStep(Step):
+    """One step of a loss over all entities (see `kgfast.one_vs_all_loss`), if wanted with the relation-prediction head.
+
+    answers: KnownTriples of which all are right besides the target (KvsAll); None: the target alone. relation_weight:
+    adds that times the cross-entropy of the relation given head and tail (Chen et al. 2021). bf16: dot products of
+    operands rounded to bfloat16, summed in float32, on CPUs that have the instructions; tables stay float32.
+    """
+
+    def __init__(
+        self, model: KGEModel, optimizer: RowOptimizer, *, objective: str = "softmax", label_smoothing: float = 0.0,
+        answers=None, side: str = "both", seed: int = 0, regularizer: str | None = None,
+        regularizer_weight: float = 0.0, query_dropout: float = 0.0, relation_weight: float = 0.0,
+        bf16: bool = False, impl: str | None = None,
+    ):  # fmt: skip
+        super().__init__(model, optimizer, side=side, seed=seed, regularizer=regularizer,
+                         regularizer_weight=regularizer_weight, query_dropout=query_dropout, impl=impl)  # fmt: skip
+        checks.choose("objective", objective, ("softmax", "bce"))
+        self.objective = OBJECTIVES.index(objective)
+        if not 0 <= label_smoothing < 1:
+            raise KgfastError(f"label_smoothing={label_smoothing} must be in [0, 1)")
+        self.smoothing = label_smoothing
+        self.answers = None if answers is None else KnownAnswers(answers, model)
+        self.relation_weight = checks.finite("relation_weight", relation_weight, 0.0)
+        self.relation_query = self.score.relation_query
+        if self.relation_weight and self.relation_query is None:
+            raise KgfastError(f"relation_weight: score {model.score!r} has no query for relations")
+        self.precision = {"bf16": True} if bf16 else {}
+        if bf16:
+            reason = self.backend.bf16_reason()
+            if reason is None and (self.score.similarity, self.dtype) != ("dot", torch.float32):
+                reason = f"score {model.score!r} on {self.dtype} has no dot product of float32 numbers to round"
+            if reason:
+                raise KgfastError(f"bf16=True can't serve: {reason}")
+
+    def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
+        """Trains on triples [B, 3]; returns their loss before the step (without the relation head), a scalar."""
+        triples = self.check(triples)
+        parts, batch = self.parts(triples, index), len(triples)
+        if batch == 0:
+            return torch.zeros((), dtype=self.dtype, device=self.device)
+        anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
+        if self.answers:
+            ranges = self.backend.assert_answers(*self.answers.ranges(parts), self.answers.ids, targets)
+        else:
+            places = torch.arange(len(targets), device=self.device)
+            ranges = (places, places + 1, targets)
+        shares = self.shares(weights, batch, len(parts))
+        self.begin(index)  # after what can be refused
+        query, mask = self.all_queries(parts, index)
+        losses, d_query, d_table, _ = self.backend.candidate_loss(
+            query, self.entities, self.entities.new_empty(0), *ranges, shares, self.similarity, self.objective,
+            self.smoothing, True, allocate=self.workspace, check=False, **self.precision,
+        )  # fmt: skip
+        d_anchor, d_relation = self.all_adjoints(d_query, mask, parts)
+        extras = [(anchors, d_anchor), *self.regularize(anchors, targets, relations, d_anchor, d_relation)]
+        relation_extras = [(relations, d_relation)]
+        if self.relation_weight:
+            entity_rows, relation_rows = self.relation_head(parts)
+            extras += entity_rows
+            relation_extras += relation_rows
+        none = query.new_empty((0, 0))
+        dense = self.backend.sink("dense", d_table)
+        self.backend.reduce_rows(none, self.entities, none.long(), none, extras, 0, dense)
+        self.backend.update_all_rows(d_table, self.sinks["entities"])
+        self.update_relations(relation_extras)
+        return total(losses)
+
+    def relation_head(self, parts):
+        """Gradients of relation_weight * cross-entropy(relation | head, tail): entity rows, and all relation rows."""
+        triples = torch.cat([part for part, _ in parts])
+        heads, tails = triples[:, 0].contiguous(), triples[:, 2].contiguous()
+        with torch.enable_grad():
+            head_rows, tail_rows = (self.entities[ids].requires_grad_() for ids in (heads, tails))
+            query = self.relation_query(head_rows, tail_rows)
+        places = torch.arange(len(triples), device=self.device)
+        share = torch.full((len(triples),), self.relation_weight / len(triples), dtype=self.dtype, device=self.device)
+        _, d_query, d_table, _ = self.backend.candidate_loss(
+            query.detach().contiguous(), self.relations, query.new_empty(0), places, places + 1,
+            triples[:, 1].contiguous(), share, self.similarity, OBJECTIVES.index("softmax"), 0.0, True, check=False,
+        )  # fmt: skip
+        d_heads, d_tails = torch.autograd.grad(query, (head_rows, tail_rows), d_query)
+        return (
+            [(heads, d_heads.contiguous()), (tails, d_tails.contiguous())],
+            [(torch.arange(len(self.relations), device=self.device), d_table)],
+        )

@@ -1,0 +1,280 @@
+"""The command line, run in this process; what must not import torch, in another one."""
+
+import json
+import subprocess
+import sys
+
+import numpy
+import pytest
+import yaml
+
+from kgfast.cli.main import main
+
+SMALL = [
+    "--recipe",
+    "transe",
+    "--model",
+    "distmult",
+    "--dim",
+    "16",
+    "--epochs",
+    "2",
+    "--negatives",
+    "16",
+    "validate_every=1",
+    "tensorboard=false",
+]
+
+
+@pytest.fixture
+def kgfast(capsys):
+    """kgfast(*arguments) -> (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return exit.value.code or 0, output.out, output.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on the built-in graph, and what training printed with --json."""
+    folder = tmp_path_factory.mktemp("runs") / "world"
+    command = [
+        sys.executable,
+        "-m",
+        "kgfast",
+        "train",
+        "--data",
+        "world",
+        *SMALL,
+        "--out",
+        str(folder),
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_train_leaves_a_run(run):
+    folder, done = run
+    printed = json.loads(done.stdout)
+    assert done.stdout.count("\n") == 1
+    assert printed.pop("run") == str(folder)
+    assert printed == json.loads((folder / "metrics.json").read_text())
+    assert printed["test"]["mrr"] > 0
+    assert {"config.yaml", "checkpoint", "history.jsonl", "report.html"} <= {path.name for path in folder.iterdir()}
+    assert "valid MRR" in done.stderr
+    assert yaml.safe_load((folder / "config.yaml").read_text())["dim"] == 16
+
+
+def test_settings_precedence(tmp_path, kgfast):
+    (tmp_path / "run.yaml").write_text(
+        "data: world\nrecipe: transe\nmodel: distmult\ndim: 4\nlr: 0.5\nepochs: 1\nseed: 7\n"
+    )
+    out = tmp_path / "out"
+    words = [
+        tmp_path / "run.yaml",
+        "dim=6",
+        "lr=0.25",
+        "negatives=4",
+        "tensorboard=false",
+        "validate_every=0",
+    ]
+    code, output, _ = kgfast("train", *words, "--lr", "0.125", "--out", out)
+    assert code == 0
+    assert "MRR" in output
+    assert "report.html" in output.replace("\n", "")
+    found = yaml.safe_load((out / "config.yaml").read_text())
+    assert [found[key] for key in ("dim", "lr", "negatives", "seed", "model")] == [6, 0.125, 4, 7, "distmult"]
+
+
+def test_resume_goes_on(run, tmp_path, kgfast):
+    out = tmp_path / "out"
+    first = [word if word != "2" else "1" for word in SMALL]
+    assert kgfast("train", "--data", "world", *first, "--out", out)[0] == 0
+    code, _, error = kgfast("train", "--data", "world", *SMALL, "--out", out)
+    assert code == 2
+    assert "holds a run already" in error.replace("\n", " ")
+    code, output, _ = kgfast("train", "--resume", "--out", out, "--epochs", "2", "--json")
+    assert code == 0
+    assert json.loads(output)["train"]["epochs"] == 2
+
+
+def test_evaluate(run, kgfast):
+    folder, _ = run
+    code, output, error = kgfast("evaluate", folder, "--json")
+    assert (code, error) == (0, "")
+    found = json.loads(output)
+    saved = json.loads((folder / "metrics.json").read_text())["test"]
+    assert found["mrr"] == pytest.approx(saved["mrr"], abs=1e-9)
+    code, output, _ = kgfast("evaluate", folder, "--split", "valid", "--details")
+    assert code == 0
+    for word in ("valid", "tail", "head", "borders", "n-1", "Hits@10"):
+        assert word in output
+
+
+def test_predict(run, kgfast):
+    folder, _ = run
+    code, output, _ = kgfast("predict", folder, "--head", "France", "--relation", "capital", "-k", 3, "--json")
+    assert code == 0
+    found = json.loads(output)
+    assert [row["rank"] for row in found["answers"]] == [1, 2, 3]
+    assert "paris" not in [row["name"] for row in found["answers"]]  # known
+    code, output, _ = kgfast("predict", folder, "--relation", "borders", "--tail", "spain", "--known", "mark")
+    assert code == 0
+    assert "known" in output
+    code, _, error = kgfast("predict", folder, "--head", "frence", "--relation", "capital")
+    assert code == 2
+    assert "'france'" in error
+    assert kgfast("predict", folder, "--head", "france")[0] == 2
+
+
+def test_predict_when_the_data_is_gone(run, kgfast, tmp_path):
+    folder, _ = run
+    (tmp_path / "train.txt").write_text("a\tr\tb\nb\tr\tc\n")
+    code, _, error = kgfast("predict", folder, "--head", "france", "--relation", "capital", "--data", tmp_path)
+    assert code == 2
+    assert "trained on other data" in error.replace("\n", " ")
+    query = ("--head", "france", "--relation", "capital")
+    assert kgfast("predict", folder, *query, "--data", tmp_path, "--known", "ignore")[0] == 0
+
+
+def test_export(run, kgfast, tmp_path):
+    folder, _ = run
+    code, output, _ = kgfast("export", folder, "--format", "npy", "--out", tmp_path / "npy", "--json")
+    assert code == 0
+    assert len(json.loads(output)["files"]) == 5
+    names = (tmp_path / "npy" / "entities.txt").read_text(encoding="utf-8").splitlines()
+    assert numpy.load(tmp_path / "npy" / "entities.npy", allow_pickle=False).shape == (len(names), 16)
+    code, output, _ = kgfast("export", folder, "--format", "safetensors", "--out", tmp_path / "st")
+    assert code == 0
+    assert "embeddings.safetensors" in output
+    code, _, error = kgfast("export", folder, "--format", "zip", "--out", tmp_path / "zip")
+    assert code == 2
+    assert "npy, safetensors, word2vec" in error
+
+
+def test_ask_says_why_not(run, kgfast):
+    folder, _ = run
+    code, output, error = kgfast("ask", folder, "Which city is the capital of France?")
+    assert (code, output) == (2, "")
+    assert "was not trained with questions" in error.replace("\n", " ")
+
+
+def test_data(kgfast, tmp_path):
+    code, output, _ = kgfast("data", "world")
+    assert code == 0
+    assert "1,126 entities" in output
+    code, output, _ = kgfast("data", "world", "--json")
+    assert json.loads(output)["name"] == "world"
+    code, output, error = kgfast("data", tmp_path / "absent")
+    assert (code, output) == (2, "")
+    assert "absent" in error
+
+
+def test_info(kgfast):
+    code, output, _ = kgfast("info", "--json")
+    assert code == 0
+    found = json.loads(output)
+    assert found["backends"]["cpu"] is None
+    assert found["cpu level"] in found["cpu levels"]
+    assert found["threads"] >= 1
+    code, output, _ = kgfast("info")
+    assert code == 0
+    assert "backend cpu" in output
+
+
+def test_bench_is_checked_and_measures(kgfast, monkeypatch):
+    from kgfast.cli import bench
+
+    monkeypatch.setattr(bench, "SECONDS", 0.0)
+    monkeypatch.setattr(bench, "SIZE", bench.SMALL)
+    code, output, _ = kgfast("bench", "--dim", 32, "--json")
+    assert code == 0
+    found = json.loads(output)
+    assert len(found["results"]) == sum(len(scores) for *_, scores in bench.OPS) + len(bench.SCORES)
+    for row in found["results"]:
+        assert row["triples_per_second"] == pytest.approx(33e3 / row["milliseconds"])
+
+
+def test_bench_refuses_a_wrong_op():
+    from kgfast.cli import bench
+    from kgfast.errors import KgfastError
+
+    def wrong(case, impl=None):
+        found = bench.ranks(case, impl)
+        return found if impl else [found[0] + 2]
+
+    with pytest.raises(KgfastError, match="differs from the reference"):
+        bench.check("rank", wrong, bench.Case.make("distmult", bench.SMALL, 8))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "--epoch", "3"), "--epochs"),
+        (("train", "--data", "world", "negative=3"), "did you mean negatives"),
+        (("train", "--data", "world", "--negative-sharing", "all"), "negative_sharing='all'"),
+        (("train", "a.yaml", "b.yaml"), "one YAML file at most"),
+        (("train",), "data is missing"),
+        (("evaluate", "/nowhere/run"), "no such run"),
+        (("evaluat", "x"), "evaluate"),
+        (("export", "x"), "--out"),
+    ],
+)
+def test_mistakes_cost_a_line_and_code_2(kgfast, words, said):
+    code, output, error = kgfast(*words)
+    assert (code, output) == (2, "")
+    assert said in " ".join(error.split())
+    assert "Traceback" not in error
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    from kgfast.errors import KgfastError
+
+    monkeypatch.setenv("KGFAST_DEBUG", "1")
+    with pytest.raises(KgfastError, match="no such run"):
+        main(["evaluate", "/nowhere/run"])
+
+
+def test_a_folder_that_is_no_run(kgfast, tmp_path):
+    code, _, error = kgfast("predict", tmp_path, "--head", "a", "--relation", "b")
+    assert code == 2
+    assert "holds no checkpoint" in error.replace("\n", " ")
+
+
+def test_names_with_brackets_are_printed_as_they_are(kgfast, tmp_path):
+    lines = [f"x{n}[red]\tis [a]\ty{n % 3}[/red]\n" for n in range(12)]
+    (tmp_path / "train.txt").write_text("".join(lines))
+    small = [
+        "--recipe",
+        "transe",
+        "--model",
+        "distmult",
+        "--dim",
+        "4",
+        "--epochs",
+        "1",
+        "--negatives",
+        "4",
+        "validate_every=0",
+    ]
+    out = tmp_path / "run"
+    code, output, _ = kgfast("train", "--data", tmp_path, *small, "tensorboard=false", "--out", out)
+    assert (code, "report.html" in output.replace("\n", "")) == (0, True)  # nothing to evaluate, and no table
+    code, output, _ = kgfast("predict", out, "--head", "x1[red]", "--relation", "is [a]")
+    assert code == 0
+    assert "y2[/red]" in output
+    code, _, error = kgfast("evaluate", out)
+    assert code == 2
+    assert "no test triples" in error
+
+
+def test_help_does_not_import_torch():
+    program = "import sys, kgfast.cli.main; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,0 +1,221 @@
+"""The command line on joint runs."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from joint_helpers import SMALL, write_towns
+
+from kgfast.cli.joint_runs import open_run
+from kgfast.cli.main import main
+from kgfast.errors import ConfigError
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def kgfast(capsys):
+    """kgfast(*arguments) -> (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return exit.value.code or 0, output.out, output.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_towns(tmp_path_factory.mktemp("data") / "towns")
+
+
+@pytest.fixture(scope="module")
+def settings(data, tmp_path_factory):
+    """joint.yaml with all kinds of tasks."""
+    values = dict(SMALL, data=str(data), entities="hybrid", steps=25)
+    values["tasks"] = dict(mlm={"batch_size": 8}, link={"batch_size": 16}, qa={"batch_size": 16})
+    path = tmp_path_factory.mktemp("settings") / "joint.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(settings, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "towns"
+    command = [sys.executable, "-m", "kgfast", "train", str(settings), "--out", str(folder), "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert json.loads(done.stdout) == json.loads((folder / "metrics.json").read_text())
+    return folder
+
+
+def test_train_prints_tables_and_goes_on(settings, kgfast, tmp_path):
+    words = ["train", settings, "steps=2", "tasks.link.batch_size=8", "--out", tmp_path / "run"]
+    code, output, error = kgfast(*words)
+    assert code == 0, error
+    for word in ("MRR", "perplexity", "Hits@1", "1 hop", "together", "2 steps", "report.html"):
+        assert word in output
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["tasks"]["link"]["batch_size"] == 8 and saved["dim"] == 16
+    assert kgfast(*words)[0] == 2  # it holds a run
+    code, output, error = kgfast("train", "--resume", "--out", tmp_path / "run", "steps=3", "--json")
+    assert code == 0, error
+    assert json.loads(output)["train"]["steps"] == 3
+
+
+@pytest.mark.parametrize(("recipe", "tasks"), [("kgqa", {"link", "qa"}), ("text", {"link"}), ("joint", None)])
+def test_recipes_start(data, kgfast, tmp_path, recipe, tasks):
+    small = ["steps=2", "backbone.hidden=16", "backbone.heads=2", "tokenizer.vocabulary=400", "tensorboard=false"]
+    code, output, error = kgfast(
+        "train", "--recipe", recipe, "--data", data, "--dim", 16, *small, "--out", tmp_path / "run", "--json"
+    )
+    assert code == 0, error
+    assert set(json.loads(output)["tasks"]) == (tasks or {"mlm", "nsp", "link", "qa"})
+
+
+def test_evaluate(run, kgfast):
+    code, output, _ = kgfast("evaluate", run, "--json")
+    assert code == 0
+    saved = json.loads((run / "metrics.json").read_text())["tasks"]
+    for task, metrics in json.loads(output).items():
+        for key, value in metrics.items():
+            if isinstance(value, float):
+                assert value == pytest.approx(saved[task]["test"][key], abs=1e-4), (task, key)
+    code, output, _ = kgfast("evaluate", run, "--split", "valid")
+    assert code == 0 and "perplexity" in output
+
+
+def test_ask_names_answers_and_triples(run, kgfast):
+    code, output, _ = kgfast("ask", run, "where does town1x1 lie", "--json", "-k", 3)
+    assert code == 0
+    found = json.loads(output)
+    assert found["topic"] == "town1x1" and [answer["rank"] for answer in found["answers"]] == [1, 2, 3]
+    assert sum(bool(answer["support"]) for answer in found["answers"]) > 0
+    code, output, _ = kgfast("ask", run, "where does it lie", "--topic", "town1x1")
+    assert code == 0 and " 1  " in output
+    code, _, error = kgfast("ask", run, "where does it lie")
+    assert code == 2 and "name the topic" in error
+
+
+def test_predict_also_for_a_text(run, kgfast):
+    code, output, _ = kgfast("predict", run, "--head", "town1x1", "--relation", "lies_in", "--known", "mark", "--json")
+    assert code == 0 and len(json.loads(output)["answers"]) == 10
+    text = "This place is a town of country1."
+    code, output, error = kgfast("predict", run, "--head-text", text, "--relation", "lies_in", "-k", 4, "--json")
+    assert code == 0, error
+    assert len(json.loads(output)["answers"]) == 4
+    code, _, error = kgfast("predict", run, "--head-text", text, "--head", "town1x1", "--relation", "lies_in")
+    assert code == 2 and "--head-text needs --relation" in error
+
+
+def test_evaluate_on_entities_known_by_their_texts(run, kgfast, tmp_path):
+    other = write_towns(tmp_path / "other", countries=2, towns=3, questions=False)
+    code, output, error = kgfast("evaluate", run, "--unseen", other, "--json")
+    assert code == 0, error
+    assert 0 < json.loads(output)["link"]["mrr"] <= 1
+    code, output, _ = kgfast("evaluate", run, "--unseen", other, "--split", "valid")
+    assert code == 0 and "valid" in output
+    code, _, error = kgfast("evaluate", run, "--unseen", tmp_path / "nothing")
+    assert code == 2 and "nothing" in error
+
+
+def test_evaluate_refuses_what_joint_runs_have_no_use_for(run, kgfast):
+    for option in (["--details"], ["--ties", "optimistic"], ["--batch-size", 4]):
+        code, _, error = kgfast("evaluate", run, *option)
+        assert code == 2 and option[0] in error
+
+
+def test_export(run, kgfast, tmp_path):
+    assert kgfast("export", run, "--out", tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / "entities.npy").exists()
+
+
+def test_ablate(settings, kgfast, tmp_path):
+    words = [settings, "steps=2", "--seeds", 2, "--alone", "link", "--out", tmp_path / "all"]
+    code, output, error = kgfast("ablate", *words, "--json")
+    assert code == 0, error
+    found = json.loads(output)
+    assert set(found["runs"]) == {"joint", "link"} and found["seeds"] == [0, 1]
+    cell = found["runs"]["link"]["link"]["mrr"]
+    assert cell["mean"] == pytest.approx(sum(cell["values"]) / 2) and cell["spread"] >= 0
+    code, output, error = kgfast("ablate", *words)  # nothing is trained twice
+    assert code == 0 and "trained alone" in output and "training" not in error
+    assert json.loads((tmp_path / "all" / "ablation.json").read_text()) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "--recipe", "joint"), "data is missing"),
+        (("train", "--recipe", "joint", "--data", "world", "--negatives", "3"), "unknown setting 'negatives'"),
+        (("train", "--data", "world", "tasks.lnk.n3=1"), "tasks.lnk"),
+        (("ablate", "tasks.link.n3=0.1", "data=world"), "out is missing"),
+    ],
+)
+def test_mistakes_cost_a_line_and_code_2(kgfast, words, said):
+    code, output, error = kgfast(*words)
+    assert (code, output) == (2, "")
+    assert said in " ".join(error.split()) and "Traceback" not in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match="device='cuda': no CUDA device is available"):
+        open_run("run", device="cuda")
+
+
+def test_two_processes_train_as_one(settings, tmp_path):
+    """torchrun: both ranks take part, the run is written once, and it resumes with as many processes only."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "kgfast", "train", str(settings), "steps=3", "--out", str(tmp_path / "run"), "--json",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["train"]["steps"] == 3
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", "--out", str(tmp_path / "run"), "steps=4"])
+
+
+def test_the_page_tells_the_truth(tmp_path):
+    """The settings of docs/joint.md and of the demo are valid, and every command has the options that it shows."""
+    from pathlib import Path
+
+    from kgfast.joint.config import resolve
+
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "joint.md").read_text(encoding="utf-8")
+    (tmp_path / "joint.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    for file in (tmp_path / "joint.yaml", root / "examples" / "world.yaml"):
+        small = ["steps=1", "backbone.hidden=16", "backbone.layers=1", "dim=16", "entities.refresh=8", "threads=1"]
+        config = resolve(file, [*small, "tensorboard=false", f"out={tmp_path / file.parent.name}"])
+        assert list(config.tasks) == ["mlm", "nsp", "link", "qa"]
+    from joint_helpers import run_joint
+
+    from kgfast.data import KnowledgeGraph
+
+    metrics, _ = run_joint(config, KnowledgeGraph.load(config.data))
+    assert metrics["tasks"]["qa"]["test"]["questions"] == 892
+
+
+def test_huggingface_trainer(tmp_path):
+    """The example runs and its loss falls; so few steps say nothing about ranks."""
+    pytest.importorskip("accelerate", reason="Hugging Face's Trainer needs the package accelerate")
+    from importlib.util import module_from_spec, spec_from_file_location
+    from pathlib import Path
+
+    spec = spec_from_file_location("example", Path(__file__).parents[2] / "examples" / "huggingface_trainer.py")
+    example = module_from_spec(spec)
+    spec.loader.exec_module(example)
+    found = example.main(steps=60, out=str(tmp_path), batch_size=64, use_cpu=True, disable_tqdm=True)
+    assert found["losses"][-1] < found["losses"][0] - 0.5, found
+    assert 0 < found["mrr"] <= 1

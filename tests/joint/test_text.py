@@ -1,0 +1,166 @@
+"""Tokenizers, packed texts, texts of a graph, and the corpus."""
+
+import gzip
+
+import pytest
+import torch
+from joint_text_helpers import packed_of, texts, tokenizer, world
+
+from kgfast.data import KnowledgeGraph
+from kgfast.errors import CheckpointError, ConfigError, DataError, KgfastError
+from kgfast.joint.model.packed import Encoded, Packed
+from kgfast.joint.text.corpus import Corpus, sentences, verbalise
+from kgfast.joint.text.store import TextStore, all_texts, entity_texts, graph_texts, spell
+from kgfast.joint.text.tokenizer import Tokenizer
+
+# --- tokenizer
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_a_tokenizer_is_the_same_for_the_same_texts(kind):
+    lines = list(all_texts(graph_texts(world())))
+    first, second = (Tokenizer.train(lines, kind=kind, vocabulary=1200) for _ in range(2))
+    assert first.fingerprint == second.fingerprint and len(first) <= 1200
+    assert first.fingerprint != tokenizer(kind).fingerprint
+    tokens, offsets = first.encode(["Oslo is the capital of Norway.", "", "日本"])
+    assert tokens.dtype == torch.int32 and offsets.tolist()[1] == offsets.tolist()[2] < len(tokens)
+    assert first.decode(tokens[: offsets[1]]).lower().replace(" .", ".") == "oslo is the capital of norway."
+
+
+def test_a_tokenizer_is_saved_and_found_again(tmp_path):
+    made = tokenizer()
+    made.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    assert again.fingerprint == made.fingerprint and again.roles == made.roles
+    again.check_fits(made.fingerprint, "the run")
+    with pytest.raises(CheckpointError, match="the run was trained with another tokenizer"):
+        again.check_fits("f" * 64, "the run")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="is no tokenizer"):
+        Tokenizer.load(tmp_path)
+    with pytest.raises(CheckpointError, match="there is no tokenizer"):
+        Tokenizer.load(tmp_path / "nothing")
+
+
+def test_tokenizer_errors():
+    with pytest.raises(ConfigError, match="wordpiece, bpe"):
+        Tokenizer.train(["a"], kind="words")
+    with pytest.raises(ConfigError, match="vocabulary=10"):
+        Tokenizer.train(["a"], vocabulary=10)
+    with pytest.raises(DataError, match="no text"):
+        Tokenizer.train([" "])
+
+
+# --- packed texts
+
+
+def test_packed_texts_are_cut_and_joined():
+    packed = packed_of(3, 1, 5)
+    assert packed.positions.tolist() == [0, 1, 2, 0, 0, 1, 2, 3, 4] and packed.lengths.tolist() == [3, 1, 5]
+    assert packed.rows.tolist() == [0] * 3 + [1] + [2] * 5
+    picked = packed.select(torch.tensor([2, 0, 2]))
+    assert picked.offsets.tolist() == [0, 5, 8, 13]
+    assert torch.equal(picked.tokens, torch.cat((packed.tokens[4:], packed.tokens[:3], packed.tokens[4:])))
+    both = Packed.cat([packed, Packed.empty(), picked])
+    assert len(both) == 6 and both.offsets.tolist() == [0, 3, 4, 9, 14, 17, 22]
+    encoded = Encoded(torch.arange(22.0)[:, None], both.offsets, torch.arange(6.0)[:, None])
+    part = encoded.slice(1, 3)
+    assert part.hidden[:, 0].tolist() == list(range(3, 9)) and part.offsets.tolist() == [0, 1, 6]
+    assert encoded.select(torch.tensor([5, 1])).hidden[:, 0].tolist() == [*range(17, 22), 3]
+    with pytest.raises(KgfastError, match="text 1 has no tokens"):
+        Packed.from_flat(torch.arange(3), torch.tensor([0, 3, 3]))
+    with pytest.raises(KgfastError, match="offsets must ascend"):
+        Packed.from_flat(torch.arange(3), torch.tensor([0, 2]))
+
+
+def test_each_distinct_text_once(monkeypatch):
+    packed = packed_of(3, 1, 5, 3)
+    twice = Packed.cat([packed, packed.select(torch.tensor([3, 1]))])
+    distinct, place = twice.distinct()
+    assert len(distinct) == 4 and place.tolist() == [0, 1, 2, 3, 3, 1]
+    assert torch.equal(distinct.tokens, packed.tokens)
+    other = Packed(packed.tokens, packed.positions, torch.ones_like(packed.tokens), packed.offsets)
+    assert len(Packed.cat([packed, other]).distinct()[0]) == 8, "segments tell texts apart"
+    swapped = Packed.from_texts([torch.tensor([7, 8, 9]), torch.tensor([9, 8, 7]), torch.tensor([7, 8])])
+    assert len(swapped.distinct()[0]) == 3
+    monkeypatch.setattr(Packed, "hashes", lambda self: self.offsets[1:] * 0)
+    distinct, place = twice.distinct()
+    assert len(distinct) == 6 and place.tolist() == list(range(6)), "a collision must not merge texts"
+
+
+# --- texts and corpus
+
+
+def test_texts_of_a_graph_are_enclosed_and_cut():
+    store = TextStore.of_graph(world(), tokenizer(), 16)
+    begin, end = tokenizer().begin, tokenizer().end
+    packed = store.packed("entity")
+    assert len(packed) == world().num_entities and int(packed.lengths.max()) == 16
+    assert (packed.tokens[packed.offsets[:-1]] == begin).all() and (packed.tokens[packed.offsets[1:] - 1] == end).all()
+    ids = torch.tensor([5, 0, 5])
+    assert torch.equal(store.packed("entity", ids).tokens, packed.select(ids).tokens)
+    assert torch.equal(store.pack([entity_texts(world())[5]]).tokens, packed.select(ids[:1]).tokens)
+    pairs = store.pairs("entity", ids, "relation", torch.tensor([0, 1, 2]))
+    assert int(pairs.lengths.max()) <= 16 and (pairs.segments[pairs.offsets[1:] - 1] == 1).all()
+    first = pairs.select(torch.tensor([1]))
+    cut = first.tokens.tolist().index(end)
+    assert first.segments.tolist() == [0] * (cut + 1) + [1] * (len(first.tokens) - cut - 1)
+    assert "question/train" in store and store.count("question/test") == len(world().questions["test"])
+    with pytest.raises(KgfastError, match="no texts called 'relations'; there are entity"):
+        store.packed("relations")
+    with pytest.raises(KgfastError, match="outside"):
+        store.packed("entity", torch.tensor([world().num_entities]))
+    with pytest.raises(ConfigError, match="max_length=3"):
+        TextStore(tokenizer(), 3)
+
+
+def test_labels_and_descriptions_are_joined(tmp_path):
+    (tmp_path / "train.txt").write_text("a\t/x/has_part.y\tb\nb\t/x/has_part.y\tc\n")
+    (tmp_path / "entity2text.txt").write_text("a\tAlpha\nb\tBeta\n")
+    (tmp_path / "entity2desc.txt").write_text("a\tAlpha is first.\nb\tIt is second.\n")
+    graph = KnowledgeGraph.load(tmp_path, cache=False)
+    assert entity_texts(graph) == ["Alpha is first.", "Beta: It is second.", None]
+    assert spell("/x/has_part.y") == "x has part y"
+    assert verbalise(graph, graph.train) == ["Alpha x has part y Beta.", "Beta x has part y c."]
+    store = TextStore.of_graph(graph, tokenizer())
+    assert store.present("entity").tolist() == [True, True, False]
+
+
+def test_held_out_entities_are_in_no_training_sentence():
+    graph, corpus = world(), texts(held_out=0.1).corpus
+    assert [int((corpus.split == part).sum()) for part in (1, 2)] == [graph.num_entities // 10] * 2
+    held = (corpus.split[: graph.num_entities] > 0).nonzero()[:, 0]
+    lines = entity_texts(graph)
+    heads = graph.train[:, 0]
+    for entity in held[:20].tolist():
+        inside = (corpus.document == entity).nonzero()[:, 0]
+        assert len(inside) == len(sentences(lines[entity])), "its triples are put into words for nobody"
+    assert len(corpus) > (~torch.isin(heads, held)).sum()
+    trained, tested = corpus.spans("train", 30), corpus.spans("test", 30)
+    assert int((trained[:, 1] - trained[:, 0]).max()) <= 30 and int((trained[:, 1] - trained[:, 0]).min()) > 0
+    covered = (trained[:, 1] - trained[:, 0]).sum() + (tested[:, 1] - tested[:, 0]).sum()
+    valid = corpus.spans("valid", 30)
+    assert covered + (valid[:, 1] - valid[:, 0]).sum() == len(corpus.tokens), "every token is in one span"
+    first = corpus.following("test")
+    assert torch.equal(corpus.document[first], corpus.document[first + 1])
+
+
+def test_a_corpus_takes_text_files(tmp_path):
+    file = tmp_path / "notes.txt.gz"
+    file.write_bytes(gzip.compress(b"One sentence. Two sentences!\n\nAnother paragraph.\n"))
+    plain = Corpus.of_graph(world(), tokenizer(), triples=False, held_out=0.0)
+    more = Corpus.of_graph(world(), tokenizer(), triples=False, held_out=0.0, files=[file])
+    assert len(more) == len(plain) + 3 and len(more.split) == len(plain.split) + 2
+    with pytest.raises(DataError, match="no file"):
+        Corpus.of_graph(world(), tokenizer(), files=[tmp_path / "missing.txt"])
+    with pytest.raises(ConfigError, match="held_out=0.7"):
+        Corpus.of_graph(world(), tokenizer(), held_out=0.7)
+    bare = KnowledgeGraph.from_arrays([[0, 0, 1]])
+    with pytest.raises(DataError, match="no text to learn language from"):
+        Corpus.of_graph(bare, tokenizer(), triples=False)
+
+
+def test_sentences():
+    assert sentences("It is 3.5 km long. Its mouth (in e.g. the sea) is wide! Why? 12 know.") == [
+        "It is 3.5 km long.", "Its mouth (in e.g. the sea) is wide!", "Why?", "12 know.",
+    ]  # fmt: skip
