@@ -12,7 +12,7 @@ build: $(VENV)/built
 $(VENV)/built: setup.py pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu*')
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel cmake ninja pybind11 \
-	  'triton>=3.2; sys_platform == "linux"'  # its hot kernels are compiled while building
+	  'triton>=3.2; sys_platform == "linux"'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[test,lint]'
 	touch $@
 

@@ -1,6 +1,5 @@
 """Hands the build over to CMake; every compiler flag is in CMakeLists.txt. Neither torch nor a GPU is needed."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -35,27 +34,6 @@ class CMakeBuild(build_ext):
         env = os.environ | {"PATH": path}
         subprocess.run(configure, check=True, env=env)
         subprocess.run(["cmake", "--build", str(build)], check=True, env=env)
-        in_place = self.inplace or getattr(self, "editable_mode", False)
-        build_cubins((ROOT if in_place else target.parent) / "kernels" / "triton" / "cubins")
-
-
-def build_cubins(folder):
-    """Compiles hot Triton kernels ahead of time, where Triton and torch are there; no GPU is needed."""
-    choice = os.environ.get("KGFAST_CUBINS", "AUTO")
-    if choice not in ("ON", "OFF", "AUTO"):
-        raise SystemExit(f"KGFAST_CUBINS={choice} must be ON, OFF or AUTO")
-    missing = [name for name in ("torch", "triton") if importlib.util.find_spec(name) is None]
-    if choice == "OFF" or (missing and choice == "AUTO"):
-        return
-    if missing:
-        raise SystemExit(f"KGFAST_CUBINS=ON needs {' and '.join(missing)} where kgfast is built")
-    run = subprocess.run([sys.executable, "-m", "kernels.triton.ahead", str(folder)], cwd=ROOT)
-    if run.returncode and choice == "ON":
-        raise SystemExit("KGFAST_CUBINS=ON, but Triton's kernels could not be compiled")
-    if run.returncode:
-        print(
-            "Triton's kernels were not compiled ahead of time: they will be when they are first used", file=sys.stderr
-        )
 
 
 packages = find_packages(include=["kgfast", "kgfast.*"])

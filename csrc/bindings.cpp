@@ -271,5 +271,5 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("update_all_rows", &update_all_rows, Free());
   m.def("regularizer", &regularizer, Free());
   m.def("sample", &sample_ids, Free());
-  bind_cuda(m), bind_driver(m);
+  bind_cuda(m);
 }

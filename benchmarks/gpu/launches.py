@@ -1,5 +1,5 @@
-"""What a launch costs the host by each of three ways, and the first call in a new process: CUDA C++ through the module,
-Triton kernels compiled ahead of time through the module, and Triton's own launcher.
+"""What a launch costs the host by either way, and the first call in a new process: CUDA C++ through the module, and
+Triton's launcher.
 
 The kernels are small, so that the host is what takes the time: seconds a call over many calls, the device awaited once.
 """
@@ -23,18 +23,11 @@ CALLS, BATCH, NEGATIVES, ENTITIES, DIM = 300, 1024, 256, 14541, 400
 def work(way: str, device, tiny: bool):
     """(a call of sampled_loss with own negatives, the same op by each way; None) or (None, why there is none)."""
     batch, negatives, entities, dim = (4, 16, 60, 16) if tiny else (BATCH, NEGATIVES, ENTITIES, DIM)
-    impl = "cuda" if way == "cuda" else "triton"
-    reason = backends.why_not(impl, device.type)
-    if reason is None and way == "ahead":
-        from kgfast.kernels.triton import ahead
-
-        reason = ahead.why_not()
-        if reason is None:
-            ahead.use(True)
+    reason = backends.why_not(way, device.type)
     if reason:
         return None, reason
     torch.manual_seed(0)  # every way gets the same work, and must give the same loss
-    backend, none = backends.module(impl), torch.empty(0, dtype=torch.int64, device=device)
+    backend, none = backends.module(way), torch.empty(0, dtype=torch.int64, device=device)
     query, table = (torch.randn(rows, dim, device=device) for rows in (batch, entities))
     targets, ids = (torch.randint(entities, shape, device=device) for shape in ((batch,), (batch, negatives)))
     weights, room = torch.full((batch,), 1 / batch, device=device), backend.Workspace(device)
@@ -51,19 +44,15 @@ def measure(stage: Stage, way: str) -> dict:
     calls = 2 if stage.tiny else CALLS
     host = stage.once(lambda: [call() for _ in range(calls)]) / calls
     row = {"way": way, "loss": float(call()[0].sum()), "first_call": first, "alone": second, "in_a_row": host}
-    if way == "ahead":
-        from kgfast.kernels.triton import ahead
-
-        row["launches"] = dict(ahead.counts)
     return row
 
 
 if __name__ == "__main__":
-    stage = Stage(__doc__, way={"choices": ("cuda", "ahead", "jit"), "help": "one way, in this process"})
+    stage = Stage(__doc__, way={"choices": ("cuda", "triton"), "help": "one way, in this process"})
     if stage.options.way:
         print(json.dumps(measure(stage, stage.options.way)))
     else:
-        for way in ("cuda", "ahead", "jit"):
+        for way in ("cuda", "triton"):
             arguments = ["--device", stage.device.type, *(["--tiny"] if stage.tiny else []), "--way", way]
             for cache in ("empty", "filled"):  # Triton's own cache on disk
                 if cache == "empty":

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import triton
 import triton.backends
+
 from kgfast.kernels.compile.row_cases import ROW_CASES
 from kgfast.kernels.compile.signatures import record
 from kgfast.kernels.compile.tile_cases import CASES as TILE_CASES

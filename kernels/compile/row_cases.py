@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from kgfast.kernels.triton import pairs, queries, rows, sampled, sampling, shared, updates
 from kgfast.kernels.triton.configurations import sum_dtype
 

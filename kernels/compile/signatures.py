@@ -14,6 +14,7 @@ from unittest import mock
 
 import torch
 import triton
+
 from kgfast.kernels.triton import configurations
 
 TYPE_NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16",

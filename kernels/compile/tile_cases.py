@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+
 from kgfast.kernels.triton import all_scores, candidates, multitask, ranking
 from kgfast.kernels.triton.configurations import sum_dtype
 

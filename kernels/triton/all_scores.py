@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+
 from kgfast.kernels.triton.gradients import slopes
 
 from .configurations import GROUP, WORKSPACE_BYTES, arithmetic, bits, tiles

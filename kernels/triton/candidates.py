@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+
 from kgfast.kernels.triton.gradients import bias_gradient, slopes
 
 from .configurations import GROUP, OBJECTIVES, arithmetic, bits, sum_dtype, tiles

@@ -5,6 +5,7 @@ Similarities are symmetric, so one kernel serves the queries' gradient and, on t
 
 import triton
 import triton.language as tl
+
 from kgfast.kernels.triton.scores import MODULUS
 from kgfast.kernels.triton.tiles import number, place_of, slope_tile
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
-from kgfast.kernels.triton.gradients import bias_gradient, slopes_block
 from torch import Tensor
+
+from kgfast.kernels.triton.gradients import bias_gradient, slopes_block
 
 from . import configurations
 from .candidates import (

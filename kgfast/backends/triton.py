@@ -6,7 +6,6 @@ there a bad id is a device-side assertion. Sums, gradients and coefficients are 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -32,16 +31,6 @@ from kgfast.kernels.triton import queries as operators
 from kgfast.kernels.triton.configurations import sum_dtype
 
 __all__ = ["Workspace", "total"]  # and the functions below
-LAUNCH = os.environ.get("KGFAST_TRITON_LAUNCH", "jit")
-if LAUNCH not in ("ahead", "jit"):
-    raise KgfastError(f"KGFAST_TRITON_LAUNCH={LAUNCH!r} must be 'ahead' or 'jit'")
-if LAUNCH == "ahead":
-    from kgfast.kernels.triton import ahead
-
-    try:
-        ahead.use(True)
-    except RuntimeError as error:
-        raise KgfastError(f"KGFAST_TRITON_LAUNCH=ahead: {error}") from error
 OPERATORS = {code: operator for code, operator, _ in SCORES.values()}
 ROUNDED = (torch.bfloat16,)  # tables of 16 bits that can be trained: rounded stochastically
 

@@ -24,7 +24,6 @@ def collect():
     found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     found["CUDA kernels"] = cuda_kernels()
     found["ops of impl='cuda'"] = served_by_cuda()
-    found["Triton kernels ahead of time"] = ahead_of_time()
     found["backends"] = backends.status()
     return found
 
@@ -41,21 +40,6 @@ def served_by_cuda():
     from kgfast.backends import cuda
 
     return f"by CUDA: {', '.join(cuda.OWN)}; by Triton: {', '.join(cuda.FROM_TRITON)}"
-
-
-def ahead_of_time():
-    """For which chips Triton kernels were compiled while building, or why they can't be used."""
-    from kgfast import backends
-
-    if not backends.TRITON:
-        return "not built: Triton is not installed"
-    from kgfast.kernels.triton import ahead
-
-    reason = ahead.why_not()
-    built = ahead.manifest()
-    counts = {} if built is None else {f"sm_{chip}": len(kernels) for chip, kernels in built["kernels"].items()}
-    text = ", ".join(f"{count} for {chip}" for chip, count in counts.items())
-    return (f"{text}; " if text else "") + (f"not used: {reason}" if reason else "KGFAST_TRITON_LAUNCH=ahead uses them")
 
 
 def package_version(name):

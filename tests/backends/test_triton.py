@@ -13,10 +13,11 @@ from kgfast.backends import cpu
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
 
+from triton_lane import DEVICE, ENTITIES, RELATIONS, SIZES, known_of, on_device  # noqa: E402
+
 from kgfast.kernels.triton import rows as row_kernels  # noqa: E402
 from kgfast.kernels.triton import shared as shared_kernels  # noqa: E402
 from kgfast.kernels.triton import updates as update_kernels  # noqa: E402
-from triton_lane import DEVICE, ENTITIES, RELATIONS, SIZES, known_of, on_device  # noqa: E402
 
 triton = backends.module("triton")
 SCORES = list(reference.SCORES)

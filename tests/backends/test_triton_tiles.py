@@ -11,9 +11,10 @@ from kgfast.reference.losses import ALL_OBJECTIVES
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
 
+from triton_lane import DEVICE, on_device  # noqa: E402
+
 from kgfast.kernels.triton import all_scores, candidates, launching, multitask, ranking  # noqa: E402
 from kgfast.kernels.triton.configurations import sum_dtype  # noqa: E402
-from triton_lane import DEVICE, on_device  # noqa: E402
 
 SIMILARITIES = tuple(reference.SIMILARITIES)
 FLOAT, DOUBLE, BFLOAT, HALF = torch.float32, torch.float64, torch.bfloat16, torch.float16

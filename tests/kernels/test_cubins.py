@@ -16,6 +16,7 @@ if not backends.TRITON or backends.INTERPRETED:
     pytest.skip("needs Triton's compiler", allow_module_level=True)
 
 import triton  # noqa: E402
+
 from kgfast.kernels.compile import lane as compile_lane
 from kgfast.kernels.compile import signatures
 from kgfast.kernels.compile import tile_cases as cases  # noqa: E402
