@@ -15,7 +15,7 @@ import torch
 
 import kgfast
 from benchmarks.machine import available_bytes, cores
-from kgfast.backends.cpu import use_huge_pages
+from kgfast import backends
 
 PRODUCTS = ((2048, 2048, 2048), (1024, 400, 14_541), (512, 256, 512))  # large, a batch against a graph, in cache
 TINY_PRODUCTS = ((128, 128, 128),)
@@ -64,7 +64,7 @@ def memory(seconds: float, tiny: bool) -> dict[str, float]:
     count = 128
     batch = size // (4 * ROW * count)
     table = torch.ones(batch * count, ROW)
-    use_huge_pages(table)
+    backends.get("cpu").use_huge_pages(table)
     ids = torch.randperm(batch * count, generator=torch.Generator().manual_seed(0)).view(batch, count)
     out = torch.empty(batch * count, ROW)
     flat = ids.flatten()

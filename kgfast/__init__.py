@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         score_triples,
         topk,
     )
-    from kgfast.reference import SCORES
+    from kgfast.reference import SCORES, register_score
 
 __version__ = "0.1.0"
 
@@ -48,13 +48,15 @@ _HOMES = {
         "topk",
     ),
     "kgfast.core.known": ("KnownTriples",),
-    "kgfast.reference": ("SCORES",),
+    "kgfast.reference": ("SCORES", "register_score"),
 }
+_EARLIER = {"fused": "steps"}  # names of 0.1
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["CheckpointError", "ConfigError", "DataError", "KgfastError", *sorted(_HOME)]
 
 
 def __getattr__(name: str):
+    name = _EARLIER.get(name, name)
     if name not in _HOME:
         raise AttributeError(f"module 'kgfast' has no attribute {name!r}")
     import torch  # noqa: F401  (its OpenMP runtime must be loaded before kgfast._C)

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from kgfast import functional
-from kgfast.backends.cpu import check_ids
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
+from kgfast.core.registry import Side, find_score
 from kgfast.errors import KgfastError
-from kgfast.reference import SCORES
 
 
 class KGEModel(nn.Module):
@@ -36,11 +35,9 @@ class KGEModel(nn.Module):
         dtype=torch.float32,
     ):
         super().__init__()
-        checks.choose("score", score, SCORES)
-        spec = SCORES[score]
-        for name, value in (("num_entities", num_entities), ("num_relations", num_relations), ("dim", dim)):
-            if value < 1:
-                raise KgfastError(f"{name}={value} must be at least 1")
+        spec = find_score(score)
+        num_entities = checks.integer("num_entities", num_entities, 1)
+        num_relations, dim = checks.integer("num_relations", num_relations, 1), checks.integer("dim", dim, 1)
         if spec.even_dim and dim % 2:
             raise KgfastError(f"dim={dim} must be even for score {score!r}")
         self.score, self.dim, self.reciprocal = score, dim, reciprocal
@@ -63,17 +60,17 @@ class KGEModel(nn.Module):
             return table.uniform_(-bound, bound, generator=generator).to(dtype)
         return table.normal_(0.0, scale, generator=generator).to(dtype)
 
-    def turned(self, triples: Tensor, side: str) -> tuple[Tensor, str]:
-        """The triples and side that rank `side` in this model: heads become tails of the reciprocal relation."""
-        if not self.reciprocal or side == "tail":
+    def with_inverses(self, triples: Tensor, side: Side) -> tuple[Tensor, Side]:
+        """The triples and side that ask for `side` in this model: heads are the tails of inverse relations."""
+        if not self.reciprocal or side is Side.TAIL:
             return triples, side
         head, relation, tail = triples.unbind(1)
-        return torch.stack([tail, relation + self.num_relations, head], 1), "tail"
+        return torch.stack([tail, relation + self.num_relations, head], 1), Side.TAIL
 
     def check(self, triples: Tensor) -> None:
         """Relations must be those of the graph: the reciprocal rows are the model's own."""
         triples = checks.triples(triples, self.entities)
-        check_ids("triples (column of relations)", triples[:, 1], self.num_relations)
+        checks.id_range("triples (column of relations)", triples[:, 1], self.num_relations)
 
     def check_known(self, known) -> None:
         """Known triples must be of this model's graph."""
@@ -96,8 +93,8 @@ class KGEModel(nn.Module):
     def score_candidates(self, triples: Tensor, side: str = "tail") -> Tensor:
         """[B, E] scores of every entity in place of the tail or head."""
         self.check(triples)
-        turned, side = self.turned(triples, side)
-        return functional.score_candidates(self.entities, self.relations, turned, score=self.score, side=side)
+        asked, asked_side = self.with_inverses(triples, Side.of(side, "side"))
+        return functional.score_candidates(self.entities, self.relations, asked, score=self.score, side=asked_side.word)
 
     def known_for(self, known, side: str):
         """The known answers as this model asks for them: a reciprocal model asks for heads as tails."""
@@ -115,18 +112,18 @@ class KGEModel(nn.Module):
     def rank(self, triples: Tensor, side: str, known=None, ties: str = "realistic") -> Tensor:
         """Filtered ranks, float64 [B]."""
         self.check(triples)
-        turned, turned_side = self.turned(triples, side)
+        asked, asked_side = self.with_inverses(triples, Side.of(side, "side"))
         return functional.rank(
-            self.entities, self.relations, turned, score=self.score, side=turned_side,
+            self.entities, self.relations, asked, score=self.score, side=asked_side.word,
             known=self.known_for(known, side), ties=ties,
         )  # fmt: skip
 
     def topk(self, triples: Tensor, k: int, side: str, exclude=None) -> tuple[Tensor, Tensor]:
         """(scores, ids) [B, k] of the best candidates."""
         self.check(triples)
-        turned, turned_side = self.turned(triples, side)
+        asked, asked_side = self.with_inverses(triples, Side.of(side, "side"))
         return functional.topk(
-            self.entities, self.relations, turned, k, score=self.score, side=turned_side,
+            self.entities, self.relations, asked, k, score=self.score, side=asked_side.word,
             exclude=self.known_for(exclude, side),
         )  # fmt: skip
 

@@ -11,9 +11,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kgfast import backends
-from kgfast.backends.cpu import check_ids
+from kgfast.backends.base import Backend, RowUpdate
 from kgfast.core import checks
+from kgfast.core.registry import Update
+from kgfast.core.sums import sum_dtype
 from kgfast.errors import KgfastError
+
+# settings that torch's optimizers have and these may not
+OTHERS = {"weight_decay", "momentum", "dampening", "nesterov", "maximize", "amsgrad", "lr_decay", "betas", "eps"}
 
 
 def positive(name: str, value: float) -> float:
@@ -26,7 +31,7 @@ def positive(name: str, value: float) -> float:
 class RowOptimizer(Optimizer):
     """Base: tables [rows, dim] as parameters. Subclasses say which kernel updates a row, and with what state."""
 
-    update: str
+    rule: Update
 
     def __init__(self, params, defaults):
         super().__init__(params, defaults)
@@ -35,16 +40,26 @@ class RowOptimizer(Optimizer):
                 if param.dim() != 2:
                     raise KgfastError(f"params must be tables [rows, dim], not of shape {list(param.shape)}")
 
+    def add_param_group(self, param_group: dict) -> None:
+        """As torch's; settings of other optimizers, which would have no effect here, are refused."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for name in OTHERS - self.defaults.keys():
+            if group.get(name):
+                raise KgfastError(f"{name}={group[name]!r}: {type(self).__name__} has no such setting")
+        self.constants(group)
+
     def new_state(self, param: Tensor, group: dict, device=None) -> dict[str, Tensor]:
         """The state tensors of a parameter, in the order of the kernel's arguments; device "meta" for shapes alone."""
         raise NotImplementedError
 
     def constants(self, group: dict) -> dict[str, float]:
         """lr, eps, beta1, beta2 of a group, as the kernel wants them."""
-        return {"lr": group["lr"]}
+        return {"lr": checks.finite("lr", group["lr"], 0.0)}
 
-    def kernel(self, group: dict) -> str:
-        return self.update
+    def rule_of(self, group: dict) -> Update:
+        """What the kernel does to a row of a group."""
+        return self.rule
 
     def ensure_state(self) -> None:
         """Makes the state of every parameter, so that it can be saved and loaded before the first step."""
@@ -53,19 +68,19 @@ class RowOptimizer(Optimizer):
                 if not self.state[param]:
                     self.state[param].update(step=torch.zeros((), dtype=torch.float64), **self.new_state(param, group))
 
-    def sink(self, param: Tensor, backend):
+    def row_update(self, param: Tensor, backend: Backend) -> RowUpdate:
         """Advances the parameter's step and returns what the row pass of a backend needs to update it in place."""
         group = self.group_of(param)
         state = self.state[param]
         if not state:
             state.update(step=torch.zeros((), dtype=torch.float64), **self.new_state(param, group))
-        tensors = [
+        states = tuple(
             self.state_tensor(param, name, like, state) for name, like in self.new_state(param, group, "meta").items()
-        ]
+        )
         state["step"] += 1
-        held = self.__dict__.setdefault("sinks", {})  # a copy of an optimizer starts without
-        held[param] = backend.sink(
-            self.kernel(group), param.detach(), *tensors, **self.constants(group), step=int(state["step"]),
+        held = self.__dict__.setdefault("row_updates", {})  # a copy of an optimizer starts without
+        held[param] = backend.row_update(
+            self.rule_of(group), param.detach(), states, **self.constants(group), step=int(state["step"]),
             last=held.get(param),
         )  # fmt: skip
         return held[param]
@@ -103,33 +118,35 @@ class RowOptimizer(Optimizer):
                 if table.data_ptr() != param.data_ptr():
                     raise KgfastError("params must be contiguous tables")
                 gradient = param.grad
-                backend = backends.module(backends.choose(None, table.device))
+                if gradient.shape != table.shape or gradient.dtype != table.dtype or gradient.device != table.device:
+                    raise KgfastError(
+                        f"gradient {list(gradient.shape)} {gradient.dtype} on {gradient.device} is not of its table, "
+                        f"{list(table.shape)} {table.dtype} on {table.device}: that was replaced since backward"
+                    )
+                backend = backends.get(backends.choose(None, table.device))
                 if gradient.is_sparse:
                     self.update_sparse(param, table, gradient, backend)
                 else:
-                    backend.update_all_rows(gradient.contiguous(), self.sink(param, backend))
+                    backend.update_all_rows(gradient.contiguous(), self.row_update(param, backend))
         return loss
 
     def update_sparse(self, param, table, gradient, backend):
-        if gradient.sparse_dim() != 1 or gradient.dtype != table.dtype:
-            raise KgfastError(
-                f"gradient: a sparse one needs sparse_dim 1 and dtype {table.dtype}, not {gradient.sparse_dim()} and "
-                f"{gradient.dtype}"
-            )
+        if gradient.sparse_dim() != 1:
+            raise KgfastError(f"gradient: a sparse one needs sparse_dim 1, not {gradient.sparse_dim()}")
         ids, rows = gradient._indices()[0].contiguous(), gradient._values().contiguous()
-        check_ids("gradient", ids, len(table))
+        checks.id_range("gradient", ids, len(table))
         none = table.new_empty((0, 0))
         # the row pass sums what stands twice in an uncoalesced gradient
-        backend.reduce_rows(table, table, none.long(), none, [(ids, rows)], 0, self.sink(param, backend))
+        backend.reduce_rows(table, table, none.long(), none, [(ids, rows)], 0, self.row_update(param, backend))
 
 
 class RowSGD(RowOptimizer):
     """x -= lr g."""
 
-    update = "sgd"
+    rule = Update.SGD
 
     def __init__(self, params, lr: float = 0.1):
-        super().__init__(params, {"lr": checks.finite("lr", lr, 0.0)})
+        super().__init__(params, {"lr": lr})
 
     def new_state(self, param, group, device=None):
         return {}
@@ -142,35 +159,38 @@ class RowAdagrad(RowOptimizer):
     """
 
     def __init__(self, params, lr: float = 0.1, full: bool = False, eps: float = 1e-10, initial: float = 0.0):
-        defaults = {"lr": checks.finite("lr", lr, 0.0), "full": full, "eps": positive("eps", eps)}
+        defaults = {"lr": lr, "full": full, "eps": eps}
         defaults["initial"] = checks.finite("initial", initial, 0.0)
         super().__init__(params, defaults)
 
-    def kernel(self, group):
-        return "adagrad" if group["full"] else "row_adagrad"
+    def rule_of(self, group):
+        return Update.ADAGRAD if group["full"] else Update.ROW_ADAGRAD
 
     def new_state(self, param, group, device=None):
-        shape, dtype = param.shape if group["full"] else param.shape[:1], checks.sum_dtype(param.dtype)
+        shape, dtype = param.shape if group["full"] else param.shape[:1], sum_dtype(param.dtype)
         return {"sum": torch.full(shape, group["initial"], dtype=dtype, device=device or param.device)}
 
     def constants(self, group):
-        return {"lr": group["lr"], "eps": group["eps"]}
+        return {**super().constants(group), "eps": positive("eps", group["eps"])}
 
 
 class RowAdam(RowOptimizer):
     """Lazy Adam: moments of touched rows only; bias corrected by the step count (Kingma and Ba 2015; SparseAdam)."""
 
-    update = "adam"
+    rule = Update.ADAM
 
     def __init__(self, params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
-        if not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
-            raise KgfastError(f"betas={betas!r} must be two numbers in [0, 1)")
-        super().__init__(params, {"lr": checks.finite("lr", lr, 0.0), "betas": betas, "eps": positive("eps", eps)})
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     def new_state(self, param, group, device=None):
-        options = dict(dtype=checks.sum_dtype(param.dtype), device=device)
+        options = dict(dtype=sum_dtype(param.dtype), device=device)
         return {name: torch.zeros_like(param.detach(), **options) for name in ("exp_avg", "exp_avg_sq")}
 
     def constants(self, group):
-        beta1, beta2 = group["betas"]
-        return {"lr": group["lr"], "eps": group["eps"], "beta1": beta1, "beta2": beta2}
+        betas = group["betas"]
+        if not isinstance(betas, list | tuple) or len(betas) != 2:
+            raise KgfastError(f"betas={betas!r} must be two numbers in [0, 1)")
+        beta1, beta2 = (checks.finite("betas", beta, 0.0) for beta in betas)
+        if max(beta1, beta2) >= 1:
+            raise KgfastError(f"betas={betas!r} must be two numbers in [0, 1)")
+        return {**super().constants(group), "eps": positive("eps", group["eps"]), "beta1": beta1, "beta2": beta2}

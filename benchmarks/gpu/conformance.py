@@ -10,7 +10,7 @@ import kgfast
 from benchmarks.gpu.stage import Stage
 from benchmarks.machine import cores
 from kgfast import backends, reference, testing
-from kgfast.backends import cpu
+from kgfast.core.registry import Objective
 
 SCORES = list(reference.SCORES)
 
@@ -90,7 +90,7 @@ def draws(device, impl, score, setting):
     assert torch.equal(ours.cpu(), theirs), "draws differ from the CPU's"
 
 
-AXES = dict(dim=(1, 16, 33, 257), negatives=(1, 5, 64), batch=(7, 1, 150), objective=cpu.OBJECTIVES,
+AXES = dict(dim=(1, 16, 33, 257), negatives=(1, 5, 64), batch=(7, 1, 150), objective=Objective.words(),
             side=("tail", "head"), temperature=(0.0, 0.7), known=(False, True), shared=(False, True))  # fmt: skip
 CHECKS = (sampled, all_candidates, ranks, draws)
 PARTS = 2  # of a score's settings, for more processes: compiling takes most of the time

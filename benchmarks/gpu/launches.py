@@ -27,10 +27,10 @@ def work(way: str, device, tiny: bool):
     if reason:
         return None, reason
     torch.manual_seed(0)  # every way gets the same work, and must give the same loss
-    backend, none = backends.module(way), torch.empty(0, dtype=torch.int64, device=device)
+    backend, none = backends.get(way), torch.empty(0, dtype=torch.int64, device=device)
     query, table = (torch.randn(rows, dim, device=device) for rows in (batch, entities))
     targets, ids = (torch.randint(entities, shape, device=device) for shape in ((batch,), (batch, negatives)))
-    weights, room = torch.full((batch,), 1 / batch, device=device), backend.Workspace(device)
+    weights, room = torch.full((batch,), 1 / batch, device=device), backend.workspace(device)
     return lambda: backend.sampled_loss(query, table, targets, ids, none, none, none, weights, 0, 0, 9.0, 0.0, True,
                                         allocate=room, check=False), None  # fmt: skip
 

@@ -141,7 +141,7 @@ class Bench:
         coefficients, state = torch.randn(ids.shape, device=device), torch.ones(ENTITIES, device=device)
         calls = {}
         for impl in self.impls:
-            backend = backends.module(impl)
+            backend = backends.get(impl)
             sink = backend.sink("row_adagrad", table.clone(), state.clone(), lr=1e-6, eps=1e-8)
             calls[f"kgfast {impl}"] = lambda backend=backend, sink=sink: backend.reduce_rows(
                 query, table, ids, coefficients, [], 0, sink

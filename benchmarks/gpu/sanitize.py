@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 
 from benchmarks.gpu.stage import Stage
-from kgfast import testing
-from kgfast.backends import cpu, cuda
+from kgfast import backends, reference, testing
+from kgfast.core.registry import Regularizer, Update
 
 
 def everything(device) -> int:
-    calls = 0
+    calls, cuda = 0, backends.get("cuda")
     for dim in (2, 34, 130, 258, 514, 1030):
-        for score, (code, _, similarity) in cpu.SCORES.items():
+        for score, spec in reference.SCORES.items():
+            code, similarity = spec.code, spec.similarity_code
             if score == "rescal" and dim > 34:
                 continue
             case = testing.make_case(score, dim, 7, 6)
@@ -36,14 +37,15 @@ def everything(device) -> int:
             for update in ("dense", "sgd", "adagrad", "row_adagrad", "adam"):
                 into = entities.clone()
                 shape = (len(into),) if update == "row_adagrad" else into.shape
-                sink = cuda.sink(update, into, torch.ones(shape, device=device), torch.ones(into.shape, device=device),
-                                 lr=0.1, eps=1e-8, beta1=0.9, beta2=0.99, step=1)  # fmt: skip
+                states = torch.ones(shape, device=device), torch.ones(into.shape, device=device)
+                constants = dict(lr=0.1, eps=1e-8, beta1=0.9, beta2=0.99, step=1)
+                sink = cuda.row_update(Update.of(update, "update"), into, states, **constants)
                 many = torch.zeros(200, dtype=torch.int64, device=device)
                 extras = [(many, torch.ones(200, dim, device=device))]
-                cuda.reduce_rows(query, into, own[2], own[3], extras, similarity, sink)
+                cuda.reduce_rows(query, into, own.pairs, own.coefficients, extras, similarity, sink)
                 cuda.update_all_rows(torch.ones_like(into), sink)
                 calls += 2
-            cuda.add_regularizer("n3", 1, 0.1, entities, targets, torch.zeros(7, dim, device=device))
+            cuda.add_regularizer(Regularizer.N3, 1, 0.1, entities, targets, torch.zeros(7, dim, device=device))
             del found
     none = torch.empty(0, dtype=torch.int64, device=device)
     cuda.sample_negatives(7, 9, 37, 1, 3, 4, none, none, none, none, none)
@@ -52,7 +54,8 @@ def everything(device) -> int:
 
 if __name__ == "__main__":
     stage = Stage(__doc__, without={"action": "store_true", "help": "no sanitizer is watching: only run"})
-    if cuda.why_not():
-        raise SystemExit(f"no CUDA kernels: {cuda.why_not()}")
+    reason = backends.why_not("cuda")
+    if reason:
+        raise SystemExit(f"no CUDA kernels: {reason}")
     print(f"{everything(stage.device)} calls{', without a sanitizer' if stage.options.without else ''}")
     stage.synchronize()

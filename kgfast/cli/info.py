@@ -37,9 +37,15 @@ def cuda_kernels():
 
 def served_by_cuda():
     """Which kernels serve which op: CUDA C++ has the irregular ones."""
-    from kgfast.backends import cuda
+    from kgfast import backends
 
-    return f"by CUDA: {', '.join(cuda.OWN)}; by Triton: {', '.join(cuda.FROM_TRITON)}"
+    if not backends.TRITON:
+        return "none: Triton is not installed"
+    own = vars(type(backends.get("cuda")))
+    kernels = [name.lstrip("_") for name in sorted(backends.Backend.__abstractmethods__)]
+    by_cuda = [name for name in kernels if name in own or f"_{name}" in own]
+    by_triton = [name for name in kernels if name not in by_cuda]
+    return f"by CUDA: {', '.join(by_cuda)}; by Triton: {', '.join(by_triton)}"
 
 
 def package_version(name):

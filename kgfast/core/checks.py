@@ -1,41 +1,56 @@
-"""Checks of shapes, dtypes and names, before any kernel runs. Ranges of ids are checked where the ids are read."""
+"""Checks of arguments, before any kernel runs: shapes, dtypes and names here above, ids where they are read.
+
+Every function names the argument at fault. Names are matched in registry.py.
+"""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Collection, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from kgfast import backends
+from kgfast.core import registry
+from kgfast.core.environment import TRITON_INTERPRETED
+from kgfast.core.registry import Score
+from kgfast.core.sums import HALF
 from kgfast.errors import KgfastError
-from kgfast.reference import SCORES, Score
 
-HALF = (torch.bfloat16, torch.float16)  # dtypes of 16 bits: tables only; sums are in float32
+T = TypeVar("T")
 
-
-def sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of losses, weights and gradients of rows for tables of `dtype`."""
-    return torch.float32 if dtype in HALF else dtype
+# ---- shapes, dtypes, names -----------------------------------------------------------------------------------
 
 
-def choose(name: str, value, allowed) -> None:
+def choose(name: str, value: object, allowed: Collection[object]) -> None:
     """Raises unless `value` is one of `allowed`; names the nearest."""
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise KgfastError(f"{name}={value!r} is unknown: it is one of {', '.join(map(str, allowed))}{hint}")
+        raise registry.refuse(name, value, allowed)
 
 
-def table(name: str, value: Tensor) -> Tensor:
-    """A float32 or float64 matrix (where the GPU's backends run: of 16 bits too), made contiguous."""
+def pick(name: str, value: str, table: Mapping[str, T]) -> T:
+    """table[value]."""
+    choose(name, value, table)
+    return table[value]
+
+
+def tensor(name: str, value: object) -> Tensor:
+    """A dense tensor."""
     if not isinstance(value, Tensor):
         raise KgfastError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
+    if value.is_nested or value.layout != torch.strided:
+        raise KgfastError(f"{name} must be a dense tensor, not {'nested' if value.is_nested else value.layout}")
+    return value
+
+
+def table(name: str, value: object) -> Tensor:
+    """A float32 or float64 matrix (where the GPU's backends run: of 16 bits too), made contiguous."""
+    value = tensor(name, value)
     if value.dim() != 2:
         raise KgfastError(f"{name} must have shape [rows, dim], not {list(value.shape)}")
     if value.dtype in HALF and torch.is_autocast_enabled(value.device.type):
         value = value.float()
-    half = value.dtype in HALF and (value.device.type != "cpu" or backends.INTERPRETED)
+    half = value.dtype in HALF and (value.device.type != "cpu" or TRITON_INTERPRETED)
     if value.dtype not in (torch.float32, torch.float64) and not half:
         raise KgfastError(f"{name} has dtype {value.dtype}; float32 and float64 are supported")
     if value.shape[0] >= 2**31:
@@ -43,30 +58,30 @@ def table(name: str, value: Tensor) -> Tensor:
     return value.contiguous()
 
 
-def ids(name: str, value: Tensor, dimensions: int, like: Tensor) -> Tensor:
-    """An int64 tensor of ids on the device of `like`, made contiguous."""
-    if not isinstance(value, Tensor):
-        raise KgfastError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
+def ids(name: str, value: object, dimensions: int, like: Tensor, copy: bool = True) -> Tensor:
+    """An int64 tensor of ids on the device of `like`, contiguous; a copy, for whoever checks it reads it again later,
+    and a loader may fill its buffer meanwhile."""
+    value = tensor(name, value)
     if value.dtype != torch.int64:
         raise KgfastError(f"{name} has dtype {value.dtype}; ids are int64")
     if value.dim() != dimensions:
         raise KgfastError(f"{name} must have {dimensions} dimension(s), not shape {list(value.shape)}")
     if value.device != like.device:
         raise KgfastError(f"{name} is on {value.device}, the tables are on {like.device}")
-    return value.contiguous()
+    return value.clone(memory_format=torch.contiguous_format) if copy else value.contiguous()
 
 
-def triples(value: Tensor, like: Tensor) -> Tensor:
-    value = ids("triples", value, 2, like)
-    if value.shape[1] != 3:
-        raise KgfastError(f"triples must have shape [B, 3] (head, relation, tail), not {list(value.shape)}")
-    return value
+def triples(value: object, like: Tensor | None = None, copy: bool = True) -> Tensor:
+    """int64 [B, 3] of (head, relation, tail), on the device of `like`."""
+    found = ids("triples", value, 2, tensor("triples", value) if like is None else like, copy)
+    if found.shape[1] != 3:
+        raise KgfastError(f"triples must have shape [B, 3] (head, relation, tail), not {list(found.shape)}")
+    return found
 
 
-def tables(entities: Tensor, relations: Tensor, score: str) -> tuple[Tensor, Tensor, Score]:
+def tables(entities: object, relations: object, score: str) -> tuple[Tensor, Tensor, Score]:
     """Entities [E, D] and relations [R, W] of a score, W as the score demands."""
-    choose("score", score, SCORES)
-    spec = SCORES[score]
+    spec = registry.find_score(score)
     entities, relations = table("entities", entities), table("relations", relations)
     if entities.dtype != relations.dtype:
         raise KgfastError(f"relations have dtype {relations.dtype}, entities {entities.dtype}: they must agree")
@@ -84,17 +99,49 @@ def tables(entities: Tensor, relations: Tensor, score: str) -> tuple[Tensor, Ten
     return entities, relations, spec
 
 
-def finite(name: str, value: float, lowest: float | None = None, highest: float | None = None) -> float:
-    value = float(value)
-    outside = (lowest is not None and value < lowest) or (highest is not None and value > highest)
-    if value != value or value in (float("inf"), float("-inf")) or outside:  # math.isfinite breaks a compiled graph
+def number(name: str, value: object) -> float:
+    """A real number, as Python or NumPy write it, or a tensor of one."""
+    if isinstance(value, bool | str | bytes) or (isinstance(value, Tensor) and value.numel() != 1):
+        raise KgfastError(f"{name}={value!r} must be a number")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise KgfastError(f"{name}={value!r} must be a number, not {type(value).__name__}") from None
+
+
+def finite(name: str, value: object, lowest: float | None = None, highest: float | None = None) -> float:
+    """A finite number within bounds."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise KgfastError(f"{name} requires a gradient, which it can't have here: hand in float({name})")
+    found = number(name, value)
+    outside = (lowest is not None and found < lowest) or (highest is not None and found > highest)
+    if found != found or found in (float("inf"), float("-inf")) or outside:  # math.isfinite breaks a compiled graph
         bound = "" if lowest is None else f" of at least {lowest:g}"
         bound += "" if highest is None else f" and at most {highest:g}"
-        raise KgfastError(f"{name}={value!r} must be a finite number{bound}")
+        raise KgfastError(f"{name}={found!r} must be a finite number{bound}")
+    return found
+
+
+def integer(name: str, value: object, lowest: int, beyond: int | None = None) -> int:
+    """An integer (Python's, NumPy's, or one that torch.compile traces) in [lowest, beyond)."""
+    if not isinstance(value, bool) and not isinstance(value, int | torch.SymInt) and hasattr(value, "__index__"):
+        value = value.__index__()
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or value < lowest:
+        raise KgfastError(f"{name}={value!r} must be an integer of at least {lowest}")
+    if beyond is not None and value >= beyond:
+        raise KgfastError(f"{name}={value!r} must be an integer of at least {lowest} and below {beyond}")
     return value
 
 
-def weights(value: Tensor, count: int) -> Tensor:
+def seed(value: object) -> int:
+    """A seed of 64 bits, as the signed integer that ops take."""
+    if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "__index__")):
+        raise KgfastError(f"seed={value!r} must be an integer")
+    found = int(value) % 2**64  # type: ignore[call-overload]
+    return found - 2**64 if found >= 2**63 else found
+
+
+def weights(value: object, count: int) -> Tensor:
     """One finite weight >= 0 for each of `count` triples."""
     if not isinstance(value, Tensor) or value.shape != (count,):
         found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -105,9 +152,37 @@ def weights(value: Tensor, count: int) -> Tensor:
     return value
 
 
-def seed(value: int) -> int:
-    """A seed of 64 bits, as the signed integer that ops take."""
-    if not isinstance(value, int):
-        raise KgfastError(f"seed={value!r} must be an integer")
-    value %= 2**64
-    return value - 2**64 if value >= 2**63 else value
+# ---- what is read from memory: each waits for the device ------------------------------------------------------
+
+
+def id_range(name: str, ids: Tensor, count: int, lowest: int = 0) -> None:
+    """Raises unless all ids are in [lowest, count); names the argument, the value and its place."""
+    if ids.numel() == 0:
+        return
+    low, high = torch.aminmax(ids)
+    if int(low) < lowest or int(high) >= count:
+        wrong = ((ids < lowest) | (ids >= count)).nonzero()[0].tolist()
+        place = ", ".join(map(str, wrong))
+        allowed = f"[0, {count})" + (" or -1 for a masked one" if lowest < 0 else "")
+        raise KgfastError(f"{name}[{place}] is {int(ids[tuple(wrong)])}; ids must be in {allowed}")
+
+
+def triple_range(triples: Tensor, entities: int, relations: int) -> None:
+    for column, count, what in ((0, entities, "heads"), (1, relations, "relations"), (2, entities, "tails")):
+        id_range(f"triples (column of {what})", triples[:, column], count)
+
+
+def csr_range(name: str, starts: Tensor, ends: Tensor, ids: Tensor, count: int) -> None:
+    """Raises unless the ranges starts[i]:ends[i] lie in `ids`, and those in [0, count)."""
+    if starts.numel() == 0:
+        return
+    if int(starts.min()) < 0 or int(ends.max()) > ids.numel() or bool((ends < starts).any()):
+        raise KgfastError(f"{name}: ranges of ids must lie in [0, {ids.numel()}]")
+    id_range(f"{name}.ids", ids, count)
+
+
+def no_nan(scores: Tensor) -> None:
+    """Raises where a score is NaN, which has no place in an order."""
+    if scores.isnan().any():
+        row = int(scores.isnan().nonzero()[0, 0])
+        raise KgfastError(f"triples[{row}]: a score is NaN, so a parameter of its query or of a candidate is NaN")

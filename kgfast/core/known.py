@@ -67,8 +67,9 @@ class KnownTriples:
         known, relation = triples[:, 0 if side == "tail" else 2], triples[:, 1]
         if not len(index.keys):
             return torch.zeros_like(known), torch.zeros_like(known)
-        # without the range test, entity num_entities of relation r would pass for entity 0 of relation r + 1
-        inside = (known >= 0) & (known < self.num_entities)
+        # without the range tests, entity num_entities of relation r would pass for entity 0 of relation r + 1, and a
+        # relation of 2^62 for 0, as keys wrap
+        inside = (known >= 0) & (known < self.num_entities) & (relation >= 0) & (relation < self.num_relations)
         key = relation * self.num_entities + known
         place = torch.searchsorted(index.keys, key).clamp_(max=len(index.keys) - 1)
         found = inside & (index.keys[place] == key)

@@ -117,10 +117,12 @@ class Score:
     `relation_width(dim)` is the number of reals in a relation row; `even_dim` says that `dim` must be even.
     `complex_rows`: entity rows are complex numbers, real parts first; N3 is over their moduli (Lacroix et al. 2018).
     `phases`: relation rows are angles, uniform on [-pi, pi] at first; they have no size to regularize.
+    `operator`: what makes the queries in csrc/include/kgfast/scores.h and kernels/triton/scores.py; None: PyTorch does,
+    by the functions here.
     """
 
     name: str
-    similarity: Similarity
+    similarity: str
     tail_query: Query
     head_query: Query
     relation_query: Query | None = None
@@ -128,8 +130,48 @@ class Score:
     even_dim: bool = False
     complex_rows: bool = False
     phases: bool = False
+    operator: str | None = None
 
     @property
     def complex_relations(self) -> bool:
         """Whether relation rows are complex numbers too."""
         return self.complex_rows and not self.phases
+
+    @property
+    def code(self) -> int:
+        """The number that ops know this score by."""
+        return _CODES.index(self.name)
+
+    @property
+    def similarity_code(self) -> Similarity:
+        return Similarity.of(self.similarity, "similarity")
+
+    def query(self, side: Side) -> Query:
+        """What makes the queries of a side from (rows of the known entities, rows of the relations)."""
+        return self.tail_query if side is Side.TAIL else self.head_query
+
+
+SCORES: dict[str, Score] = {}
+_CODES: list[str] = []
+
+
+def add_score(score: Score) -> Score:
+    """Puts a score into the list; one of PyTorch alone may be replaced by another."""
+    Similarity.of(score.similarity, "similarity")
+    if score.name in SCORES and SCORES[score.name].operator is not None:
+        raise KgfastError(f"score {score.name!r} is one of kgfast's own: choose another name")
+    if score.name not in _CODES:
+        _CODES.append(score.name)
+    SCORES[score.name] = score
+    return score
+
+
+def find_score(name: str) -> Score:
+    """A score by name; an unknown one raises a KgfastError with the nearest."""
+    if not isinstance(name, str) or name not in SCORES:
+        raise refuse("score", name, SCORES)
+    return SCORES[name]
+
+
+def score_at(code: int) -> Score:
+    return SCORES[_CODES[code]]

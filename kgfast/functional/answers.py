@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kgfast.backends.cpu import total
-from kgfast.core import checks
+from kgfast import ops
 from kgfast.core.csr import as_csr
 from kgfast.core.known import KnownTriples
+from kgfast.core.registry import Side
+from kgfast.core.sums import sum_dtype, total
 from kgfast.errors import KgfastError
-from kgfast.ops import library
 
 
-def known_answers(known, triples: Tensor, side: str, count: int, relations: int | None = None, name: str = "known"):
+def known_answers(known, triples: Tensor, side: Side, count: int, relations: int | None = None, name: str = "known"):
     """Ranges and ids of the known answers of each query; empty tensors where there are none."""
     if known is None:
         return tuple(triples.new_empty((0,)) for _ in range(3))
@@ -24,17 +24,17 @@ def known_answers(known, triples: Tensor, side: str, count: int, relations: int 
     # half as many relations: the table also holds reciprocal rows, which this asks nothing of
     if relations is not None and relations not in (known.num_relations, 2 * known.num_relations):
         raise KgfastError(f"{name} was built for {known.num_relations} relations, the table has {relations}")
-    starts, ends = known.lookup(triples, side)
-    return starts, ends, known.ids(side)
+    starts, ends = known.lookup(triples, side.word)
+    return starts, ends, known.ids(side.word)
 
 
-def right_answers(known, triples: Tensor, side: str, count: int, relations: int, backend: str):
+def right_answers(known, triples: Tensor, side: Side, count: int, relations: int, backend: str):
     """CSR of the right answers: the target, and all known answers of the query."""
-    targets = triples[:, 2 if side == "tail" else 0].contiguous()
+    targets = triples[:, side.answer].contiguous()
     places = torch.arange(len(triples), device=triples.device)
     if known is None:
         return places, places + 1, targets
-    return library.of(backend).answers(*known_answers(known, triples, side, count, relations), targets)
+    return ops.of(backend).answers(*known_answers(known, triples, side, count, relations), targets)
 
 
 def answers_of_both_sides(known: KnownTriples, triples: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,13 +49,13 @@ def single_answers(targets: Tensor, ignore_index: int, like: Tensor):
     """((starts, ends, ids), share [B]) of one target a row; a row with `ignore_index` has none, and a share of 0."""
     counted = targets != ignore_index
     starts = torch.arange(targets.shape[0], device=targets.device)
-    share = counted.to(checks.sum_dtype(like.dtype)) / counted.sum().clamp(min=1)
+    share = counted.to(sum_dtype(like.dtype)) / counted.sum().clamp(min=1)
     return (starts, starts + counted, torch.where(counted, targets, 0)), share
 
 
 def share_weights(weights, batch: int, like: Tensor) -> Tensor:
     """Weights divided by their sum: what each row's loss counts for in the mean."""
-    dtype = checks.sum_dtype(like.dtype)
+    dtype = sum_dtype(like.dtype)
     if weights is None:
         return like.new_full((batch,), 1.0 / max(batch, 1), dtype=dtype)
     weights = weights.detach().to(like.device, dtype)

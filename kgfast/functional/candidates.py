@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from kgfast import backends, reference
-from kgfast.backends.cpu import OBJECTIVES, SCORES, SIDES
 from kgfast.core import checks
+from kgfast.core.registry import CANDIDATE_OBJECTIVES, Objective, Side, Similarity
 from kgfast.errors import KgfastError
 from kgfast.functional.answers import right_answers, share_weights, single_answers
 from kgfast.ops import autograd
 
-CANDIDATE_OBJECTIVES = ("softmax", "bce")
 FEW_LOGITS = 1 << 19  # the most that are ever stored
 FEW_CLASSES, FEW_PRODUCTS = 32, 8_000_000  # below which torch is faster than tiles
 
@@ -37,25 +36,32 @@ def one_vs_all_loss(
     side="both" is the mean of both sides. Memory O(B D) and 20 MB of scores at most, whatever B and C; the gradient of
     the entities is dense [E, D], as every row has one.
     """
-    entities, relations, _ = checks.tables(entities, relations, score)
+    entities, relations, spec = checks.tables(entities, relations, score)
     triples = checks.triples(triples, entities)
-    checks.choose("side", side, (*SIDES, "both"))
-    checks.choose("objective", objective, CANDIDATE_OBJECTIVES)
+    checks.choose("side", side, (*Side.words(), "both"))
+    code = candidate_objective("objective", objective)
     smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0, highest=1.0)
     options = dict(score=score, objective=objective, label_smoothing=smoothing, known=known)
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
         return reference.one_vs_all_loss(entities, relations, triples, side=side, **options)
     if side == "both":
-        losses = [one_vs_all_loss(entities, relations, triples, side=one, impl=impl, **options) for one in SIDES]
+        losses = [one_vs_all_loss(entities, relations, triples, side=one, impl=impl, **options) for one in Side.words()]
         return (losses[0] + losses[1]) / 2
-    code, _, similarity = SCORES[score]
-    query = autograd.Queries.apply(entities, relations, triples, code, SIDES[side], False, backend)
+    asked = Side.of(side, "side")
+    query = autograd.Queries.apply(entities, relations, triples, spec.code, int(asked), False, backend)
     return autograd.CandidateLoss.apply(
         query, entities, entities.new_empty((0,)),
-        *right_answers(known, triples, side, len(entities), len(relations), backend),
-        share_weights(None, len(triples), entities), (similarity, OBJECTIVES.index(objective), smoothing), backend,
-    )  # fmt: skip
+        *right_answers(known, triples, asked, len(entities), len(relations), backend),
+        share_weights(None, len(triples), entities), (int(spec.similarity_code), int(code), smoothing),
+        autograd.wants_gradient(entities, relations), backend,
+    )[0]  # fmt: skip
+
+
+def candidate_objective(argument: str, word: str) -> Objective:
+    """An objective that losses over all candidates have."""
+    checks.choose(argument, word, [one.word for one in CANDIDATE_OBJECTIVES])
+    return Objective.of(word, argument)
 
 
 def all_counted(targets: Tensor, ignore_index: int, count: int) -> bool:
@@ -87,42 +93,55 @@ def linear_cross_entropy(
     """
     checks.choose("reduction", reduction, ("mean", "sum", "none"))
     weight = checks.table("weight", weight)
-    if not isinstance(hidden, Tensor) or not isinstance(targets, Tensor) or hidden.shape[:-1] != targets.shape:
-        shapes = [list(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in (hidden, targets)]
-        raise KgfastError(f"hidden is {shapes[0]}, targets {shapes[1]}: hidden must be [.., D] where targets are [..]")
+    hidden, targets = checks.tensor("hidden", hidden), checks.tensor("targets", targets)
+    if hidden.shape[:-1] != targets.shape or hidden.dim() == 0:
+        shapes = f"hidden is {list(hidden.shape)}, targets {list(targets.shape)}"
+        raise KgfastError(f"{shapes}: hidden must be [.., D] where targets are [..]")
     shape = targets.shape
     hidden = checks.table("hidden", hidden.reshape(-1, hidden.shape[-1]))
     targets = checks.ids("targets", targets.reshape(-1), 1, weight)
-    if len(hidden) != len(targets) or hidden.shape[1] != weight.shape[1] or hidden.dtype != weight.dtype:
+    if hidden.shape[1] != weight.shape[1] or hidden.dtype != weight.dtype:
         raise KgfastError(
             f"hidden {list(hidden.shape)} {hidden.dtype}, weight {list(weight.shape)} {weight.dtype} and targets "
             f"{list(shape)} don't fit together"
         )
-    if bias is not None and bias.shape != (len(weight),):
-        raise KgfastError(f"bias has shape {list(bias.shape)}; one for each of {len(weight)} rows is needed")
+    bias = bias_of("bias", bias, weight)
+    ignore_index = checks.integer("ignore_index", ignore_index, -(2**63), 2**63)
     smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0, highest=1.0)
     backend = backends.choose(impl, weight.device)
     count = len(hidden) * len(weight)
     small = len(weight) < FEW_CLASSES or count * weight.shape[1] < FEW_PRODUCTS
     few = impl is None and backend == "cpu" and count <= FEW_LOGITS and small
+    own = bias if len(bias) else None
     if few and not torch.compiler.is_compiling():
         if all_counted(targets, ignore_index, len(weight)):
             options = dict(label_smoothing=smoothing, reduction=reduction)
             with torch.autocast("cpu", enabled=False):  # what is handed in is computed with, whoever serves
-                logits = torch.nn.functional.linear(hidden, weight, bias)
+                logits = torch.nn.functional.linear(hidden, weight, own)
             losses = torch.nn.functional.cross_entropy(logits, targets, **options)
             return losses.view(shape) if reduction == "none" else losses
         backend = "reference"
     if backend == "reference":
-        options = dict(bias=bias, ignore_index=ignore_index, label_smoothing=smoothing, reduction=reduction)
+        options = dict(bias=own, ignore_index=ignore_index, label_smoothing=smoothing, reduction=reduction)
         with torch.autocast(weight.device.type, enabled=False):
             losses = reference.linear_cross_entropy(hidden, weight, targets, **options)
         return losses.reshape(shape if reduction == "none" else ())
-    bias = weight.new_empty((0,)) if bias is None else bias.to(weight.dtype).contiguous()
     ranges, share = single_answers(targets, ignore_index, weight)
     if reduction != "mean":
         share = (share != 0).to(share.dtype)
-    inputs = (hidden, weight, bias, *ranges, share, (0, OBJECTIVES.index("softmax"), smoothing), backend)
-    if reduction != "none":
-        return autograd.CandidateLoss.apply(*inputs)
-    return autograd.CandidateLosses.apply(*inputs).reshape(shape)
+    inputs = (hidden, weight, bias, *ranges, share, (int(Similarity.DOT), int(Objective.SOFTMAX), smoothing))
+    if reduction == "none":
+        return autograd.CandidateLosses.apply(*inputs, backend).reshape(shape)
+    return autograd.CandidateLoss.apply(*inputs, autograd.wants_gradient(hidden, weight, bias), backend)[0]
+
+
+def bias_of(argument: str, value: Tensor | None, table: Tensor) -> Tensor:
+    """A bias [C] in the table's dtype; empty for none."""
+    if value is None:
+        return table.new_empty((0,))
+    value = checks.tensor(argument, value)
+    if value.shape != (len(table),):
+        raise KgfastError(f"{argument} has shape {list(value.shape)}; one for each of {len(table)} rows is needed")
+    if not value.is_floating_point() or value.device != table.device:
+        raise KgfastError(f"{argument} is {value.dtype} on {value.device}; {table.dtype} on {table.device} is needed")
+    return value.to(table.dtype).contiguous()

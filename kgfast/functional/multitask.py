@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kgfast import backends, reference
-from kgfast.backends.cpu import OBJECTIVES, SIMILARITIES, check_ids
 from kgfast.core import checks
 from kgfast.core.csr import as_csr, places_among
+from kgfast.core.registry import Similarity
+from kgfast.core.sums import sum_dtype
 from kgfast.errors import KgfastError
 from kgfast.functional import known_softmax as masked
 from kgfast.functional.answers import single_answers
-from kgfast.functional.candidates import CANDIDATE_OBJECTIVES
+from kgfast.functional.candidates import bias_of, candidate_objective
 from kgfast.ops import autograd
 
 
@@ -62,8 +62,8 @@ def multitask_loss(
     if weights is not None and len(weights) != len(terms):
         raise KgfastError(f"weights: {len(weights)} of them for {len(terms)} terms")
     for place, term in enumerate(terms):
-        checks.choose(f"terms[{place}].similarity", term.similarity, SIMILARITIES)
-        checks.choose(f"terms[{place}].objective", term.objective, CANDIDATE_OBJECTIVES)
+        Similarity.of(term.similarity, f"terms[{place}].similarity")
+        candidate_objective(f"terms[{place}].objective", term.objective)
         if term.bias is not None and term.similarity != "dot":
             raise KgfastError(f"terms[{place}].bias: only dot products take one, not {term.similarity!r}")
         checks.table(f"terms[{place}].query", term.query)
@@ -86,11 +86,10 @@ def term_losses(terms: Sequence[Term], backend: str) -> list[Tensor]:
         if term.similarity == "dot" and term.known is None and query.dtype == ready[0][0].dtype
     ]
     together = len(alike) > 1 and not torch.compiler.is_compiling()  # torch.compile sees op by op
-    module = backends.module(backend) if together else None
-    if hasattr(module, "task_losses"):
+    if together and backends.get(backend).shares_launches:
         tensors = [one for place in alike for one in ready[place][:7]]
-        objectives = [OBJECTIVES.index(terms[place].objective) for place in alike]
-        for place, loss in zip(alike, TaskLosses.apply(module, objectives, *tensors), strict=True):
+        objectives = [int(candidate_objective("objective", terms[place].objective)) for place in alike]
+        for place, loss in zip(alike, TaskLosses.apply(backend, objectives, *tensors), strict=True):
             losses[place] = loss
     for place, (term, (*inputs, known)) in enumerate(zip(terms, ready, strict=True)):
         if losses[place] is None:
@@ -102,26 +101,27 @@ def term_loss(term: Term, inputs: list[Tensor], known, backend: str) -> Tensor:
     query, table, bias, starts, ends, answers, share = inputs
     if known is not None:
         return masked.KnownLoss.apply(query, table, bias, as_csr(starts, ends, answers), share, known)
-    options = (SIMILARITIES.index(term.similarity), OBJECTIVES.index(term.objective), 0.0)
-    return autograd.CandidateLoss.apply(*inputs, options, backend)
+    similarity = Similarity.of(term.similarity, "similarity")
+    options = (int(similarity), int(candidate_objective("objective", term.objective)), 0.0)
+    return autograd.CandidateLoss.apply(*inputs, options, autograd.wants_gradient(query, table, bias), backend)[0]
 
 
 class TaskLosses(torch.autograd.Function):
     """(query, table, bias, starts, ends, answers, share) of every task -> losses [T]; dL/dloss stays on the device."""
 
     @staticmethod
-    def forward(ctx, module, objectives, *tensors):
+    def forward(ctx, backend, objectives, *tensors):
         tasks = [(*tensors[7 * i : 7 * i + 7], objective, 0.0) for i, objective in enumerate(objectives)]
-        losses, ctx.group = module.task_losses(tasks)
-        ctx.gradients = module.task_gradients
+        losses, ctx.group = backends.get(backend).task_losses(tasks)
+        ctx.backend = backend
         ctx.save_for_backward(*tensors)  # the group holds them too; this notices where one was changed since
-        return losses.to(tensors[0].dtype)
+        return autograd.as_dtype(losses, tensors[0].dtype)
 
     @staticmethod
-    @once_differentiable
+    @autograd.first_order_only
     def backward(ctx, g):
         ctx.saved_tensors  # noqa: B018  raises where a tensor was changed in place
-        gradients = ctx.gradients(ctx.group, g)
+        gradients = backends.get(ctx.backend).task_gradients(ctx.group, g)
         return None, None, *(one for found in gradients for one in (*found, *[None] * 4))
 
 
@@ -137,21 +137,17 @@ def prepare(term: Term, place: str):
         raise KgfastError(
             f"{place}: query {list(query.shape)} {query.dtype} and table {list(table.shape)} {table.dtype} don't fit"
         )
-    if term.bias is not None and term.bias.shape != (len(table),):
-        raise KgfastError(
-            f"{place}.bias has shape {list(term.bias.shape)}; one for each of {len(table)} rows is needed"
-        )
     if isinstance(term.targets, Tensor):
         targets = checks.ids(f"{place}.targets", term.targets, 1, table)
         (starts, ends, answers), share = single_answers(targets, term.ignore_index, table)
     else:
         offsets, answers = (checks.ids(f"{place}.targets", part, 1, table) for part in term.targets)
         starts, ends, answers = sorted_answers(offsets, answers, len(table), place)
-        counted = (ends > starts).to(checks.sum_dtype(table.dtype))
+        counted = (ends > starts).to(sum_dtype(table.dtype))
         share = counted / counted.sum().clamp(min=1)
     if len(starts) != len(query):
         raise KgfastError(f"{place}.targets are for {len(starts)} rows, query has {len(query)}")
-    bias = table.new_empty((0,)) if term.bias is None else term.bias.to(table.dtype).contiguous()
+    bias = bias_of(f"{place}.bias", term.bias, table)
     known = None
     if term.known is not None:
         offsets, ids = (checks.ids(f"{place}.known", part, 1, table) for part in term.known)
@@ -169,8 +165,8 @@ def among(term: Term, place: str) -> Term:
     single = isinstance(term.targets, Tensor)
     targets = checks.ids(f"{place}.targets", term.targets if single else term.targets[1], 1, table)
     given = targets[targets != term.ignore_index] if single else targets
-    check_ids(f"{place}.candidates", candidates, len(table))
-    check_ids(f"{place}.targets", given, len(table))
+    checks.id_range(f"{place}.candidates", candidates, len(table))
+    checks.id_range(f"{place}.targets", given, len(table))
     rows = torch.unique(torch.cat([candidates, given]))
     places = torch.searchsorted(rows, targets.clamp(min=0))
     moved = torch.where(targets == term.ignore_index, targets, places) if single else (term.targets[0], places)
@@ -204,7 +200,7 @@ def sorted_answers(offsets: Tensor, ids: Tensor, count: int, place: str, name: s
     whole = len(offsets) > 0 and int(offsets[0]) == 0 and int(offsets[-1]) == len(ids)
     if not whole or bool((offsets.diff() < 0).any()):
         raise KgfastError(f"{place}.{name}: offsets must ascend from 0 to the number of ids, {len(ids)}")
-    check_ids(f"{place}.{name}", ids, count)
+    checks.id_range(f"{place}.{name}", ids, count)
     rows = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=ids.device), offsets.diff())
     keys = torch.unique(rows * count + ids)
     bounds = torch.searchsorted(keys, torch.arange(len(offsets), device=ids.device) * count)

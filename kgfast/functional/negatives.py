@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kgfast import backends, reference
-from kgfast.backends.cpu import OBJECTIVES, SCORES, SIDES
+from kgfast import backends, ops, reference
 from kgfast.core import checks
+from kgfast.core.registry import Objective, Side
 from kgfast.errors import KgfastError
 from kgfast.functional.answers import known_answers, share_weights
-from kgfast.ops import autograd, library
+from kgfast.ops import autograd
+
+SIDES = (*Side.words(), "both")
 
 
 @dataclass(frozen=True)
@@ -50,47 +52,41 @@ def sample_negatives(
     shared = c: c triples share a list, in which known ids stay. Returns int64 [B, N]; [ceil(B / c), N] where shared;
     side="both" stacks tail and head: [2, .., N]. Source: Salmon et al. 2011.
     """
-    triples = checks.triples(triples, triples)
-    checks.choose("side", side, (*SIDES, "both"))
-    seed = checks.seed(seed)
-    for name, value, lowest in (("num_negatives", num_negatives, 0), ("num_entities", num_entities, 1),
-                                ("shared", shared, 0), ("step", step, 0)):  # fmt: skip
-        if not isinstance(value, int | torch.SymInt) or value < lowest:
-            raise KgfastError(f"{name}={value!r} must be an integer of at least {lowest}")
-    if weights is not None and getattr(weights, "shape", None) != (num_entities,):
+    triples = checks.triples(triples)
+    checks.choose("side", side, SIDES)
+    options = dict(
+        seed=checks.seed(seed),
+        step=checks.integer("step", step, 0, 2**64),
+        weights=None if weights is None else checks.tensor("weights", weights),
+        known=known,
+        shared=checks.integer("shared", shared, 0),
+    )
+    num_negatives = checks.integer("num_negatives", num_negatives, 0, 2**25)
+    num_entities = checks.integer("num_entities", num_entities, 1, 2**31)
+    if weights is not None and weights.shape != (num_entities,):
         raise KgfastError(
             f"weights have shape {list(weights.shape)}; one for each of {num_entities} entities is needed"
         )
-    if num_negatives >= 2**25 or num_entities >= 2**31:
-        raise KgfastError(f"num_negatives={num_negatives} must be below 2^25, num_entities={num_entities} below 2^31")
-    options = dict(seed=seed, step=step, weights=weights, known=known, shared=shared)
+    sizes = (num_negatives, num_entities)
     if side == "both":
-        parts = [
-            sample_negatives(triples, num_negatives, num_entities, side=one, impl=impl, **options) for one in SIDES
-        ]
-        return torch.stack(parts)
-    starts, ends, known_ids = known_answers(None if shared else known, triples, side, num_entities)
+        return torch.stack([sample_negatives(triples, *sizes, side=one, impl=impl, **options) for one in Side.words()])
+    asked = Side.of(side, "side")
+    known_lists = known_answers(None if options["shared"] else known, triples, asked, num_entities)
     backend = backends.choose(impl, triples.device)
     if backend == "reference":
-        return reference.sample_negatives(triples, num_negatives, num_entities, side=side, **options)
-    thresholds, aliases = triples.new_empty((0,)), triples.new_empty((0,))
+        return reference.sample_negatives(triples, *sizes, side=side, **options)
+    aliases = triples.new_empty((0,)), triples.new_empty((0,))
     if weights is not None:
-        thresholds, aliases = (part.to(triples.device) for part in reference.alias_table(weights))
-    lists = -(-len(triples) // shared) if shared else len(triples)
-    return library.of(backend).sample_negatives(
-        triples,
-        lists,
-        num_negatives,
-        num_entities,
-        SIDES[side],
-        seed,
-        step,
-        thresholds,
-        aliases,
-        starts,
-        ends,
-        known_ids,
+        aliases = tuple(part.to(triples.device) for part in reference.alias_table(weights))
+    lists = -(-len(triples) // options["shared"]) if options["shared"] else len(triples)
+    return ops.of(backend).sample_negatives(
+        triples, lists, *sizes, int(asked), options["seed"], signed(options["step"]), *aliases, *known_lists
     )
+
+
+def signed(value: int) -> int:
+    """The 64 bits of a number, as the integer that ops take."""
+    return value - 2**64 if isinstance(value, int) and value >= 2**63 else value
 
 
 def negative_sampling_loss(
@@ -121,12 +117,13 @@ def negative_sampling_loss(
     sides' losses (ids [2, .., N], tails first).
     Returns a scalar; 0 for an empty batch. Memory O(B D + B N) and the touched rows ([E, D] unless `sparse_grad`).
     """
-    entities, relations, _ = checks.tables(entities, relations, score)
+    entities, relations, spec = checks.tables(entities, relations, score)
     triples = checks.triples(triples, entities)
-    checks.choose("side", side, (*SIDES, "both"))
-    checks.choose("objective", objective, OBJECTIVES)
+    checks.choose("side", side, SIDES)
+    code = Objective.of(objective, "objective")
     margin = checks.finite("margin", margin)
     temperature = checks.finite("adversarial_temperature", adversarial_temperature, lowest=0.0)
+    drawn = isinstance(negatives, NegativeSampler)
     if isinstance(negatives, NegativeSampler):
         sampler = negatives
         known = sampler.known if known is None else known
@@ -134,29 +131,34 @@ def negative_sampling_loss(
             triples, sampler.num_negatives, len(entities), side=side, seed=sampler.seed, step=sampler.step,
             weights=sampler.weights, known=sampler.known, shared=sampler.shared, impl=impl,
         )  # fmt: skip
-    negatives = checks.ids("negatives", negatives, 3 if side == "both" else 2, entities)
-    options = dict(score=score, objective=objective, margin=margin, adversarial_temperature=temperature,
-                   weights=weights, known=known, impl=impl)  # fmt: skip
-    if side == "both":
-        if len(negatives) != 2:
-            raise KgfastError(f"negatives for both sides must have shape [2, .., N], not {list(negatives.shape)}")
-        losses = [
-            negative_sampling_loss(entities, relations, triples, ids, side=one, sparse_grad=sparse_grad, **options)
-            for one, ids in zip(SIDES, negatives, strict=True)
-        ]
-        return (losses[0] + losses[1]) / 2
-    batch, groups = len(triples), len(negatives)
-    if groups > batch or (groups == 0 and batch > 0):
-        raise KgfastError(f"negatives have {groups} lists for {batch} triples; 1 to {batch} are possible")
+    negatives = checks.ids("negatives", negatives, 3 if side == "both" else 2, entities, copy=not drawn)
+    if side == "both" and len(negatives) != 2:
+        raise KgfastError(f"negatives for both sides must have shape [2, .., N], not {list(negatives.shape)}")
+    batch, lists = len(triples), negatives.shape[-2]
+    if lists > batch or (lists == 0 and batch > 0):
+        raise KgfastError(f"negatives have {lists} lists for {batch} triples; 1 to {batch} are possible")
     if weights is not None:
         weights = checks.weights(weights, batch)
-    starts, ends, known_ids = known_answers(known, triples, side, len(entities), len(relations))
+    if not drawn and not torch.compiler.is_compiling():
+        checks.id_range("negatives", negatives, len(entities), lowest=-1)
+        drawn = True
+    sides = [Side.of(one, "side") for one in (Side.words() if side == "both" else (side,))]
+    known_lists = [known_answers(known, triples, one, len(entities), len(relations)) for one in sides]
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
-        options.pop("impl")
-        return reference.negative_sampling_loss(entities, relations, triples, negatives, side=side, **options)
-    code, _, similarity = SCORES[score]
-    return autograd.SampledLoss.apply(
-        entities, relations, triples, negatives, starts, ends, known_ids, share_weights(weights, batch, entities),
-        code, SIDES[side], (similarity, OBJECTIVES.index(objective), margin, temperature), sparse_grad, backend,
-    )  # fmt: skip
+        return reference.negative_sampling_loss(
+            entities, relations, triples, negatives, side=side, score=score, objective=objective, margin=margin,
+            adversarial_temperature=temperature, weights=weights, known=known,
+        )  # fmt: skip
+    shares = share_weights(weights, batch, entities)
+    options = (int(spec.similarity_code), int(code), margin, temperature)
+    gradient = autograd.wants_gradient(entities, relations)
+    ids_of_sides = negatives if side == "both" else negatives[None]
+    losses = [
+        autograd.SampledLoss.apply(
+            entities, relations, triples, ids, *lists_of_side, shares, spec.code, int(one), options, gradient, drawn,
+            sparse_grad, backend,
+        )[0]
+        for one, ids, lists_of_side in zip(sides, ids_of_sides, known_lists, strict=True)
+    ]  # fmt: skip
+    return losses[0] if side != "both" else (losses[0] + losses[1]) / 2

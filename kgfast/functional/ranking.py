@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kgfast import backends, reference
-from kgfast.backends.cpu import SCORES, SIDES
+from kgfast import backends, ops, reference
 from kgfast.core import checks
-from kgfast.errors import KgfastError
+from kgfast.core.registry import Side
 from kgfast.functional.answers import known_answers
-from kgfast.ops import library
 
 TIES = ("optimistic", "pessimistic", "realistic")
 
@@ -32,18 +30,19 @@ def rank(
     is kept. A NaN score of a target raises; a NaN candidate counts as better. No gradient.
     """
     checks.choose("ties", ties, TIES)
-    entities, relations, _ = checks.tables(entities, relations, score)
+    entities, relations, spec = checks.tables(entities, relations, score)
     entities, relations = entities.detach(), relations.detach()
     triples = checks.triples(triples, entities)
-    checks.choose("side", side, SIDES)
-    starts, ends, known_ids = known_answers(known, triples, side, len(entities), len(relations))
+    asked = Side.of(side, "side")
+    starts, ends, known_ids = known_answers(known, triples, asked, len(entities), len(relations))
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
         return reference.rank(entities, relations, triples, score=score, side=side, known=known, ties=ties)
-    code, _, similarity = SCORES[score]
-    query = library.of(backend).queries(entities, relations, triples, code, SIDES[side])
-    targets = triples[:, 2 if side == "tail" else 0].contiguous()
-    greater, equal, _ = library.of(backend).rank(query, entities, targets, starts, ends, known_ids, similarity)
+    query = ops.of(backend).queries(entities, relations, triples, spec.code, int(asked))
+    targets = triples[:, asked.answer].contiguous()
+    greater, equal, _ = ops.of(backend).rank(
+        query, entities, targets, starts, ends, known_ids, int(spec.similarity_code)
+    )
     share = {"optimistic": 0.0, "pessimistic": 1.0, "realistic": 0.5}[ties]
     return 1.0 + greater.double() + share * equal.double()
 
@@ -64,16 +63,14 @@ def topk(
     exclude: KnownTriples whose answers are left out. Where fewer than k remain: score -inf, id -1. Nothing of size
     [B, C] is kept.
     """
-    entities, relations, _ = checks.tables(entities, relations, score)
+    entities, relations, spec = checks.tables(entities, relations, score)
     entities, relations = entities.detach(), relations.detach()
     triples = checks.triples(triples, entities)
-    checks.choose("side", side, SIDES)
-    if not isinstance(k, int) or not 1 <= k < 2**31:
-        raise KgfastError(f"k={k!r} must be an integer of at least 1 and below 2^31")
-    starts, ends, excluded = known_answers(exclude, triples, side, len(entities), len(relations), "exclude")
+    asked = Side.of(side, "side")
+    k = checks.integer("k", k, 1, 2**31)
+    starts, ends, excluded = known_answers(exclude, triples, asked, len(entities), len(relations), "exclude")
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
         return reference.topk(entities, relations, triples, k, score=score, side=side, exclude=exclude)
-    code, _, similarity = SCORES[score]
-    query = library.of(backend).queries(entities, relations, triples, code, SIDES[side])
-    return library.of(backend).topk(query, entities, starts, ends, excluded, k, similarity)
+    query = ops.of(backend).queries(entities, relations, triples, spec.code, int(asked))
+    return ops.of(backend).topk(query, entities, starts, ends, excluded, k, int(spec.similarity_code))

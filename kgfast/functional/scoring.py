@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from kgfast import backends, reference
-from kgfast.backends.cpu import SCORES, SIDES
 from kgfast.core import checks
+from kgfast.core.registry import Side
 from kgfast.errors import KgfastError
 from kgfast.ops import autograd
 
@@ -24,15 +24,14 @@ def score_triples(
 
     Gradients of both tables; dense [E, D], or sparse over the touched rows with `sparse_grad`. Memory O(B D).
     """
-    entities, relations, _ = checks.tables(entities, relations, score)
+    entities, relations, spec = checks.tables(entities, relations, score)
     triples = checks.triples(triples, entities)
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
         return reference.score_triples(entities, relations, triples, score=score)
-    code, _, similarity = SCORES[score]
-    query = autograd.Queries.apply(entities, relations, triples, code, 0, sparse_grad, backend)
-    targets = triples[:, 2:].contiguous()
-    return autograd.PairScores.apply(query, entities, targets, similarity, sparse_grad, backend)[:, 0]
+    query = autograd.Queries.apply(entities, relations, triples, spec.code, int(Side.TAIL), sparse_grad, backend)
+    targets, similarity = triples[:, 2:].contiguous(), int(spec.similarity_code)
+    return autograd.PairScores.apply(query, entities, targets, similarity, sparse_grad, backend)[0][:, 0]
 
 
 def score_candidates(
@@ -51,9 +50,9 @@ def score_candidates(
     candidates: None for all rows of the table; ids [K] for all queries, or [B, K]. The replaced column must be ids too.
     Memory: the result, and O(B D). With all candidates the gradient of the entities is dense.
     """
-    entities, relations, _ = checks.tables(entities, relations, score)
+    entities, relations, spec = checks.tables(entities, relations, score)
     triples = checks.triples(triples, entities)
-    checks.choose("side", side, SIDES)
+    asked = Side.of(side, "side")
     if candidates is not None:
         flat = isinstance(candidates, Tensor) and candidates.dim() == 1
         candidates = checks.ids("candidates", candidates, 1 if flat else 2, entities)
@@ -64,8 +63,8 @@ def score_candidates(
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
         return reference.score_candidates(entities, relations, triples, candidates, score=score, side=side)
-    code, _, similarity = SCORES[score]
-    query = autograd.Queries.apply(entities, relations, triples, code, SIDES[side], sparse_grad, backend)
+    query = autograd.Queries.apply(entities, relations, triples, spec.code, int(asked), sparse_grad, backend)
+    similarity = int(spec.similarity_code)
     if candidates is None:
         return autograd.AllScores.apply(query, entities, similarity, backend)
-    return autograd.PairScores.apply(query, entities, candidates, similarity, sparse_grad, backend)
+    return autograd.PairScores.apply(query, entities, candidates, similarity, sparse_grad, backend)[0]

@@ -2,17 +2,55 @@
 
 Forward computes the loss and, where a gradient is wanted, its coefficients and the query's gradient in the same visit;
 backward is the pass over touched rows. Gradients of tables are dense, or sparse with `sparse_grad`. `backend` names
-whose ops are called.
+whose ops are called. What forward leaves for backward it returns too, as torch.func wants it; callers take the first
+output. Gradients of gradients don't exist: who asks for one gets an error when it is used, never a zero.
 """
 
 from __future__ import annotations
 
-import torch
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+from functools import wraps
 
-from kgfast.backends.cpu import total
-from kgfast.ops import library as ops
+import torch
+from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
+from torch.autograd import Function
+
+from kgfast import ops
+from kgfast.core.registry import Side
+from kgfast.core.sums import total
+
+TWICE = b"a fused loss of kgfast has no gradient of its gradient (create_graph=True): use impl='reference' for that"
+
+
+def first_order_only(backward):
+    """Marks a backward whose results have no gradient; with create_graph=True they raise where one is asked of them."""
+
+    @wraps(backward)
+    def refusing(ctx, *gradients):
+        if gradients[0] is None:  # nothing depends on what forward made
+            return (None,) * len(ctx.needs_input_grad)
+        if torch.compiler.is_compiling():
+            return backward(ctx, *gradients)
+        if any(wrapped_twice(one) for one in gradients if isinstance(one, Tensor)):
+            raise RuntimeError(f"{TWICE.decode()}; nor is it made by torch.vmap")
+        with torch.no_grad():
+            found = backward(ctx, *gradients)
+        if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return found
+        refuse = torch._C._functions.DelayedError(TWICE, len(found))
+        return refuse(*(one.detach().requires_grad_() if isinstance(one, Tensor) else one for one in found))
+
+    return refusing
+
+
+def wrapped_twice(tensor: Tensor) -> bool:
+    """Whether two transforms of torch.func are at work: the gradient of a gradient, or a batch of gradients."""
+    return is_functorch_wrapped_tensor(tensor) and is_functorch_wrapped_tensor(get_unwrapped(tensor))
+
+
+def as_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """`value` itself where it has the dtype: what changes nothing returns an alias, whose gradient torch 2.11 loses."""
+    return value if value.dtype == dtype else value.to(dtype)
 
 
 def rows_gradient(query, table, ids, coefficients, extra_ids, extra_rows, similarity: int, sparse: bool, backend: str):
@@ -30,24 +68,40 @@ def no_pairs(table):
     return table.new_empty((0, table.shape[1])), table, empty.long(), empty
 
 
+def wants_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
+
+
+def column(triples, place: int) -> Tensor:
+    return triples[:, place].contiguous()
+
+
+def relation_gradient(relations, triples, d_relation, sparse, backend):
+    return rows_gradient(*no_pairs(relations), column(triples, 1), d_relation, 0, sparse, backend)
+
+
 class Queries(Function):
     """(entities, relations) -> queries [B, D]."""
 
     @staticmethod
-    def forward(ctx, entities, relations, triples, score, side, sparse, backend):
-        ctx.save_for_backward(entities, relations, triples)
-        ctx.options = score, side, sparse, backend
+    def forward(entities, relations, triples, score, side, sparse, backend):
         return ops.of(backend).queries(entities, relations, triples, score, side)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx, inputs, output):
+        *tensors, score, side, sparse, backend = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.options = score, side, sparse, backend
+
+    @staticmethod
+    @first_order_only
     def backward(ctx, d_query):
         entities, relations, triples = ctx.saved_tensors
         score, side, sparse, backend = ctx.options
-        anchors = triples[:, 0 if side == 0 else 2].contiguous()
         d_anchor, d_relation = ops.of(backend).queries_adjoint(
             d_query.contiguous(), entities, relations, triples, score, side
         )
+        anchors = column(triples, Side(side).anchor)
         return (
             rows_gradient(*no_pairs(entities), anchors, d_anchor, 0, sparse, backend),
             relation_gradient(relations, triples, d_relation, sparse, backend),
@@ -55,27 +109,28 @@ class Queries(Function):
         )
 
 
-def relation_gradient(relations, triples, d_relation, sparse, backend):
-    return rows_gradient(*no_pairs(relations), triples[:, 1].contiguous(), d_relation, 0, sparse, backend)
-
-
 class PairScores(Function):
-    """(query [B, D], table [C, D]) -> scores [B, K] of the rows `ids` [B, K]."""
+    """(query [B, D], table [C, D]) -> scores [B, K] of the rows `ids` [B, K]; for tables of 16 bits also as summed."""
 
     @staticmethod
-    def forward(ctx, query, table, ids, similarity, sparse, backend):
+    def forward(query, table, ids, similarity, sparse, backend):
         scores = ops.of(backend).pair_scores(query, table, ids, similarity)
-        ctx.save_for_backward(query, table, ids, scores)
-        ctx.options = similarity, sparse, backend
-        return scores.to(query.dtype)
+        return (scores,) if scores.dtype == query.dtype else (scores.to(query.dtype), scores)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, g):
+    def setup_context(ctx, inputs, output):
+        query, table, ids, *ctx.options = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(query, table, ids, output[-1])
+
+    @staticmethod
+    @first_order_only
+    def backward(ctx, g, *_):
         query, table, ids, scores = ctx.saved_tensors
         similarity, sparse, backend = ctx.options
         coefficients, d_query = ops.of(backend).pair_query_gradient(
-            g.to(scores.dtype).contiguous(), scores, query, table, ids, similarity
+            as_dtype(g, scores.dtype).contiguous(), scores, query, table, ids, similarity
         )
         extra_ids, extra_rows = ids.new_empty((0,)), table.new_empty((0, table.shape[1]))
         d_table = rows_gradient(query, table, ids, coefficients, extra_ids, extra_rows, similarity, sparse, backend)
@@ -86,14 +141,16 @@ class AllScores(Function):
     """(query [B, D], table [C, D]) -> scores [B, C]."""
 
     @staticmethod
-    def forward(ctx, query, table, similarity, backend):
-        scores = ops.of(backend).all_scores(query, table, similarity)
-        ctx.save_for_backward(query, table, scores)
-        ctx.options = similarity, backend
-        return scores
+    def forward(query, table, similarity, backend):
+        return ops.of(backend).all_scores(query, table, similarity)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx, inputs, output):
+        query, table, *ctx.options = inputs
+        ctx.save_for_backward(query, table, output)
+
+    @staticmethod
+    @first_order_only
     def backward(ctx, g):
         query, table, scores = ctx.saved_tensors
         similarity, backend = ctx.options
@@ -101,89 +158,104 @@ class AllScores(Function):
 
 
 class SampledLoss(Function):
-    """(entities, relations) -> weighted mean loss of the triples of one side against sampled negatives."""
+    """(entities, relations) -> weighted mean loss of the triples of one side against sampled negatives.
+
+    gradient: whether one will be asked for. checked: the ids of the negatives are known to be right.
+    """
 
     @staticmethod
     def forward(
-        ctx,
-        entities,
-        relations,
-        triples,
-        negatives,
-        starts,
-        ends,
-        known,
-        weights,
-        score,
-        side,
-        options,
-        sparse,
-        backend,
-    ):
+        entities, relations, triples, negatives, starts, ends, known, weights, score, side, options, gradient, checked,
+        sparse, backend,
+    ):  # fmt: skip
         own = ops.of(backend)
-        gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        targets = triples[:, 2 if side == 0 else 0].contiguous()
         query = own.queries(entities, relations, triples, score, side)
-        losses, d_query, ids, coefficients, d_negatives = own.sampled_loss(
-            query, entities, targets, negatives, starts, ends, known, weights, *options, gradient
-        )
-        if gradient:
-            ctx.save_for_backward(
-                entities, relations, triples, negatives, query, d_query, ids, coefficients, d_negatives
-            )
-            ctx.options = score, side, options[0], sparse, backend
-        return total(losses).to(entities.dtype)
+        losses, *left = own.sampled_loss(
+            query, entities, column(triples, Side(side).answer), negatives, starts, ends, known, weights, *options,
+            gradient, not checked,
+        )  # fmt: skip
+        return as_dtype(total(losses), entities.dtype), query, *left
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, g):
+    def setup_context(ctx, inputs, output):
+        entities, relations, triples, negatives, *_ = inputs
+        score, side, options, _, _, sparse, backend = inputs[8:]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(entities, relations, triples, negatives, *output[1:])
+        ctx.options = score, side, options[0], sparse, backend
+
+    @staticmethod
+    @first_order_only
+    def backward(ctx, g, *_):
         entities, relations, triples, negatives, query, d_query, ids, coefficients, d_negatives = ctx.saved_tensors
         score, side, similarity, sparse, backend = ctx.options
-        anchors = triples[:, 0 if side == 0 else 2]
+        anchors = column(triples, Side(side).anchor)
         d_anchor, d_relation = ops.of(backend).queries_adjoint(d_query * g, entities, relations, triples, score, side)
-        extra_ids, extra_rows = anchors.contiguous(), d_anchor
+        extra_ids, extra_rows = anchors, d_anchor
         if negatives.shape[0] != triples.shape[0]:  # shared lists; a masked id has gradient 0, row 0 stands in for it
             extra_ids = torch.cat([anchors, negatives.clamp(min=0).flatten()])
             extra_rows = torch.cat([d_anchor, d_negatives.view(-1, entities.shape[1]) * g])
         pairs = query, entities, ids, coefficients * g
         d_entities = rows_gradient(*pairs, extra_ids, extra_rows, similarity, sparse, backend)
-        return d_entities, relation_gradient(relations, triples, d_relation, sparse, backend), *[None] * 11
+        return d_entities, relation_gradient(relations, triples, d_relation, sparse, backend), *[None] * 13
 
 
 class CandidateLoss(Function):
-    """(query, table, bias) -> weighted mean loss of the answers against all rows; gradients are made going forward."""
+    """(query, table, bias) -> weighted mean loss of the answers against all rows; gradients are made going forward.
+
+    They are handed out once, as they are: a large table costs a pass. Who goes backward again has them made again.
+    """
 
     @staticmethod
-    def forward(ctx, query, table, bias, starts, ends, answers, weights, options, backend):
-        gradient = any(ctx.needs_input_grad[:3])
+    def forward(query, table, bias, starts, ends, answers, weights, options, gradient, backend):
         inputs = query, table, bias, starts, ends, answers, weights
-        losses, *gradients = ops.of(backend).candidate_loss(*inputs, *options, gradient)
-        if gradient:
-            ctx.save_for_backward(*gradients)
-        return total(losses).to(query.dtype)
+        losses, *gradients = ops.of(backend).candidate_loss(*inputs, *options, gradient, True)
+        return as_dtype(total(losses), query.dtype), *gradients
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, g):
-        gradients = ctx.saved_tensors
-        if g.device.type != "cpu" or torch.compiler.is_compiling() or float(g) != 1:  # a large table costs a pass
-            gradients = (gradient * g for gradient in gradients)
-        return *gradients, *[None] * 6
+    def setup_context(ctx, inputs, output):
+        *tensors, options, _, backend = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        if torch.compiler.is_compiling():  # a compiled graph goes backward once
+            ctx.save_for_backward(*output[1:])
+            return
+        ctx.save_for_backward(*tensors)
+        ctx.gradients, ctx.options = output[1:], (options, backend)
+
+    @staticmethod
+    @first_order_only
+    def backward(ctx, g, *_):
+        inputs = ctx.saved_tensors
+        if torch.compiler.is_compiling():
+            return *(gradient * g for gradient in inputs), *[None] * 7
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            options, backend = ctx.options
+            gradients = ops.of(backend).candidate_loss(*inputs, *options, True, False)[1:]
+        if g.device.type != "cpu" or float(g) != 1:
+            gradients = [gradient * g for gradient in gradients]
+        return *gradients, *[None] * 7
 
 
 class CandidateLosses(Function):
     """(query, table, bias) -> losses [B], weighted; the gradient needs dL/dloss per row, so scores are made again."""
 
     @staticmethod
-    def forward(ctx, query, table, bias, starts, ends, answers, weights, options, backend):
+    def forward(query, table, bias, starts, ends, answers, weights, options, backend):
         inputs = query, table, bias, starts, ends, answers, weights
-        ctx.save_for_backward(*inputs)
-        ctx.options = options, backend
-        return ops.of(backend).candidate_loss(*inputs, *options, False)[0].to(query.dtype)
+        return as_dtype(ops.of(backend).candidate_loss(*inputs, *options, False, True)[0], query.dtype)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx, inputs, output):
+        *tensors, options, backend = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.options = options, backend
+
+    @staticmethod
+    @first_order_only
     def backward(ctx, g):
         *inputs, weights = ctx.saved_tensors
         options, backend = ctx.options
-        return *ops.of(backend).candidate_loss(*inputs, weights * g, *options, True)[1:], *[None] * 6
+        return *ops.of(backend).candidate_loss(*inputs, weights * g, *options, True, False)[1:], *[None] * 6

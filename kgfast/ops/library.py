@@ -1,19 +1,17 @@
 """torch.library registration: schemas, implementations, shapes for torch.compile. No other file says torch.library.
 
-Codes (score, side, similarity, objective) are those of `backends/cpu.py`; an absent tensor is an empty one. Gradients
+Codes (score, side, similarity, objective) are those of `core/registry.py`; an absent tensor is an empty one. Gradients
 are not registered here: the autograd.Functions of autograd.py call these ops. The same schemas stand in a namespace
 for each backend: `kgfast` (CPU tensors; tensors on a GPU go to its default backend), `kgfast_triton`, `kgfast_cuda`.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from types import SimpleNamespace
 
 import torch
 
 from kgfast import backends
-from kgfast.backends import cpu
 
 # namespace -> the backend of each kind of device
 NAMESPACES = {
@@ -26,7 +24,7 @@ LIBRARIES = {namespace: torch.library.Library(namespace, "DEF") for namespace in
 
 
 def register(schema: str, fake, adapted=None) -> None:
-    """Puts an op into every namespace; `adapted(module, ..)` calls the backend where its arguments differ."""
+    """Puts an op into every namespace; `adapted(backend, ..)` calls it where its arguments differ."""
     name = schema.split("(")[0]
     for namespace, library in LIBRARIES.items():
         library.define(schema)
@@ -36,14 +34,11 @@ def register(schema: str, fake, adapted=None) -> None:
 
 
 def implementation(backend: str, name: str, adapted):
-    """The backend's function, found at the first call: a GPU backend's module is not imported before."""
-
-    if backend == "cpu":
-        return partial(adapted, cpu) if adapted else getattr(cpu, name)
+    """The backend's method, found at the first call: a GPU backend is not imported before."""
 
     def call(*arguments):
-        module = backends.module(backend)
-        return adapted(module, *arguments) if adapted else getattr(module, name)(*arguments)
+        own = backends.get(backend)
+        return adapted(own, *arguments) if adapted else getattr(own, name)(*arguments)
 
     return call
 
@@ -99,6 +94,7 @@ def sampled_loss_fake(
     margin,
     temperature,
     gradient,
+    check,
 ):
     batch, dim = query.shape
     groups, count = negatives.shape
@@ -115,13 +111,16 @@ def sampled_loss_fake(
 
 register(
     "sampled_loss(Tensor query, Tensor table, Tensor targets, Tensor negatives, Tensor starts, Tensor ends,"
-    " Tensor known, Tensor weights, int similarity, int objective, float margin, float temperature, bool gradient)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " Tensor known, Tensor weights, int similarity, int objective, float margin, float temperature, bool gradient,"
+    " bool check) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     sampled_loss_fake,
+    lambda backend, *arguments: backend.sampled_loss(*arguments[:-1], check=arguments[-1]),
 )
 
 
-def candidate_loss_fake(query, table, bias, starts, ends, answers, weights, similarity, objective, smoothing, gradient):
+def candidate_loss_fake(
+    query, table, bias, starts, ends, answers, weights, similarity, objective, smoothing, gradient, check
+):
     rows = [tensor.shape[0] if gradient else 0 for tensor in (query, table, bias)]
     return (
         query.new_empty((query.shape[0],)),
@@ -133,9 +132,10 @@ def candidate_loss_fake(query, table, bias, starts, ends, answers, weights, simi
 
 register(
     "candidate_loss(Tensor query, Tensor table, Tensor bias, Tensor starts, Tensor ends, Tensor answers,"
-    " Tensor weights, int similarity, int objective, float smoothing, bool gradient)"
+    " Tensor weights, int similarity, int objective, float smoothing, bool gradient, bool check)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     candidate_loss_fake,
+    lambda backend, *arguments: backend.candidate_loss(*arguments[:-1], check=arguments[-1]),
 )
 register(
     "table_gradient(Tensor query, Tensor table, Tensor ids, Tensor coefficients, Tensor extra_ids, Tensor extra_rows,"
@@ -173,9 +173,9 @@ register(
 )
 
 
-def own_answers(module, starts, ends, ids, targets):
+def own_answers(backend, starts, ends, ids, targets):
     """An op may not return its inputs."""
-    found = module.answers(starts, ends, ids, targets)
+    found = backend.answers(starts, ends, ids, targets)
     return tuple(one.clone() if one is given else one for one, given in zip(found, (starts, ends, ids), strict=True))
 
 
@@ -191,9 +191,9 @@ register(
 )
 
 
-def sample_like(module, like, lists, count, entities, side, seed, step, thresholds, aliases, starts, ends, known):
+def sample_like(backend, like, lists, count, entities, side, seed, step, thresholds, aliases, starts, ends, known):
     """`like` (any int64 tensor on the device) gives the op its device."""
-    return module.sample_negatives(lists, count, entities, side, seed, step, thresholds, aliases, starts, ends, known)
+    return backend.sample_negatives(lists, count, entities, side, seed, step, thresholds, aliases, starts, ends, known)
 
 
 register(

@@ -4,6 +4,8 @@ It is what `impl="reference"` runs and what tests hold the compiled backends to.
 ids are checked, shapes and dtypes are not.
 """
 
+from kgfast.core.registry import SCORES, Score, find_score
+
 from .losses import linear_cross_entropy, negative_sampling_loss, one_vs_all_loss
 from .multitask import multitask_loss
 from .ranking import rank, topk
@@ -11,11 +13,10 @@ from .row_optimizers import ROW_OPTIMIZERS
 from .sampling import alias_table, philox, sample_negatives
 from .scores import (
     COLUMN,
-    SCORES,
     SIMILARITIES,
-    Score,
-    find_score,
+    adjoint,
     make_queries,
+    register_score,
     score_candidates,
     score_triples,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "SCORES",
     "SIMILARITIES",
     "Score",
+    "adjoint",
     "alias_table",
     "find_score",
     "linear_cross_entropy",
@@ -35,6 +37,7 @@ __all__ = [
     "one_vs_all_loss",
     "philox",
     "rank",
+    "register_score",
     "sample_negatives",
     "score_candidates",
     "score_triples",

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, relu
 
+from kgfast.core import checks
+
 from .sampling import known_mask, sample_negatives
-from .scores import COLUMN, check_ids, pick, score_candidates, score_triples
+from .scores import COLUMN, score_candidates, score_triples
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -80,8 +82,8 @@ def negative_sampling_loss(
     An id that is -1, the target, or a known answer of `known` is masked: it has no part in any sum.
     A row whose negatives are all masked keeps its positive part. Memory O(B N D).
     """
-    pick(NEGATIVE_OBJECTIVES, objective, "objective")
-    pick({**COLUMN, "both": None}, side, "side")
+    checks.pick("objective", objective, NEGATIVE_OBJECTIVES)
+    checks.choose("side", side, {**COLUMN, "both": None})
     if hasattr(negatives, "num_negatives"):
         sampler = negatives
         known = sampler.known if known is None else known
@@ -113,7 +115,7 @@ def negative_sampling_loss(
             )
             / 2
         )
-    check_ids("negatives", negatives, len(entities), lowest=-1)
+    checks.id_range("negatives", negatives, len(entities), lowest=-1)
     lists = torch.arange(len(triples), device=triples.device) * len(negatives) // max(len(triples), 1)
     ids = negatives[lists]  # [B, N]
     masked = (ids < 0) | (ids == triples[:, COLUMN[side], None])
@@ -164,11 +166,11 @@ def one_vs_all_loss(
     mean log-likelihood over the right answers; bce: binary cross-entropy, mean over all B*C entries; labels
     are (1 - e) y + e / C. side="both" is the mean of the two sides' losses. Memory O(B C D).
     """
-    pick({**COLUMN, "both": None}, side, "side")
+    checks.choose("side", side, {**COLUMN, "both": None})
     if side == "both":
         options = dict(score=score, objective=objective, label_smoothing=label_smoothing, known=known)
         return sum(one_vs_all_loss(entities, relations, triples, side=s, **options) for s in ("tail", "head")) / 2
-    loss = pick(ALL_OBJECTIVES, objective, "objective")
+    loss = checks.pick("objective", objective, ALL_OBJECTIVES)
     logits = score_candidates(entities, relations, triples, score=score, side=side)
     answers = torch.zeros_like(logits, dtype=torch.bool)
     if known is not None:
@@ -192,7 +194,7 @@ def linear_cross_entropy(
     hidden [.., D], weight [C, D], targets int64 [..], bias [C]. mean: over the targets that are not
     `ignore_index`, 0 where there are none; sum; none: [..]. Memory O(B C).
     """
-    check_ids("targets", targets[targets != ignore_index], len(weight))
+    checks.id_range("targets", targets[targets != ignore_index], len(weight))
     logits = torch.nn.functional.linear(hidden, weight, bias).flatten(0, -2)
     losses = cross_entropy(
         logits,
@@ -203,4 +205,4 @@ def linear_cross_entropy(
     )
     counted = (targets != ignore_index).sum().clamp(min=1)
     reductions = {"mean": losses.sum() / counted, "sum": losses.sum(), "none": losses.view(targets.shape)}
-    return pick(reductions, reduction, "reduction")
+    return checks.pick("reduction", reduction, reductions)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kgfast.core import checks
+
 from .losses import ALL_OBJECTIVES, weighted_mean
-from .scores import SIMILARITIES, check_ids, pick
+from .scores import SIMILARITIES
 
 
 def csr_mask(lists: tuple[Tensor, Tensor], num_columns: int) -> Tensor:
@@ -21,7 +23,7 @@ def csr_mask(lists: tuple[Tensor, Tensor], num_columns: int) -> Tensor:
 def target_mask(targets, ignore_index: int, num_columns: int) -> Tensor:
     """The right answers of each query: bool [B, num_columns]; a row with `ignore_index` has none."""
     given = targets[targets != ignore_index] if isinstance(targets, Tensor) else targets[1]
-    check_ids("targets", given, num_columns)
+    checks.id_range("targets", given, num_columns)
     if not isinstance(targets, Tensor):
         return csr_mask(targets, num_columns)
     return (targets.unsqueeze(1) == torch.arange(num_columns, device=targets.device)) & (
@@ -37,8 +39,8 @@ def term_loss(term) -> Tensor:
     do not compete, nor do, with `candidates` int64 [K], the rows that are neither candidates nor targets. No
     answer at all: 0.
     """
-    similarity = pick(SIMILARITIES, term.similarity, "similarity")
-    loss = pick(ALL_OBJECTIVES, term.objective, "objective")
+    similarity = checks.pick("similarity", term.similarity, SIMILARITIES)
+    loss = checks.pick("objective", term.objective, ALL_OBJECTIVES)
     num_rows = len(term.table)
     answers = target_mask(term.targets, term.ignore_index, num_rows)
     compete = torch.ones(num_rows, dtype=torch.bool, device=answers.device)

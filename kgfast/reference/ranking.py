@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kgfast.core import checks
 from kgfast.errors import KgfastError
 
 from .sampling import known_mask
-from .scores import COLUMN, pick, score_candidates
+from .scores import COLUMN, score_candidates
 
 # how many of the rows that tie with the target are placed before it
 TIE_SHARES = {"optimistic": 0.0, "realistic": 0.5, "pessimistic": 1.0}
@@ -38,7 +39,7 @@ def rank(
     other than the target have no part. Scores are compared in the dtype of the tables. A target whose score
     is NaN raises; another candidate's NaN counts as greater: broken rows never improve a rank.
     """
-    share = pick(TIE_SHARES, ties, "ties")
+    share = checks.pick("ties", ties, TIE_SHARES)
     scores = score_candidates(entities.detach(), relations.detach(), triples, score=score, side=side)
     target = triples[:, COLUMN[side], None]
     others = torch.ones_like(scores, dtype=torch.bool).scatter_(1, target, False)

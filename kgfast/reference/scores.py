@@ -7,13 +7,13 @@ come by autograd.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kgfast.core import checks
+from kgfast.core.registry import Query, Score, Similarity, add_score, find_score
 from kgfast.errors import KgfastError
 
 COLUMN = {"head": 0, "relation": 1, "tail": 2}  # where the answer of a side stands in a triple
@@ -79,35 +79,9 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-@dataclass(frozen=True)
-class Score:
-    """A score function: score(h, r, t) = similarity(tail_query(h, r), t) = similarity(head_query(t, r), h).
-
-    `relation_query(h, t)`, where there is one, gives the same number as similarity(relation_query(h, t), r).
-    `relation_width(dim)` is the number of reals in a relation row; `even_dim` says that `dim` must be even.
-    `complex_rows`: entity rows are complex numbers, real parts first; N3 is over their moduli (Lacroix et al. 2018).
-    `phases`: relation rows are angles, uniform on [-pi, pi] at first; they have no size to regularize.
-    """
-
-    name: str
-    similarity: str
-    tail_query: Callable[[Tensor, Tensor], Tensor]
-    head_query: Callable[[Tensor, Tensor], Tensor]
-    relation_query: Callable[[Tensor, Tensor], Tensor] | None = None
-    relation_width: Callable[[int], int] = lambda dim: dim
-    even_dim: bool = False
-    complex_rows: bool = False
-    phases: bool = False
-
-    @property
-    def complex_relations(self) -> bool:
-        """Whether relation rows are complex numbers too."""
-        return self.complex_rows and not self.phases
-
-
 def transe(name: str, similarity: str) -> Score:
     """-||h + r - t||: translation."""
-    return Score(name, similarity, lambda h, r: h + r, lambda t, r: t - r, lambda h, t: t - h)
+    return Score(name, similarity, lambda h, r: h + r, lambda t, r: t - r, lambda h, t: t - h, operator="TransE")
 
 
 def simple_tail_query(h: Tensor, r: Tensor) -> Tensor:
@@ -148,13 +122,13 @@ def rescal_head_query(t: Tensor, r: Tensor) -> Tensor:
     return torch.einsum("...ij,...j->...i", as_matrix(r, t.shape[-1]), t)
 
 
-SCORES: dict[str, Score] = {
-    score.name: score
+BUILT_IN = tuple(
+    add_score(score)
     for score in (
         transe("transe_l1", "l1"),
         transe("transe_l2", "l2"),
         # sum_d h_d r_d t_d
-        Score("distmult", "dot", lambda h, r: h * r, lambda t, r: t * r, lambda h, t: h * t),
+        Score("distmult", "dot", lambda h, r: h * r, lambda t, r: t * r, lambda h, t: h * t, operator="DistMult"),
         # Re sum_k h_k r_k conj(t_k)
         Score(
             "complex",
@@ -164,6 +138,7 @@ SCORES: dict[str, Score] = {
             lambda h, t: complex_product(conjugate(h), t),
             even_dim=True,
             complex_rows=True,
+            operator="ComplEx",
         ),
         # -sum_k |h_k e^{i theta_k} - t_k|
         Score(
@@ -175,9 +150,18 @@ SCORES: dict[str, Score] = {
             even_dim=True,
             complex_rows=True,
             phases=True,
+            operator="RotatE",
         ),
         # (<h_a, r, t_b> + <t_a, r', h_b>) / 2
-        Score("simple", "dot", simple_tail_query, simple_head_query, simple_relation_query, even_dim=True),
+        Score(
+            "simple",
+            "dot",
+            simple_tail_query,
+            simple_head_query,
+            simple_relation_query,
+            even_dim=True,
+            operator="SimplE",
+        ),
         # <h_a, r, t_b>
         Score(
             "cp",
@@ -187,6 +171,7 @@ SCORES: dict[str, Score] = {
             lambda h, t: halves(h)[0] * halves(t)[1],
             relation_width=lambda dim: dim // 2,
             even_dim=True,
+            operator="CP",
         ),
         # h^T R t
         Score(
@@ -196,38 +181,18 @@ SCORES: dict[str, Score] = {
             rescal_head_query,
             lambda h, t: (h.unsqueeze(-1) * t.unsqueeze(-2)).flatten(-2),
             relation_width=lambda dim: dim * dim,
+            operator="Rescal",
         ),
     )
-}
-
-
-def pick(table: dict, name: str, argument: str):
-    """table[name], or a KgfastError that names the argument, the value and the nearest known name."""
-    if name in table:
-        return table[name]
-    near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.0)
-    raise KgfastError(f"{argument}={name!r} is unknown; nearest is {near[0]!r}, known are {', '.join(table)}")
-
-
-def find_score(name: str) -> Score:
-    """SCORES[name]; an unknown name raises a KgfastError with the nearest one."""
-    return pick(SCORES, name, "score")
-
-
-def check_ids(name: str, ids: Tensor, count: int, lowest: int = 0) -> None:
-    """Raises a KgfastError with the first id that is not in [lowest, count): -1 would read the last row."""
-    wrong = ((ids < lowest) | (ids >= count)).nonzero()
-    if len(wrong):
-        place = wrong[0].tolist()
-        raise KgfastError(f"{name}{place} is {int(ids[tuple(place)])}; ids must be in [{lowest}, {count})")
+)
 
 
 def make_queries(entities: Tensor, relations: Tensor, triples: Tensor, score: str, side: str) -> Tensor:
     """q = tail_query(h, r) | head_query(t, r) | relation_query(h, t): [B, row width of that side's table]."""
-    pick(COLUMN, side, "side")
+    checks.choose("side", side, COLUMN)
     found = find_score(score)
     for column, (part, table) in enumerate((("heads", entities), ("relations", relations), ("tails", entities))):
-        check_ids(f"triples (column of {part})", triples[:, column], len(table))
+        checks.id_range(f"triples (column of {part})", triples[:, column], len(table))
     head, relation, tail = triples.unbind(1)
     if side == "tail":
         return found.tail_query(entities[head], relations[relation])
@@ -263,7 +228,79 @@ def score_candidates(
     """
     table = relations if side == "relation" else entities
     if candidates is not None:
-        check_ids("candidates", candidates, len(table))
+        checks.id_range("candidates", candidates, len(table))
     queries = make_queries(entities, relations, triples, score, side).unsqueeze(1)  # [B, 1, D]
     rows = table if candidates is None else table[candidates]  # [C, D], [K, D] or [B, K, D]
     return SIMILARITIES[find_score(score).similarity](queries, rows)
+
+
+def adjoint(d_query: Tensor, known: Tensor, relation: Tensor, query: Query) -> tuple[Tensor, Tensor]:
+    """Gradients of (rows of the known entities [B, D], of the relations [B, W]) from that of their queries [B, D]."""
+    with torch.enable_grad():
+        rows = [part.detach().to(d_query.dtype).requires_grad_() for part in (known, relation)]
+        found = torch.autograd.grad(query(*rows), rows, d_query, allow_unused=True, materialize_grads=True)
+    return found[0], found[1]
+
+
+def register_score(
+    name: str,
+    *,
+    similarity: str,
+    tail_query: Query,
+    head_query: Query,
+    relation_query: Query | None = None,
+    relation_width: Callable[[int], int] = lambda dim: dim,
+    even_dim: bool = False,
+    complex_rows: bool = False,
+    phases: bool = False,
+) -> Score:
+    """A score of one's own, in Python alone: PyTorch makes its queries, the fused kernels of every backend do the rest.
+
+        score(h, r, t) = similarity(tail_query(h, r), t) = similarity(head_query(t, r), h)
+
+    name: as `score=` and `model=` take it from now on; a name of kgfast's own is refused, one registered before is
+    replaced. similarity: dot, l1, l2 or modulus. tail_query(h, r), head_query(t, r): from rows [B, D] of the known
+    entities and rows [B, relation_width(D)] of the relations to queries [B, D], by differentiable PyTorch operations
+    that keep the dtype and treat every row alone. relation_query(h, t), if there is one, makes queries
+    [B, relation_width(D)] of the relation. even_dim: D must be even. complex_rows: rows are complex numbers, real parts
+    first. phases: relation rows are angles in radians. The other fields: `kgfast.core.registry.Score`.
+
+    Both queries must give the same number for the same triple: that is tried on random rows. Raises KgfastError where
+    they don't, or where shapes or gradients are wrong. A process that loads a model needs the score registered too.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise KgfastError(f"name={name!r} must be a word of letters, digits and underscores")
+    score = Score(
+        name, similarity, tail_query, head_query, relation_query, relation_width, even_dim, complex_rows, phases
+    )
+    Similarity.of(similarity, "similarity")
+    try_out(score)
+    return add_score(score)
+
+
+def try_out(score: Score) -> None:
+    """KgfastError unless the queries of all sides agree on random rows, and their gradients exist."""
+    generator, dim, batch = torch.Generator().manual_seed(0), 8, 5
+    width = checks.integer("relation_width(8)", score.relation_width(dim), 1)
+    h, t = (torch.randn(batch, dim, generator=generator, dtype=torch.float64) for _ in range(2))
+    r = torch.randn(batch, width, generator=generator, dtype=torch.float64)
+    asked = [("tail_query", score.tail_query, h, r, t), ("head_query", score.head_query, t, r, h)]
+    if score.relation_query is not None:
+        asked.append(("relation_query", score.relation_query, h, t, r))
+    found = []
+    for what, query, first, second, answer in asked:
+        made = query(first, second)
+        if not isinstance(made, Tensor) or made.shape != answer.shape or made.dtype != answer.dtype:
+            said = f"{list(made.shape)} {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
+            raise KgfastError(f"{what} makes {said} of rows whose answers are {list(answer.shape)} {answer.dtype}")
+        one = query(first[:1], second[:1])
+        if not torch.allclose(one, made[:1]):
+            raise KgfastError(f"{what}: a query depends on the other rows of its batch")
+        adjoint(torch.ones_like(made), first, second, query)
+        found.append(SIMILARITIES[score.similarity](made, answer))
+    for (what, *_), values in zip(asked[1:], found[1:], strict=True):
+        if not torch.allclose(values, found[0], rtol=1e-6, atol=1e-8):
+            raise KgfastError(
+                f"score {score.name!r} doesn't fit: tail_query and {what} give different numbers for one triple "
+                f"({float(found[0][0]):.6g} and {float(values[0]):.6g})"
+            )

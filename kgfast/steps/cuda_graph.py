@@ -49,8 +49,13 @@ class CapturedStep:
 
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
         """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
+        with self.step.lock:
+            return self.replayed(triples, index, weights)
+
+    def replayed(self, triples: Tensor, index: int, weights: Tensor | None) -> Tensor:
+        """The step by its graph, which is recorded first where there is none yet."""
         step = self.step
-        triples = checks.triples(triples, step.entities)
+        triples = checks.triples(triples, step.entities, copy=False)
         # weights that a step refuses have a shape that never gets ready
         about = type(weights), getattr(weights, "shape", None)
         shape = len(triples), about, step.sides(index), torch.get_float32_matmul_precision()
@@ -62,10 +67,11 @@ class CapturedStep:
             self.ready.add(shape)
             return loss
         step.check_tables()
+        if shape not in self.recorded:  # before the optimizer counts: recording may fail
+            self.recorded[shape] = self.record(triples, index, weights)
         step.begin(index)
-        if shape in self.recorded and self.recorded[shape].addresses != step.addresses():
+        if self.recorded[shape].addresses != step.addresses():
             self.recorded.clear()  # the optimizer's state was replaced
-        if shape not in self.recorded:
             self.recorded[shape] = self.record(triples, index, weights)
         found = self.recorded[shape]
         found.triples.copy_(triples)

@@ -15,6 +15,9 @@ from kgfast.errors import KgfastError
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
 from kgfast.steps.negative_sampling import NegativeSamplingStep
+from kgfast.steps.step import SideBatch
+
+WHOLE = ("known", "filter", "negative_power", "entity_counts")  # options about the whole graph
 
 
 class HostTablesStep:
@@ -25,70 +28,77 @@ class HostTablesStep:
     once in either direction over the bus and waits for the device. Tables may be read between steps.
     """
 
-    def __init__(self, model: KGEModel, optimizer: RowOptimizer, *, device, **options):
+    def __init__(self, model: KGEModel, optimizer: RowOptimizer, *, device, impl: str | None = None, **options):
         if model.entities.device.type != "cpu":
             raise KgfastError(
                 f"model must be on the CPU, from where its rows are fetched; it is on {model.entities.device}"
             )
-        self.model, self.optimizer, self.device, self.options = model, optimizer, torch.device(device), options
-        # impl is of the device; sides, draws and known answers are made by the CPU's
-        self.host = NegativeSamplingStep(model, optimizer, **{**options, "impl": None})
+        self.model, self.optimizer, self.device, self.impl = model, optimizer, torch.device(device), impl
+        # what is drawn, asked and checked is the whole graph's, on the CPU; what is trained is a table of a step's rows
+        self.whole = NegativeSamplingStep(model, optimizer, **options)
+        self.options = {name: value for name, value in options.items() if name not in WHOLE}
         self.batch = 0  # the largest there is room for
         self.make_room(1)
 
     def make_room(self, batch: int) -> None:
         """Tables, optimizer and step on the device, for batches of up to `batch` triples."""
-        sides = 2 if self.host.side == "both" else 1
-        named = sides * (self.host.lists(batch) * self.host.negatives + 2 * batch)
+        sides, draws = 2 if self.whole.side == "both" else 1, self.whole.draws
+        named = sides * (draws.lists(batch) * draws.negatives + 2 * batch)
         sizes = min(len(self.model.entities), named), min(len(self.model.relations), sides * batch)
         with torch.device("meta"):
-            local = KGEModel(*sizes, self.model.dim, score=self.model.score, dtype=self.model.entities.dtype)
-        local.to_empty(device=self.device)
+            rows = KGEModel(*sizes, self.model.dim, score=self.model.score, dtype=self.model.entities.dtype)
+        rows.to_empty(device=self.device)
         groups, pairs = [], []
         for name in ("entities", "relations"):
-            pairs.append((getattr(self.model, name), getattr(local, name)))
+            pairs.append((getattr(self.model, name), getattr(rows, name)))
             groups.append({**self.optimizer.group_of(pairs[-1][0]), "params": [pairs[-1][1]]})
-        self.local_optimizer = type(self.optimizer)(groups)
-        self.local_optimizer.ensure_state()
-        self.local = LocalStep(local, self.local_optimizer, self.host, self.options)
+        self.rows_optimizer = type(self.optimizer)(groups)
+        self.rows_optimizer.ensure_state()
+        self.rows_step = NegativeSamplingStep(rows, self.rows_optimizer, impl=self.impl, **self.options)
         self.mirrors = [self.mirrored(*pair) for pair in pairs]
         self.batch = batch
 
-    def mirrored(self, param, local) -> list[Mirror]:
+    def mirrored(self, param, rows) -> list[Mirror]:
         """The rows of a table and of its state."""
-        state, local_state = self.optimizer.state[param], self.local_optimizer.state[local]
-        local_state["step"] = state["step"]  # one counter, which the update advances
-        names = [name for name in local_state if name != "step"]
-        return [Mirror(param.detach(), local.detach()), *(Mirror(state[name], local_state[name]) for name in names)]
+        state, rows_state = self.optimizer.state[param], self.rows_optimizer.state[rows]
+        rows_state["step"] = state["step"]  # one counter, which the update advances
+        names = [name for name in rows_state if name != "step"]
+        return [Mirror(param.detach(), rows.detach()), *(Mirror(state[name], rows_state[name]) for name in names)]
 
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
         """Trains on triples [B, 3] (CPU); returns their loss before the step, a scalar on the device."""
-        triples = self.host.check(triples)
+        with self.whole.lock:
+            return self.train(triples, index, weights)
+
+    def train(self, triples: Tensor, index: int, weights: Tensor | None) -> Tensor:
+        """Fetch, train, store."""
+        whole, step = self.whole, self.rows_step
+        triples = whole.check(triples)
         if len(triples) == 0:
-            return torch.zeros((), dtype=self.host.dtype, device=self.device)
+            return torch.zeros((), dtype=whole.dtype, device=self.device)
         if len(triples) > self.batch:
             self.make_room(len(triples))
-        for group, kept in zip(self.local_optimizer.param_groups, self.groups(), strict=True):
+            step = self.rows_step
+        for group, kept in zip(self.rows_optimizer.param_groups, self.groups(), strict=True):
             group.update({name: value for name, value in kept.items() if name != "params"})
-        parts = self.host.parts(triples, index)
+        batches = whole.side_batches(triples, index)
         weights = None if weights is None else weights.to(self.device)
-        shares = self.local.shares(weights, len(triples), len(parts))
-        known = self.host.known_ranges(parts)
-        negatives = self.host.draw(parts, len(triples), known, index)
-        ends = torch.cat([triples[:, [0, 2]] for triples, _ in parts])
+        shares = step.shares(weights, len(triples), len(batches))
+        known = whole.draws.known_ranges(batches)
+        negatives = whole.draws.draw(whole.backend, batches, known, index, whole.workspace)
+        ends = torch.cat([batch.triples[:, [0, 2]] for batch in batches])
         entities, places = self.compact(torch.cat([negatives.view(-1), ends.view(-1)]))
-        relations, relation_places = self.compact(torch.cat([triples[:, 1] for triples, _ in parts]))
+        relations, relation_places = self.compact(torch.cat([batch.triples[:, 1] for batch in batches]))
         for ids, mirrors in zip((entities, relations), self.mirrors, strict=True):
             for mirror in mirrors:
                 mirror.fetch(ids)
-        local_negatives, local_ends = places.split([negatives.numel(), ends.numel()])
-        local_ends = local_ends.view(-1, 2)
-        local = torch.stack([local_ends[:, 0], relation_places, local_ends[:, 1]], 1)
-        sides = [side for _, side in parts]
-        self.local.begin(index)
-        loss = self.local.train(
-            list(zip(local.split(len(triples)), sides, strict=True)),
-            self.local_known(known, entities), local_negatives.view(negatives.shape), index, shares,
+        negative_places, end_places = places.split([negatives.numel(), ends.numel()])
+        end_places = end_places.view(-1, 2)
+        named = torch.stack([end_places[:, 0], relation_places, end_places[:, 1]], 1).split(len(triples))
+        step.begin(index)
+        loss = step.train(
+            [SideBatch(part, batch.side) for part, batch in zip(named, batches, strict=True)],
+            self.known_among(whole.draws.masked(known), entities), negative_places.view(negatives.shape), index, shares,
         )  # fmt: skip
         for ids, mirrors in zip((entities, relations), self.mirrors, strict=True):
             for mirror in mirrors:
@@ -103,21 +113,13 @@ class HostTablesStep:
         rows, places = torch.unique(ids.to(self.device), return_inverse=True)
         return rows.cpu(), places
 
-    def local_known(self, known, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def known_among(self, known, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ranges and ids of known answers that are among `rows`, as places there."""
-        if self.host.filter != "mask":
-            return (self.local.none,) * 3
+        if not len(known[0]):
+            return (self.rows_step.none,) * 3
         offsets, places = places_among(rows, *as_csr(*known))
-        return tuple(part.to(self.device) for part in (offsets[:-1], offsets[1:], places))
-
-
-class LocalStep(NegativeSamplingStep):
-    """The step over the fetched rows: negatives and known answers come with each batch."""
-
-    def __init__(self, model: KGEModel, optimizer: RowOptimizer, host: NegativeSamplingStep, options: dict):
-        drawn = ("known", "filter", "negative_power", "entity_counts")
-        super().__init__(model, optimizer, **{name: value for name, value in options.items() if name not in drawn})
-        self.filter = host.filter
+        starts, ends, places = (part.to(self.device) for part in (offsets[:-1], offsets[1:], places))
+        return starts, ends, places
 
 
 class Mirror:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kgfast.backends.cpu import OBJECTIVES, total
 from kgfast.core import checks
+from kgfast.core.registry import Objective, Similarity, Update
+from kgfast.core.sums import total
 from kgfast.errors import KgfastError
+from kgfast.functional.candidates import candidate_objective
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
-from kgfast.steps.step import KnownAnswers, Step, column
+from kgfast.steps.step import Columns, KnownAnswers, SideBatch, Step
 
 
 class OneVsAllStep(Step):
@@ -27,71 +29,67 @@ class OneVsAllStep(Step):
         regularizer_weight: float = 0.0, query_dropout: float = 0.0, relation_weight: float = 0.0,
         bf16: bool = False, impl: str | None = None,
     ):  # fmt: skip
+        self.objective = candidate_objective("objective", objective)
+        self.smoothing = checks.finite("label_smoothing", label_smoothing, 0.0)
+        if self.smoothing >= 1:
+            raise KgfastError(f"label_smoothing={label_smoothing} must be in [0, 1)")
+        self.relation_weight = checks.finite("relation_weight", relation_weight, 0.0)
         super().__init__(model, optimizer, side=side, seed=seed, regularizer=regularizer,
                          regularizer_weight=regularizer_weight, query_dropout=query_dropout, impl=impl)  # fmt: skip
-        checks.choose("objective", objective, ("softmax", "bce"))
-        self.objective = OBJECTIVES.index(objective)
-        if not 0 <= label_smoothing < 1:
-            raise KgfastError(f"label_smoothing={label_smoothing} must be in [0, 1)")
-        self.smoothing = label_smoothing
         self.answers = None if answers is None else KnownAnswers(answers, model)
-        self.relation_weight = checks.finite("relation_weight", relation_weight, 0.0)
-        self.relation_query = self.score.relation_query
-        if self.relation_weight and self.relation_query is None:
+        if self.relation_weight and self.score.relation_query is None:
             raise KgfastError(f"relation_weight: score {model.score!r} has no query for relations")
-        self.precision = {"bf16": True} if bf16 else {}
+        self.bf16 = bf16
         if bf16:
             reason = self.backend.bf16_reason()
-            if reason is None and (self.score.similarity, self.dtype) != ("dot", torch.float32):
+            if reason is None and (self.similarity, self.dtype) != (Similarity.DOT, torch.float32):
                 reason = f"score {model.score!r} on {self.dtype} has no dot product of float32 numbers to round"
             if reason:
                 raise KgfastError(f"bf16=True can't serve: {reason}")
 
-    def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
-        """Trains on triples [B, 3]; returns their loss before the step (without the relation head), a scalar."""
-        triples = self.check(triples)
-        parts, batch = self.parts(triples, index), len(triples)
-        if batch == 0:
-            return torch.zeros((), dtype=self.dtype, device=self.device)
-        anchors, targets, relations = (column(parts, which) for which in ("anchor", "target", "relation"))
+    def train_batch(self, triples: Tensor, index: int, weights: Tensor | None) -> Tensor:
+        """The loss that it returns is without the relation head."""
+        batches = self.side_batches(triples, index)
+        columns = Columns.of(batches)
         if self.answers:
-            ranges = self.backend.assert_answers(*self.answers.ranges(parts), self.answers.ids, targets)
+            ranges = self.backend.assert_answers(*self.answers.ranges(batches), self.answers.ids, columns.targets)
         else:
-            places = torch.arange(len(targets), device=self.device)
-            ranges = (places, places + 1, targets)
-        shares = self.shares(weights, batch, len(parts))
+            places = torch.arange(len(columns.targets), device=self.device)
+            ranges = (places, places + 1, columns.targets)
+        shares = self.shares(weights, len(triples), len(batches))
         self.begin(index)  # after what can be refused
-        query, mask = self.all_queries(parts, index)
+        query, mask = self.queries(batches, index)
         losses, d_query, d_table, _ = self.backend.candidate_loss(
             query, self.entities, self.entities.new_empty(0), *ranges, shares, self.similarity, self.objective,
-            self.smoothing, True, allocate=self.workspace, check=False, **self.precision,
+            self.smoothing, True, allocate=self.workspace, check=False, bf16=self.bf16,
         )  # fmt: skip
-        d_anchor, d_relation = self.all_adjoints(d_query, mask, parts)
-        extras = [(anchors, d_anchor), *self.regularize(anchors, targets, relations, d_anchor, d_relation)]
-        relation_extras = [(relations, d_relation)]
+        d_anchor, d_relation = self.adjoints(d_query, mask, batches)
+        extras = [(columns.anchors, d_anchor), *self.regularize(columns, d_anchor, d_relation)]
+        relation_extras = [(columns.relations, d_relation)]
         if self.relation_weight:
-            entity_rows, relation_rows = self.relation_head(parts)
+            entity_rows, relation_rows = self.relation_head(batches)
             extras += entity_rows
             relation_extras += relation_rows
         none = query.new_empty((0, 0))
-        dense = self.backend.sink("dense", d_table)
+        dense = self.backend.row_update(Update.DENSE, d_table)
         self.backend.reduce_rows(none, self.entities, none.long(), none, extras, 0, dense)
-        self.backend.update_all_rows(d_table, self.sinks["entities"])
+        self.backend.update_all_rows(d_table, self.updates["entities"])
         self.update_relations(relation_extras)
         return total(losses)
 
-    def relation_head(self, parts):
+    def relation_head(self, batches: list[SideBatch]):
         """Gradients of relation_weight * cross-entropy(relation | head, tail): entity rows, and all relation rows."""
-        triples = torch.cat([part for part, _ in parts])
+        triples = torch.cat([batch.triples for batch in batches])
         heads, tails = triples[:, 0].contiguous(), triples[:, 2].contiguous()
+        assert self.score.relation_query is not None
         with torch.enable_grad():
             head_rows, tail_rows = (self.entities[ids].requires_grad_() for ids in (heads, tails))
-            query = self.relation_query(head_rows, tail_rows)
+            query = self.score.relation_query(head_rows, tail_rows)
         places = torch.arange(len(triples), device=self.device)
         share = torch.full((len(triples),), self.relation_weight / len(triples), dtype=self.dtype, device=self.device)
         _, d_query, d_table, _ = self.backend.candidate_loss(
             query.detach().contiguous(), self.relations, query.new_empty(0), places, places + 1,
-            triples[:, 1].contiguous(), share, self.similarity, OBJECTIVES.index("softmax"), 0.0, True, check=False,
+            triples[:, 1].contiguous(), share, self.similarity, Objective.SOFTMAX, 0.0, True, check=False,
         )  # fmt: skip
         d_heads, d_tails = torch.autograd.grad(query, (head_rows, tail_rows), d_query)
         return (

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from kgfast.backends import cpu
+from kgfast import backends
+from kgfast.core.registry import Objective, Similarity
 
+cpu = backends.get("cpu")
 # (rows, candidates, dim): which way of cutting
 CUTS = {
     "one group": (7, 5, 6),
@@ -19,7 +21,7 @@ CUTS = {
 
 @pytest.fixture(autouse=True)
 def small_workspace(monkeypatch):
-    monkeypatch.setattr(cpu, "WORKSPACE_BYTES", 1 << 20)
+    monkeypatch.setattr(cpu, "workspace_bytes", 1 << 20)
 
 
 def inputs(rows, candidates, dim, dtype=torch.float32):
@@ -62,11 +64,11 @@ def expected(query, table, bias, starts, ends, ids, weights, similarity, objecti
 def results(given, similarity, objective, smoothing, **options):
     query, table, bias, *rest = given
     given = query, table, bias if similarity == "dot" else bias[:0], *rest
-    codes = cpu.SIMILARITIES.index(similarity), cpu.OBJECTIVES.index(objective)
+    codes = Similarity.of(similarity, "similarity"), Objective.of(objective, "objective")
     return cpu.candidate_loss(*given, *codes, smoothing, True, **options)
 
 
-@pytest.mark.parametrize("similarity", cpu.SIMILARITIES)
+@pytest.mark.parametrize("similarity", Similarity.words())
 @pytest.mark.parametrize("objective, smoothing", [("softmax", 0.0), ("softmax", 0.1), ("bce", 0.1)])
 @pytest.mark.parametrize("cut", CUTS)
 def test_every_cut_has_the_loss_and_the_gradients_of_the_formula(level, cut, objective, smoothing, similarity):

@@ -8,21 +8,23 @@ import pytest
 import torch
 
 import kgfast
-from kgfast import reference, testing
-from kgfast.backends import cpu, cuda
+from kgfast import backends, reference, testing
+from kgfast.backends.cpu import _C
+from kgfast.core.registry import Objective, Regularizer, Similarity, Update
 from kgfast.errors import KgfastError
 
 SCORES = list(reference.SCORES)
-SIMILARITIES = range(len(cpu.SIMILARITIES))
+SIMILARITIES = tuple(Similarity)
 UPDATES = ("dense", "sgd", "adagrad", "row_adagrad", "adam")
+cpu, cuda = backends.get("cpu"), backends.get("cuda")
 WIDE = 1030  # a block, not a warp, holds a row
 
-pytestmark = pytest.mark.skipif(not cpu._C.cuda.on_host, reason="the CUDA kernels run on the host under Linux only")
+pytestmark = pytest.mark.skipif(not _C.cuda.on_host, reason="the CUDA kernels run on the host under Linux only")
 
 
 @pytest.fixture(autouse=True)
 def on_host(monkeypatch):
-    monkeypatch.setattr(cuda, "ON_HOST", True)
+    monkeypatch.setattr("kgfast.backends.cuda.ON_HOST", True)
 
 
 def evaluate(function, leaves):
@@ -47,7 +49,7 @@ SETTINGS = testing.pairwise(
     dim=(1, 16, 33, 130),
     negatives=(1, 5, 20),
     batch=(7, 1),
-    objective=cpu.OBJECTIVES,
+    objective=Objective.words(),
     side=("tail", "head"),
     temperature=(0.0, 0.7),
     known=(False, True),
@@ -141,7 +143,7 @@ def updated(backend, update: str, similarity: int, dim: int):
     states = [torch.full(shape, 0.5), torch.full(table.shape, 0.5)]
     into = table.clone()
     constants = dict(lr=0.1, eps=1e-3, beta1=0.9, beta2=0.99, step=3)
-    sink = backend.sink(update, into, *states, **constants)
+    sink = backend.row_update(Update.of(update, "update"), into, tuple(states), **constants)
     source = table if update == "dense" else into  # an optimizer changes the table that distances read
     backend.reduce_rows(query, source, ids, coefficients, extras, similarity, sink)
     return into, *states
@@ -165,7 +167,8 @@ def test_wide_rows_as_on_the_cpu(update, dim):
         table = torch.ones(3, dim)
         states = [torch.full((3,) if update == "row_adagrad" else (3, dim), 0.5), torch.full((3, dim), 0.5)]
         none = table.new_empty((0, 0))
-        sink = backend.sink(update, table, *states, lr=0.1, eps=1e-3, beta1=0.9, beta2=0.99, step=1)
+        constants = dict(lr=0.1, eps=1e-3, beta1=0.9, beta2=0.99, step=1)
+        sink = backend.row_update(Update.of(update, "update"), table, tuple(states), **constants)
         backend.reduce_rows(none, table, none.long(), none, [(ids, rows)], 0, sink)
         found.append((table, *states))
     for ours, theirs in zip(*found, strict=True):
@@ -190,9 +193,9 @@ def test_update_of_every_row(update):
     for backend in (cuda, cpu):
         table = torch.ones(5, 7)
         states = [torch.full((5,) if update == "row_adagrad" else (5, 7), 0.5), torch.full((5, 7), 0.5)]
-        backend.update_all_rows(
-            gradients, backend.sink(update, table, *states, lr=0.1, eps=1e-3, beta1=0.9, beta2=0.99, step=2)
-        )
+        constants = dict(lr=0.1, eps=1e-3, beta1=0.9, beta2=0.99, step=2)
+        rule = Update.of(update, "update")
+        backend.update_all_rows(gradients, backend.row_update(rule, table, tuple(states), **constants))
         found.append((table, *states))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -204,7 +207,7 @@ def test_regularizers(kind, parts):
     table, ids = torch.randn(9, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([8, 0, 3, 3])
     found = [torch.ones(4, 6), torch.ones(4, 6)]
     for backend, gradients in zip((cuda, cpu), found, strict=True):
-        backend.add_regularizer(kind, parts, 0.3, table, ids, gradients)
+        backend.add_regularizer(Regularizer.of(kind, "kind"), parts, 0.3, table, ids, gradients)
     torch.testing.assert_close(*found)
 
 
@@ -262,7 +265,7 @@ def test_what_the_kernels_do_not_take_is_named():
 
 
 def test_without_the_host_lane_cpu_tensors_are_refused(monkeypatch):
-    monkeypatch.setattr(cuda, "ON_HOST", False)
+    monkeypatch.setattr("kgfast.backends.cuda.ON_HOST", False)
     case = testing.make_case("distmult", 4, 2, 2)
     with pytest.raises(KgfastError, match="impl='cuda' can't serve"):
         kgfast.score_triples(case.entities, case.relations, case.triples, score="distmult", impl="cuda")

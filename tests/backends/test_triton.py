@@ -8,7 +8,7 @@ import torch
 
 import kgfast
 from kgfast import backends, reference, testing
-from kgfast.backends import cpu
+from kgfast.core.registry import Regularizer, Update
 
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
@@ -19,7 +19,7 @@ from kgfast.kernels.triton import rows as row_kernels  # noqa: E402
 from kgfast.kernels.triton import shared as shared_kernels  # noqa: E402
 from kgfast.kernels.triton import updates as update_kernels  # noqa: E402
 
-triton = backends.module("triton")
+cpu, triton = backends.get("cpu"), backends.get("triton")
 SCORES = list(reference.SCORES)
 
 
@@ -229,7 +229,7 @@ def test_touched_rows(update, similarity, monkeypatch):
         target = own[1].clone() if update != "dense" else torch.zeros_like(own[1])
         states = [state.to(device) for state in states_of(update, table)]
         source = target if update != "dense" else own[1]
-        into = module.sink(update, target, *states, **options)
+        into = module.row_update(Update.of(update, "update"), target, tuple(states), **options)
         module.reduce_rows(own[0], source, own[2], own[3], ready, similarity, into)
         results.append([tensor.cpu() for tensor in (target, *states)])
     for ours, expected in zip(results[1], results[0], strict=True):
@@ -245,7 +245,8 @@ def test_all_rows(update, dim, monkeypatch):
     results = []
     for module, device in ((cpu, "cpu"), (triton, DEVICE)):
         target, states = table.to(device, copy=True), [state.to(device) for state in states_of(update, table)]
-        into = module.sink(update, target, *states, lr=0.1, eps=1e-8, beta1=0.9, beta2=0.99, step=3)
+        options = dict(lr=0.1, eps=1e-8, beta1=0.9, beta2=0.99, step=3)
+        into = module.row_update(Update.of(update, "update"), target, tuple(states), **options)
         module.update_all_rows(gradient.to(device), into)
         results.append([tensor.cpu() for tensor in (target, *states)])
     for ours, expected in zip(results[1], results[0], strict=True):
@@ -259,7 +260,7 @@ def test_regularizer(kind, parts):
     results = []
     for module, device in ((cpu, "cpu"), (triton, DEVICE)):
         gradients = start.to(device, copy=True)
-        module.add_regularizer(kind, parts, 0.3, table.to(device), ids.to(device), gradients)
+        module.add_regularizer(Regularizer.of(kind, "kind"), parts, 0.3, table.to(device), ids.to(device), gradients)
         results.append(gradients.cpu())
     torch.testing.assert_close(*results)
 

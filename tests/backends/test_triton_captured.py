@@ -12,6 +12,7 @@ import torch
 
 import kgfast
 from kgfast import KgfastError, KnownTriples, backends, optim
+from kgfast.core.environment import TRITON_INTERPRETED
 from kgfast.nn import KGEModel
 from kgfast.steps import NegativeSamplingStep, OneVsAllStep
 from kgfast.steps import cuda_graph as captured
@@ -19,7 +20,7 @@ from kgfast.steps import cuda_graph as captured
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
 
-DEVICE = "cpu" if backends.INTERPRETED else "cuda"
+DEVICE = "cpu" if TRITON_INTERPRETED else "cuda"
 ENTITIES, RELATIONS, DIM = 30, 4, 8
 OPTIMIZERS = {"adagrad": optim.RowAdagrad, "adam": optim.RowAdam}
 

@@ -6,9 +6,10 @@ Without a GPU they run in a process of their own, in which TRITON_INTERPRET=1 wa
 import numpy as np
 import torch
 
-from kgfast import backends, testing
+from kgfast import testing
+from kgfast.core.environment import TRITON_INTERPRETED
 
-DEVICE = "cpu" if backends.INTERPRETED else "cuda"
+DEVICE = "cpu" if TRITON_INTERPRETED else "cuda"
 ENTITIES, RELATIONS = 11, 3
 SIZES = dict(num_entities=ENTITIES, num_relations=RELATIONS)
 
@@ -57,7 +58,7 @@ def multiply_in_order():
     interpreter.InterpreterBuilder.create_dot = dot
 
 
-if backends.INTERPRETED:
+if TRITON_INTERPRETED:
     quicken_interpreter()
     multiply_in_order()
 

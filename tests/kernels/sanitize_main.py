@@ -17,33 +17,35 @@ SIMILARITIES = range(4)
 MODULUS = 3
 
 
+class Recorder:
+    """Passes every call on and remembers which functions were called."""
+
+    called: set[str] = set()
+
+    def __init__(self, module):
+        self.module = module
+
+    def __getattr__(self, name):
+        self.called.add(name)
+        return getattr(self.module, name)
+
+
 def load(path):
     """The extension at `path` as kgfast._C, before the package asks for its own."""
     spec = importlib.util.spec_from_file_location("kgfast._C", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.modules["kgfast._C"] = module
-    from kgfast import nn, optim, reference, steps, testing
+    from kgfast import backends, nn, optim, reference, steps, testing
     from kgfast.backends import cpu
 
     assert cpu._C is module
-    return module, cpu, steps, nn, optim, reference, testing
+    cpu._C = Recorder(module)
+    return module, backends.get("cpu"), steps, nn, optim, reference, testing
 
 
 native, cpu, steps, nn, optim, reference, testing = load(sys.argv[1])
-
-
-class Recorder:
-    """Passes every call on and remembers which functions were called."""
-
-    called: set[str] = set()
-
-    def __getattr__(self, name):
-        self.called.add(name)
-        return getattr(native, name)
-
-
-cpu._C = Recorder()
+from kgfast.core.registry import Regularizer, Update  # noqa: E402  after the extension
 
 
 def random(*shape, dtype=torch.float32):
@@ -83,7 +85,7 @@ def sinks(table):
     states |= {"adam": (torch.zeros_like(table), table.abs()), "dense": ()}
     for update, state in states.items():
         rows = torch.zeros_like(table) if update == "dense" else table.clone()
-        yield cpu.sink(update, rows, *state, lr=0.1, eps=1e-8, beta1=0.9, beta2=0.99, step=3)
+        yield cpu.row_update(Update.of(update, "update"), rows, state, lr=0.1, eps=1e-8, beta1=0.9, beta2=0.99, step=3)
 
 
 def queries(dtype):
@@ -92,7 +94,7 @@ def queries(dtype):
             continue
         entities, relations = testing.make_tables(name, testing.usable_dim(name, dim), dtype=dtype)
         triples = testing.make_triples(batch)
-        code = cpu.SCORES[name][0]
+        code = reference.SCORES[name].code
         query = cpu.queries(entities, relations, triples, code, side)
         cpu.queries_adjoint(query, entities, relations, triples, code, side)
 
@@ -139,10 +141,10 @@ def candidates(dtype):
         similarity=SIMILARITIES, dim=DIMS, batch=(*BATCHES, 400), rows=(1, 2, 37, 70, 1100), objective=(1, 2),
         smoothing=(0.0, 0.1), bias=(False, True), several=(False, True), gradient=(True, False), space=(1, 1 << 25),
     )  # fmt: skip
-    before = cpu.WORKSPACE_BYTES
+    before = cpu.workspace_bytes
     for case in testing.pairwise(**axes):
         similarity, batch, count = case["similarity"], case["batch"], case["rows"]
-        dim, cpu.WORKSPACE_BYTES = even(case["dim"], similarity), case["space"]
+        dim, cpu.workspace_bytes = even(case["dim"], similarity), case["space"]
         query, table, targets = random(batch, dim, dtype=dtype), random(count, dim, dtype=dtype), ids(count, batch)
         places = torch.arange(batch)
         answers = ranges(targets, count) if case["several"] else (places, places + 1, targets)
@@ -154,7 +156,7 @@ def candidates(dtype):
                 query, table, random(count if case["bias"] else 0, dtype=dtype), *answers, weights, similarity,
                 case["objective"], case["smoothing"], case["gradient"], bf16=bf16,
             )  # fmt: skip
-    cpu.WORKSPACE_BYTES = before
+    cpu.workspace_bytes = before
 
 
 def scans(dtype):
@@ -191,7 +193,7 @@ def rows(dtype):
         for kind, parts, touched in itertools.product(("n3", "l2"), (1, 2), (0, 1, 9)):
             if parts == 1 or dim % 2 == 0:
                 gradients = torch.zeros(touched, dim, dtype=dtype)
-                cpu.add_regularizer(kind, parts, 0.1, table, ids(count, touched), gradients)
+                cpu.add_regularizer(Regularizer.of(kind, "kind"), parts, 0.1, table, ids(count, touched), gradients)
 
 
 def samples():

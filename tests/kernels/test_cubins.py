@@ -11,8 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kgfast import backends
+from kgfast.core.environment import TRITON_INTERPRETED
 
-if not backends.TRITON or backends.INTERPRETED:
+if not backends.TRITON or TRITON_INTERPRETED:
     pytest.skip("needs Triton's compiler", allow_module_level=True)
 
 import triton  # noqa: E402

@@ -6,10 +6,11 @@ import torch._dynamo.testing
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import kgfast
-from kgfast import KgfastError, backends, testing
+from kgfast import KgfastError, testing
+from kgfast.core.environment import TRITON_INTERPRETED
 
 # in the interpreter (test_interpreter.py) the same of Triton's kernels
-IMPL, NAMESPACE = ("triton", "kgfast_triton") if backends.INTERPRETED else ("cpu", "kgfast")
+IMPL, NAMESPACE = ("triton", "kgfast_triton") if TRITON_INTERPRETED else ("cpu", "kgfast")
 LOSSES = (
     "independent",
     "shared",

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import kgfast
-from kgfast import nn, optim, reference, steps
-from kgfast.backends import cpu
+from kgfast import backends, nn, optim, reference, steps
 from kgfast.testing import make_triples
 
 ENTITIES, RELATIONS, BATCH = 23, 4, 9
@@ -58,7 +57,7 @@ def test_negative_sampling_step_is_the_autograd_step(score, sharing, reciprocal)
         margin=1.0, adversarial_temperature=0.5, side="both", seed=11, regularizer=kind, regularizer_weight=0.1,
     )  # fmt: skip
     triples, weights = batch(), torch.rand(BATCH, dtype=torch.float64) + 0.5
-    parts = step.parts(triples, 0)
+    parts = step.side_batches(triples, 0)
     shared = {"none": 0, "chunk": 3, "batch": BATCH}[sharing]  # 9 rows in chunks of 4: 3 lists
     eager = 0.0
     for (part, side), draw in zip(parts, ("tail", "head"), strict=True):
@@ -68,7 +67,7 @@ def test_negative_sampling_step_is_the_autograd_step(score, sharing, reciprocal)
             part,
             ids,
             score=score,
-            side=side,
+            side=side.word,
             margin=1.0,
             adversarial_temperature=0.5,
             weights=weights,
@@ -98,7 +97,7 @@ def test_one_vs_all_step_is_the_autograd_step(score, objective, several):
     eager = reference.one_vs_all_loss(
         *tables, triples, score=score, side="both", objective=objective, label_smoothing=0.1, known=answers
     )
-    total = eager + 0.1 * regularization(tables, score, step.parts(triples, 0), "n3")
+    total = eager + 0.1 * regularization(tables, score, step.side_batches(triples, 0), "n3")
     if head:
         spec = reference.SCORES[score]
         query = spec.relation_query(tables[0][triples[:, 0]], tables[0][triples[:, 2]])
@@ -219,8 +218,8 @@ def test_rows_with_one_pair_are_updated_as_all_others(level, score, update):
 @pytest.mark.parametrize("dim", [2, 34, 200])
 @pytest.mark.parametrize("objective", ["softmax", "bce"])
 def test_bf16_rounds_operands_and_nothing_else(dim, objective):
-    if cpu.bf16_reason():
-        pytest.skip(f"bf16: {cpu.bf16_reason()}")
+    if backends.get("cpu").bf16_reason():
+        pytest.skip(f"bf16: {backends.get('cpu').bf16_reason()}")
     tables = []
     triples = make_triples(BATCH, num_entities=61, num_relations=RELATIONS, seed=1)
     for half in (False, True):

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from kgfast import backends, reference
-from kgfast.backends.cpu import SIMILARITIES
 from kgfast.joint.tasks.qa.edges import Edges
 from kgfast.ops.autograd import AllScores
 
@@ -89,8 +88,8 @@ class Fill:
 
 def all_scores(query: Tensor, table: Tensor, score: str) -> Tensor:
     """Similarity of each query [P, D] to every row of the table [E, D]: [P, E], with gradients."""
-    similarity = reference.find_score(score).similarity
+    similarity = int(reference.find_score(score).similarity_code)
     if similarity == "dot":
         return query @ table.t()
     backend = backends.choose(None, query.device)
-    return AllScores.apply(query.contiguous(), table.contiguous(), SIMILARITIES.index(similarity), backend)
+    return AllScores.apply(query.contiguous(), table.contiguous(), similarity, backend)
