@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,7 +91,7 @@ class DeviceRowUpdate(RowUpdate):
 
 def adam_rate(lr: float, beta1: float, beta2: float, step: int, dtype: torch.dtype) -> float:
     """lr sqrt(1 - beta2^t) / (1 - beta1^t), with betas rounded as the moments' are (Kingma and Ba 2015)."""
-    first, second = (float(torch.tensor(beta, dtype=dtype)) for beta in (beta1, beta2))
+    first, second = (float(np.float32(beta)) if dtype == torch.float32 else beta for beta in (beta1, beta2))
     return lr * math.sqrt(1 - second**step) / (1 - first**step)
 
 

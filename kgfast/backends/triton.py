@@ -172,12 +172,13 @@ def missing_gpu(device: str | None) -> str | None:
     return None if torch.cuda.is_available() else "no CUDA device was found"
 
 
-def operator_of(score: Score) -> int:
-    if score.operator not in OPERATORS:
+def operator_of(score: Score) -> str:
+    """The operator that makes the queries of a score."""
+    if score.operator is None or score.operator not in OPERATORS:
         raise KgfastError(
             f"score {score.name!r}: its operator {score.operator!r} is not in kernels/triton/scores.py; add it there"
         )
-    return OPERATORS[score.operator]
+    return score.operator
 
 
 def device_row_update(rule: Update, rows: Tensor, states: tuple, constants: Constants, last) -> DeviceRowUpdate:

@@ -269,18 +269,18 @@ def test_bfloat16_rows_are_rounded_stochastically():
     """A step of 1/8 of what bfloat16 resolves moves one number in eight, by a whole step; the mean is right."""
     table = torch.ones(64, 64, dtype=torch.bfloat16, device=DEVICE)
     gradient = torch.full((64, 64), 2.0**-11, device=DEVICE)  # below 1 bfloat16 has steps of 2^-8
-    triton.update_all_rows(gradient, triton.sink("sgd", table, lr=1.0, step=1))
+    triton.update_all_rows(gradient, triton.row_update(Update.SGD, table, lr=1.0, step=1))
     moved = (table != 1).float().mean()
     assert set(table.unique().tolist()) == {1.0, 1.0 - 2.0**-8}
     assert abs(float(moved) - 1 / 8) < 0.03
     again = torch.ones_like(table)
-    triton.update_all_rows(gradient, triton.sink("sgd", again, lr=1.0, step=1))
+    triton.update_all_rows(gradient, triton.row_update(Update.SGD, again, lr=1.0, step=1))
     assert torch.equal(table, again)  # a function of (row, column, step)
     other = torch.ones_like(table)
-    triton.update_all_rows(gradient, triton.sink("sgd", other, lr=1.0, step=2))
+    triton.update_all_rows(gradient, triton.row_update(Update.SGD, other, lr=1.0, step=2))
     assert not torch.equal(table, other)
 
 
 def test_float16_tables_are_not_trained():
     with pytest.raises(kgfast.KgfastError, match="float16 can't be trained"):
-        triton.sink("sgd", torch.ones(2, 2, dtype=torch.float16))
+        triton.row_update(Update.SGD, torch.ones(2, 2, dtype=torch.float16))

@@ -48,10 +48,10 @@ class StandIn:
     """What a graph's replay does: the recorded launches, on the memory that they were recorded with."""
 
     def replay(self):
-        step, now = self.step, self.step.sinks
-        step.recording, step.sinks = True, self.sinks
+        step, now = self.step, self.step.updates
+        step.recording, step.updates = True, self.updates
         self.into.copy_(step(*self.inputs))
-        step.recording, step.sinks = False, now
+        step.recording, step.updates = False, now
 
 
 @pytest.fixture(autouse=DEVICE == "cpu")
@@ -59,7 +59,7 @@ def stand_in(monkeypatch):
     def record(self, triples, index, weights):
         step, graph = self.step, StandIn()
         triples, weights = triples.clone(), None if weights is None else weights.clone()
-        graph.step, graph.inputs, graph.sinks = step, (triples, index, weights), step.sinks
+        graph.step, graph.inputs, graph.updates = step, (triples, index, weights), step.updates
         graph.into = torch.zeros((), dtype=step.dtype)
         return captured.Recorded(graph, triples, weights, graph.into, step.addresses(), dict(step.workspace.buffers))
 
