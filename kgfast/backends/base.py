@@ -29,6 +29,7 @@ from kgfast.reference.scores import adjoint
 
 Allocate = Callable[[str, Sequence[int], torch.dtype], Tensor]
 Extra = tuple[Tensor, Tensor]  # ids [M], gradient rows [M, D]
+Ranges = tuple[Tensor, Tensor, Tensor]  # starts [B], ends [B], ids: row b has ids[starts[b] : ends[b]], ascending
 
 
 class Workspace:
@@ -259,20 +260,22 @@ class Backend(ABC):
 
     def candidate_loss(
         self, query, table, bias, starts, ends, answers, weights, similarity: int, objective: int, smoothing: float,
-        gradient: bool, *, allocate=None, check=True, bf16=False,
+        gradient: bool, *, known: Ranges | None = None, allocate=None, check=True, bf16=False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """(losses [B], weighted; d_query, d_table [C, D], d_bias [C], empty without gradient) of the answers against
         all rows. Rows of weight 0 cost nothing. bf16: operands of dot products are rounded to bfloat16, sums stay
-        float32; KgfastError where `bf16_reason` has one."""
+        float32; KgfastError where `bf16_reason` has one. known: rows that do not compete, unless they are answers."""
         if bf16 and self.bf16_reason():
             raise KgfastError(f"bf16=True can't serve: {self.bf16_reason()}")
         if check:
             checks.csr_range("targets", starts, ends, answers, len(table))
+            if known is not None:
+                checks.csr_range("known", *known, len(table))
         inputs = (query, table, bias, starts, ends, answers, weights)
-        return self._candidate_loss(inputs, (similarity, objective, smoothing, gradient), allocate, bf16)
+        return self._candidate_loss(inputs, (similarity, objective, smoothing, gradient), known, allocate, bf16)
 
     @abstractmethod
-    def _candidate_loss(self, inputs, options, allocate: Allocate | None, bf16: bool): ...
+    def _candidate_loss(self, inputs, options, known: Ranges | None, allocate: Allocate | None, bf16: bool): ...
 
     @abstractmethod
     def answers(self, starts, ends, ids, targets) -> tuple[Tensor, Tensor, Tensor]:
@@ -280,7 +283,7 @@ class Backend(ABC):
 
     def task_losses(self, tasks: Sequence[tuple]):
         """(losses [T], what `task_gradients` takes) of several tasks in one launch; a task is the arguments of
-        `candidate_loss` up to the weights, objective and smoothing, for dot products, all of one dtype."""
+        `candidate_loss` up to the weights, objective, smoothing and known, for dot products, all of one dtype."""
         raise NotImplementedError
 
     def task_gradients(self, group, g: Tensor):

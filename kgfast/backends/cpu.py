@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kgfast.backends.base import Allocate, Backend, Constants, RowUpdate, Sampled, Workspace
+from kgfast.backends.base import Allocate, Backend, Constants, Ranges, RowUpdate, Sampled, Workspace
 from kgfast.core import checks
 from kgfast.core.registry import Regularizer, Score, Side, Update
 from kgfast.errors import KgfastError
@@ -166,14 +166,14 @@ class CpuBackend(Backend):
                         *pointers(out.coefficients, out.d_negatives))  # fmt: skip
         return pairs
 
-    def _candidate_loss(self, inputs, options, allocate: Allocate | None, bf16: bool):
+    def _candidate_loss(self, inputs, options, known: Ranges | None, allocate: Allocate | None, bf16: bool):
         query, table, bias, starts, ends, answers, weights = inputs
         similarity, objective, smoothing, gradient = options
         self.check_table("table", table)
         if allocate is None:  # a step has no rows of weight 0
             counted = weights.nonzero()[:, 0]
             if len(counted) < len(query):
-                return self._counted_loss(counted, inputs, options, bf16)
+                return self._counted_loss(counted, inputs, options, known, bf16)
         allocate, rows = self.allocator(allocate, query), len(query) if gradient else 0
         losses = allocate("losses", (len(query),), query.dtype)
         d_query = allocate("d_query", (rows, query.shape[1]), query.dtype).zero_()
@@ -181,14 +181,16 @@ class CpuBackend(Backend):
         d_bias = allocate("d_bias", (len(bias) if gradient else 0,), query.dtype).zero_()
         _C.candidate_loss(DTYPES[query.dtype], similarity, objective, smoothing, *pointers(*inputs), len(query),
                           *table.shape, self.workspace_bytes, threads(), bf16,
-                          *pointers(losses, d_query, d_table, d_bias))  # fmt: skip
+                          *pointers(losses, d_query, d_table, d_bias),
+                          *(pointers(*known) if known else (0, 0, 0)))  # fmt: skip
         return losses, d_query, d_table, d_bias
 
-    def _counted_loss(self, counted, inputs, options, bf16: bool):
+    def _counted_loss(self, counted, inputs, options, known: Ranges | None, bf16: bool):
         """The loss of the rows that count, in the place of all."""
         query, table, bias, starts, ends, answers, weights = inputs
         some = (query[counted], table, bias, starts[counted], ends[counted], answers, weights[counted])
-        losses, d_query, *rest = self._candidate_loss(some, options, self.allocator(None, query), bf16)
+        known = (known[0][counted], known[1][counted], known[2]) if known else None
+        losses, d_query, *rest = self._candidate_loss(some, options, known, self.allocator(None, query), bf16)
         every = query.new_zeros(query.shape if len(d_query) else (0, query.shape[1]))
         if len(d_query):
             every.index_copy_(0, counted, d_query)

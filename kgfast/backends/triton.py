@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kgfast.backends.base import Allocate, Backend, Constants, DeviceRowUpdate, RowUpdate, Sampled
+from kgfast.backends.base import Allocate, Backend, Constants, DeviceRowUpdate, Ranges, RowUpdate, Sampled
 from kgfast.core import checks
 from kgfast.core.csr import as_csr
 from kgfast.core.environment import TRITON_INTERPRETED
@@ -91,12 +91,14 @@ class TritonBackend(Backend):
         shared.loss(*inputs, *options, out.losses, out.d_query, out.coefficients, out.d_negatives, allocate)
         return out.pairs
 
-    def _candidate_loss(self, inputs, options, allocate: Allocate | None, bf16: bool):
-        return candidates.candidate_loss(*inputs, *options, allocate)
+    def _candidate_loss(self, inputs, options, known: Ranges | None, allocate: Allocate | None, bf16: bool):
+        return candidates.candidate_loss(*inputs, *options, allocate, known)
 
     def task_losses(self, tasks):
-        for place, (_, table, _, starts, ends, answers, *_) in enumerate(tasks):
+        for place, (_, table, _, starts, ends, answers, _, _, _, known) in enumerate(tasks):
             checks.csr_range(f"tasks[{place}].targets", starts, ends, answers, len(table))
+            if known is not None:
+                checks.csr_range(f"tasks[{place}].known", *known, len(table))
         return multitask.task_losses([multitask.Task(*task) for task in tasks])
 
     def task_gradients(self, group, g: Tensor):

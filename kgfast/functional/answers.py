@@ -13,10 +13,15 @@ from kgfast.core.sums import sum_dtype, total
 from kgfast.errors import KgfastError
 
 
+def no_answers(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What stands for no ranges at all; like: int64 of the same device."""
+    return like.new_empty((0,)), like.new_empty((0,)), like.new_empty((0,))
+
+
 def known_answers(known, triples: Tensor, side: Side, count: int, relations: int | None = None, name: str = "known"):
     """Ranges and ids of the known answers of each query; empty tensors where there are none."""
     if known is None:
-        return tuple(triples.new_empty((0,)) for _ in range(3))
+        return no_answers(triples)
     if not isinstance(known, KnownTriples):
         raise KgfastError(f"{name} must be a kgfast.KnownTriples, not {type(known).__name__}")
     if known.num_entities != count:

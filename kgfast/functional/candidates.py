@@ -9,7 +9,7 @@ from kgfast import backends, reference
 from kgfast.core import checks
 from kgfast.core.registry import CANDIDATE_OBJECTIVES, Objective, Side, Similarity
 from kgfast.errors import KgfastError
-from kgfast.functional.answers import right_answers, share_weights, single_answers
+from kgfast.functional.answers import no_answers, right_answers, share_weights, single_answers
 from kgfast.ops import autograd
 
 FEW_LOGITS = 1 << 19  # the most that are ever stored
@@ -50,11 +50,11 @@ def one_vs_all_loss(
         return (losses[0] + losses[1]) / 2
     asked = Side.of(side, "side")
     query = autograd.Queries.apply(entities, relations, triples, spec.code, int(asked), False, backend)
+    answers = right_answers(known, triples, asked, len(entities), len(relations), backend)
+    options = (int(spec.similarity_code), int(code), smoothing)
     return autograd.CandidateLoss.apply(
-        query, entities, entities.new_empty((0,)),
-        *right_answers(known, triples, asked, len(entities), len(relations), backend),
-        share_weights(None, len(triples), entities), (int(spec.similarity_code), int(code), smoothing),
-        autograd.wants_gradient(entities, relations), backend,
+        query, entities, entities.new_empty((0,)), options, autograd.wants_gradient(entities, relations), backend,
+        *answers, share_weights(None, len(triples), entities), *no_answers(triples),
     )[0]  # fmt: skip
 
 
@@ -129,10 +129,11 @@ def linear_cross_entropy(
     ranges, share = single_answers(targets, ignore_index, weight)
     if reduction != "mean":
         share = (share != 0).to(share.dtype)
-    inputs = (hidden, weight, bias, *ranges, share, (int(Similarity.DOT), int(Objective.SOFTMAX), smoothing))
+    inputs = (hidden, weight, bias, (int(Similarity.DOT), int(Objective.SOFTMAX), smoothing))
+    lists = (*ranges, share, *no_answers(targets))
     if reduction == "none":
-        return autograd.CandidateLosses.apply(*inputs, backend).reshape(shape)
-    return autograd.CandidateLoss.apply(*inputs, autograd.wants_gradient(hidden, weight, bias), backend)[0]
+        return autograd.CandidateLosses.apply(*inputs, backend, *lists).reshape(shape)
+    return autograd.CandidateLoss.apply(*inputs, autograd.wants_gradient(hidden, weight, bias), backend, *lists)[0]
 
 
 def bias_of(argument: str, value: Tensor | None, table: Tensor) -> Tensor:

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from kgfast import backends, reference
 from kgfast.core import checks
-from kgfast.core.csr import as_csr, places_among
+from kgfast.core.csr import places_among
 from kgfast.core.registry import Similarity
 from kgfast.core.sums import sum_dtype
 from kgfast.errors import KgfastError
-from kgfast.functional import known_softmax as masked
-from kgfast.functional.answers import single_answers
+from kgfast.functional.answers import no_answers, single_answers
 from kgfast.functional.candidates import bias_of, candidate_objective
 from kgfast.ops import autograd
 
@@ -29,8 +28,7 @@ class Term:
 
     targets: int64 [B], where `ignore_index` marks a row to skip; or CSR (offsets [B + 1], ids) for several answers, of
     which softmax takes the mean log-likelihood. bias [C] is added to dot products. known (CSR: rows that are right, but
-    not the answer asked for) and candidates [K] restrict who competes (beside a row's own answers). known, and answers
-    that are no candidates, are served for softmax over dot products only; impl="reference" serves them for all.
+    not the answer asked for) and candidates [K] restrict who competes (beside a row's own answers).
     """
 
     query: Tensor
@@ -79,39 +77,46 @@ def multitask_loss(
 def term_losses(terms: Sequence[Term], backend: str) -> list[Tensor]:
     """Mean loss of each term over its rows with an answer; where the backend can, terms share its launches."""
     ready = [prepare(term, f"terms[{place}]") for place, term in enumerate(terms)]
-    losses: list[Tensor] = [None] * len(terms)
+    losses: list[Tensor | None] = [None] * len(terms)
     alike = [
         place
-        for place, (term, (query, *_)) in enumerate(zip(terms, ready, strict=True))
-        if term.similarity == "dot" and term.known is None and query.dtype == ready[0][0].dtype
+        for place, (term, (query, table, *_)) in enumerate(zip(terms, ready, strict=True))
+        if term.similarity == "dot" and query.dtype == ready[0][0].dtype and len(table)
     ]
     together = len(alike) > 1 and not torch.compiler.is_compiling()  # torch.compile sees op by op
     if together and backends.get(backend).shares_launches:
-        tensors = [one for place in alike for one in ready[place][:7]]
+        tensors = [one for place in alike for one in ready[place]]
         objectives = [int(candidate_objective("objective", terms[place].objective)) for place in alike]
         for place, loss in zip(alike, TaskLosses.apply(backend, objectives, *tensors), strict=True):
             losses[place] = loss
-    for place, (term, (*inputs, known)) in enumerate(zip(terms, ready, strict=True)):
-        if losses[place] is None:
-            losses[place] = term_loss(term, inputs, known, backend)
-    return losses
+    return [
+        term_loss(term, tensors, backend) if loss is None else loss
+        for term, tensors, loss in zip(terms, ready, losses, strict=True)
+    ]
 
 
-def term_loss(term: Term, inputs: list[Tensor], known, backend: str) -> Tensor:
-    query, table, bias, starts, ends, answers, share = inputs
-    if known is not None:
-        return masked.KnownLoss.apply(query, table, bias, as_csr(starts, ends, answers), share, known)
+def term_loss(term: Term, tensors: Sequence[Tensor], backend: str) -> Tensor:
+    query, table, bias, *lists = tensors
+    if len(table) == 0:  # no candidate and no answer
+        return (query.sum() + table.sum() + bias.sum()) * 0
     similarity = Similarity.of(term.similarity, "similarity")
     options = (int(similarity), int(candidate_objective("objective", term.objective)), 0.0)
-    return autograd.CandidateLoss.apply(*inputs, options, autograd.wants_gradient(query, table, bias), backend)[0]
+    gradient = autograd.wants_gradient(query, table, bias)
+    return autograd.CandidateLoss.apply(query, table, bias, options, gradient, backend, *lists)[0]
+
+
+TENSORS = 10  # of a term, as `prepare` makes them
 
 
 class TaskLosses(torch.autograd.Function):
-    """(query, table, bias, starts, ends, answers, share) of every task -> losses [T]; dL/dloss stays on the device."""
+    """The tensors of every task -> losses [T]; dL/dloss stays on the device."""
 
     @staticmethod
     def forward(ctx, backend, objectives, *tensors):
-        tasks = [(*tensors[7 * i : 7 * i + 7], objective, 0.0) for i, objective in enumerate(objectives)]
+        tasks = []
+        for place, objective in enumerate(objectives):
+            *task, starts, ends, known = tensors[TENSORS * place : TENSORS * (place + 1)]
+            tasks.append((*task, objective, 0.0, (starts, ends, known) if starts.numel() else None))
         losses, ctx.group = backends.get(backend).task_losses(tasks)
         ctx.backend = backend
         ctx.save_for_backward(*tensors)  # the group holds them too; this notices where one was changed since
@@ -122,15 +127,13 @@ class TaskLosses(torch.autograd.Function):
     def backward(ctx, g):
         ctx.saved_tensors  # noqa: B018  raises where a tensor was changed in place
         gradients = backends.get(ctx.backend).task_gradients(ctx.group, g)
-        return None, None, *(one for found in gradients for one in (*found, *[None] * 4))
+        return None, None, *(one for found in gradients for one in (*found, *[None] * (TENSORS - 3)))
 
 
 def prepare(term: Term, place: str):
-    """(query, table, bias, starts, ends, answers, share, known) as the kernels take them."""
+    """(query, table, bias, CSR of answers, share, CSR of known rows) as the kernels take them."""
     if term.candidates is not None:
         return prepare(among(term, place), place)
-    if term.known is not None and (term.similarity, term.objective) != ("dot", "softmax"):
-        raise KgfastError(f"{place}.known is served by impl='reference' only, unless for softmax over dot products")
     table = checks.table(f"{place}.table", term.table)
     query = checks.table(f"{place}.query", term.query)
     if query.shape[1] != table.shape[1] or query.dtype != table.dtype:
@@ -148,13 +151,13 @@ def prepare(term: Term, place: str):
     if len(starts) != len(query):
         raise KgfastError(f"{place}.targets are for {len(starts)} rows, query has {len(query)}")
     bias = bias_of(f"{place}.bias", term.bias, table)
-    known = None
+    known = no_answers(starts)
     if term.known is not None:
         offsets, ids = (checks.ids(f"{place}.known", part, 1, table) for part in term.known)
         if len(offsets) != len(query) + 1:
             raise KgfastError(f"{place}.known is for {len(offsets) - 1} rows, query has {len(query)}")
-        known = as_csr(*sorted_answers(offsets, ids, len(table), place, "known"))
-    return query, table, bias, starts, ends, answers, share, known
+        known = sorted_answers(offsets, ids, len(table), place, "known")
+    return query, table, bias, starts, ends, answers, share, *known
 
 
 def among(term: Term, place: str) -> Term:

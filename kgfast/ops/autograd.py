@@ -204,58 +204,61 @@ class SampledLoss(Function):
 class CandidateLoss(Function):
     """(query, table, bias) -> weighted mean loss of the answers against all rows; gradients are made going forward.
 
-    They are handed out once, as they are: a large table costs a pass. Who goes backward again has them made again.
+    lists: the CSR of the answers, the weights, the CSR of known rows (empty for none). Gradients are handed out once,
+    as they are: a large table costs a pass. Who goes backward again has them made again.
     """
 
     @staticmethod
-    def forward(query, table, bias, starts, ends, answers, weights, options, gradient, backend):
-        inputs = query, table, bias, starts, ends, answers, weights
-        losses, *gradients = ops.of(backend).candidate_loss(*inputs, *options, gradient, True)
+    def forward(query, table, bias, options, gradient, backend, *lists):
+        losses, *gradients = ops.of(backend).candidate_loss(query, table, bias, *lists, *options, gradient, True)
         return as_dtype(total(losses), query.dtype), *gradients
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *tensors, options, _, backend = inputs
+        query, table, bias, options, _, backend, *lists = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         if torch.compiler.is_compiling():  # a compiled graph goes backward once
             ctx.save_for_backward(*output[1:])
             return
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(query, table, bias, *lists)
         ctx.gradients, ctx.options = output[1:], (options, backend)
 
     @staticmethod
     @first_order_only
     def backward(ctx, g, *_):
         inputs = ctx.saved_tensors
+        nothing = [None] * (len(ctx.needs_input_grad) - 3)
         if torch.compiler.is_compiling():
-            return *(gradient * g for gradient in inputs), *[None] * 7
+            return *(gradient * g for gradient in inputs), *nothing
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             options, backend = ctx.options
             gradients = ops.of(backend).candidate_loss(*inputs, *options, True, False)[1:]
         if g.device.type != "cpu" or float(g) != 1:
             gradients = [gradient * g for gradient in gradients]
-        return *gradients, *[None] * 7
+        return *gradients, *nothing
 
 
 class CandidateLosses(Function):
     """(query, table, bias) -> losses [B], weighted; the gradient needs dL/dloss per row, so scores are made again."""
 
     @staticmethod
-    def forward(query, table, bias, starts, ends, answers, weights, options, backend):
-        inputs = query, table, bias, starts, ends, answers, weights
-        return as_dtype(ops.of(backend).candidate_loss(*inputs, *options, False, True)[0], query.dtype)
+    def forward(query, table, bias, options, backend, *lists):
+        losses = ops.of(backend).candidate_loss(query, table, bias, *lists, *options, False, True)[0]
+        return as_dtype(losses, query.dtype)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *tensors, options, backend = inputs
-        ctx.save_for_backward(*tensors)
+        query, table, bias, options, backend, *lists = inputs
+        ctx.save_for_backward(query, table, bias, *lists)
         ctx.options = options, backend
 
     @staticmethod
     @first_order_only
     def backward(ctx, g):
-        *inputs, weights = ctx.saved_tensors
+        query, table, bias, starts, ends, answers, weights, *known = ctx.saved_tensors
         options, backend = ctx.options
-        return *ops.of(backend).candidate_loss(*inputs, weights * g, *options, True, False)[1:], *[None] * 6
+        lists = starts, ends, answers, weights * g, *known
+        gradients = ops.of(backend).candidate_loss(query, table, bias, *lists, *options, True, False)[1:]
+        return *gradients, *[None] * (len(ctx.needs_input_grad) - 3)

@@ -118,9 +118,17 @@ register(
 )
 
 
-def candidate_loss_fake(
-    query, table, bias, starts, ends, answers, weights, similarity, objective, smoothing, gradient, check
-):
+def candidate_loss(backend, query, table, bias, starts, ends, answers, weights, *rest):
+    """Empty ranges of known rows stand for none."""
+    *known, similarity, objective, smoothing, gradient, check = rest
+    return backend.candidate_loss(
+        query, table, bias, starts, ends, answers, weights, similarity, objective, smoothing, gradient,
+        known=tuple(known) if known[0].numel() else None, check=check,
+    )  # fmt: skip
+
+
+def candidate_loss_fake(query, table, bias, *rest):
+    *_, gradient, _ = rest
     rows = [tensor.shape[0] if gradient else 0 for tensor in (query, table, bias)]
     return (
         query.new_empty((query.shape[0],)),
@@ -132,10 +140,10 @@ def candidate_loss_fake(
 
 register(
     "candidate_loss(Tensor query, Tensor table, Tensor bias, Tensor starts, Tensor ends, Tensor answers,"
-    " Tensor weights, int similarity, int objective, float smoothing, bool gradient, bool check)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    " Tensor weights, Tensor known_starts, Tensor known_ends, Tensor known, int similarity, int objective,"
+    " float smoothing, bool gradient, bool check) -> (Tensor, Tensor, Tensor, Tensor)",
     candidate_loss_fake,
-    lambda backend, *arguments: backend.candidate_loss(*arguments[:-1], check=arguments[-1]),
+    candidate_loss,
 )
 register(
     "table_gradient(Tensor query, Tensor table, Tensor ids, Tensor coefficients, Tensor extra_ids, Tensor extra_rows,"
