@@ -29,7 +29,8 @@ template <class Call> static void with_dtype(int dtype, Call call) {
   else throw std::invalid_argument("dtype code " + std::to_string(dtype) + " is not supported");
 }
 static void check_code(const char* what, int code, int count) {
-  if (code < 0 || code >= count) throw std::invalid_argument(std::string(what) + " code " + std::to_string(code) + " is unknown");
+  if (code < 0 || code >= count)
+    throw std::invalid_argument(std::string(what) + " code " + std::to_string(code) + " is unknown");
 }
 static Similarity similarity_at(int code) {
   if (code < 0 || code > 3) throw std::invalid_argument("similarity code " + std::to_string(code) + " is unknown");
@@ -51,8 +52,10 @@ static void queries(int dtype, int score, int side, Address entities, Address re
   check_code("score", score, int(std::size(kScores_))), check_code("side", side, 2);
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
-    kernels<F>().queries(score, {Side(side), at<const F>(entities), at<const F>(relations), at<const int64_t>(triples), batch,
-                                 dim, relation_width, threads}, at<F>(out));
+    kernels<F>().queries(score,
+                         {Side(side), at<const F>(entities), at<const F>(relations), at<const int64_t>(triples), batch,
+                          dim, relation_width, threads},
+                         at<F>(out));
   });
 }
 
@@ -62,18 +65,19 @@ static void queries_adjoint(int dtype, int score, int side, Address entities, Ad
   check_code("score", score, int(std::size(kScores_))), check_code("side", side, 2);
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
-    kernels<F>().queries_adjoint(score, {Side(side), at<const F>(entities), at<const F>(relations),
-                                         at<const int64_t>(triples), batch, dim, relation_width, threads},
+    kernels<F>().queries_adjoint(score,
+                                 {Side(side), at<const F>(entities), at<const F>(relations), at<const int64_t>(triples),
+                                  batch, dim, relation_width, threads},
                                  at<const F>(d_query), at<F>(d_anchor), at<F>(d_relation));
   });
 }
 
-static void pair_scores(int dtype, int similarity, Address query, Address table, Address ids, int64_t batch, int64_t width,
-                        int64_t dim, int threads, Address scores) {
+static void pair_scores(int dtype, int similarity, Address query, Address table, Address ids, int64_t batch,
+                        int64_t width, int64_t dim, int threads, Address scores) {
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
-    kernels<F>().pair_scores(similarity_at(similarity), at<const F>(query), at<const F>(table), at<const int64_t>(ids), batch,
-                             width, dim, threads, at<F>(scores));
+    kernels<F>().pair_scores(similarity_at(similarity), at<const F>(query), at<const F>(table), at<const int64_t>(ids),
+                             batch, width, dim, threads, at<F>(scores));
   });
 }
 
@@ -82,27 +86,29 @@ static void pair_query_gradient(int dtype, int similarity, Address query, Addres
                                 Address d_query) {
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
-    kernels<F>().pair_query_gradient(similarity_at(similarity), at<const F>(query), at<const F>(table), at<const int64_t>(ids),
-                                     at<const F>(scores), at<const F>(g), batch, width, dim, threads, at<F>(coefficients),
-                                     at<F>(d_query));
+    kernels<F>().pair_query_gradient(similarity_at(similarity), at<const F>(query), at<const F>(table),
+                                     at<const int64_t>(ids), at<const F>(scores), at<const F>(g), batch, width, dim,
+                                     threads, at<F>(coefficients), at<F>(d_query));
   });
 }
 
-static void all_scores(int dtype, int similarity, Address query, Address table, int64_t batch, int64_t count, int64_t dim,
-                       int threads, Address scores) {
+static void all_scores(int dtype, int similarity, Address query, Address table, int64_t batch, int64_t count,
+                       int64_t dim, int threads, Address scores) {
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
-    kernels<F>().all_scores(similarity_at(similarity), at<const F>(query), at<const F>(table), batch, count, dim, threads,
-                            at<F>(scores));
+    kernels<F>().all_scores(similarity_at(similarity), at<const F>(query), at<const F>(table), batch, count, dim,
+                            threads, at<F>(scores));
   });
 }
 
 static void all_scores_gradient(int dtype, int similarity, Address query, Address table, Address scores, Address g,
-                                int64_t batch, int64_t count, int64_t dim, int threads, Address d_query, Address d_table) {
+                                int64_t batch, int64_t count, int64_t dim, int threads, Address d_query,
+                                Address d_table) {
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
-    kernels<F>().all_scores_gradient(similarity_at(similarity), at<const F>(query), at<const F>(table), at<const F>(scores),
-                                     at<const F>(g), batch, count, dim, threads, at<F>(d_query), at<F>(d_table));
+    kernels<F>().all_scores_gradient(similarity_at(similarity), at<const F>(query), at<const F>(table),
+                                     at<const F>(scores), at<const F>(g), batch, count, dim, threads, at<F>(d_query),
+                                     at<F>(d_table));
   });
 }
 
@@ -113,8 +119,15 @@ template <class F> static Sink<F> sink_at(const SinkTuple& s) {
   // the corrections must be of the same rounded betas that the moments are made with
   const double lr = std::get<4>(s), beta1 = F(std::get<6>(s)), beta2 = F(std::get<7>(s)), step = double(std::get<8>(s));
   const double rate = lr * std::sqrt(1 - std::pow(beta2, step)) / (1 - std::pow(beta1, step));
-  return {Update(std::get<0>(s)), at<F>(std::get<1>(s)), at<F>(std::get<2>(s)), at<F>(std::get<3>(s)), F(lr),
-          F(std::get<5>(s)),      F(beta1),              F(beta2),              F(rate)};
+  return {Update(std::get<0>(s)),
+          at<F>(std::get<1>(s)),
+          at<F>(std::get<2>(s)),
+          at<F>(std::get<3>(s)),
+          F(lr),
+          F(std::get<5>(s)),
+          F(beta1),
+          F(beta2),
+          F(rate)};
 }
 
 // The order of a step's rows: (entries, starts, number of unique ids).
@@ -128,14 +141,16 @@ static void fill_pair_ids(Address targets, Address negatives, int64_t batch, int
 }
 
 // Sources are (ids, count); the first holds the pairs. Returns the number of unique ids.
-static int64_t order_rows(const std::vector<std::pair<Address, int64_t>>& sources, int64_t rows, int threads, Address entries,
-                          Address starts, Address single) {
+static int64_t order_rows(const std::vector<std::pair<Address, int64_t>>& sources, int64_t rows, int threads,
+                          Address entries, Address starts, Address single) {
   if (sources.size() > 5) throw std::invalid_argument("at most 5 sources of ids");
   const int64_t* ids[5];
   int64_t counts[5], total = 0;
-  for (size_t s = 0; s < sources.size(); ++s) ids[s] = at<const int64_t>(sources[s].first), total += counts[s] = sources[s].second;
+  for (size_t s = 0; s < sources.size(); ++s)
+    ids[s] = at<const int64_t>(sources[s].first), total += counts[s] = sources[s].second;
   if (total >= (int64_t(1) << 32)) throw std::invalid_argument("more than 2^32 - 1 rows in one step");
-  return sort_rows(ids, counts, int(sources.size()), rows, threads, at<uint64_t>(entries), at<int64_t>(starts), at<uint8_t>(single));
+  return sort_rows(ids, counts, int(sources.size()), rows, threads, at<uint64_t>(entries), at<int64_t>(starts),
+                   at<uint8_t>(single));
 }
 
 static void sampled_loss(int dtype, int similarity, int objective, double margin, double temperature, Address query,
@@ -147,9 +162,10 @@ static void sampled_loss(int dtype, int similarity, int objective, double margin
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
     kernels<F>().sampled_loss(
-        {similarity_at(similarity), Objective(objective), F(margin), F(temperature), at<const F>(query), at<const F>(table),
-         at<const int64_t>(targets), at<const int64_t>(negatives), known_at(starts, ends, known), at<const F>(weights), batch,
-         groups, count, dim, threads, at<const int64_t>(ids), at<const uint8_t>(single), finish ? sink_at<F>(*finish) : Sink<F>{}},
+        {similarity_at(similarity), Objective(objective), F(margin), F(temperature), at<const F>(query),
+         at<const F>(table), at<const int64_t>(targets), at<const int64_t>(negatives), known_at(starts, ends, known),
+         at<const F>(weights), batch, groups, count, dim, threads, at<const int64_t>(ids), at<const uint8_t>(single),
+         finish ? sink_at<F>(*finish) : Sink<F>{}},
         {at<F>(losses), at<F>(d_query), at<F>(coefficients), at<F>(d_negatives)});
   });
 }
@@ -159,7 +175,8 @@ static void candidate_loss(int dtype, int similarity, int objective, double smoo
                            int64_t count, int64_t dim, int64_t workspace, int threads, bool bf16, Address losses,
                            Address d_query, Address d_table, Address d_bias) {
   check_code("objective", objective, 4);
-  if (bf16 && !bf16_supported()) throw std::invalid_argument("bf16 needs a CPU with AVX-512 BF16, and its level in use");
+  if (bf16 && !bf16_supported())
+    throw std::invalid_argument("bf16 needs a CPU with AVX-512 BF16, and its level in use");
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
     kernels<F>().candidate_loss(
@@ -175,18 +192,19 @@ static void rank(int dtype, int similarity, Address query, Address table, Addres
                  Address target_scores) {
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
-    kernels<F>().rank({similarity_at(similarity), at<const F>(query), at<const F>(table), known_at(starts, ends, known), batch,
-                       count, dim, threads},
+    kernels<F>().rank({similarity_at(similarity), at<const F>(query), at<const F>(table), known_at(starts, ends, known),
+                       batch, count, dim, threads},
                       at<const int64_t>(targets), at<int64_t>(greater), at<int64_t>(equal), at<F>(target_scores));
   });
 }
 
-static void topk(int dtype, int similarity, Address query, Address table, Address starts, Address ends, Address excluded,
-                 int64_t batch, int64_t count, int64_t dim, int64_t k, int threads, Address scores, Address ids) {
+static void topk(int dtype, int similarity, Address query, Address table, Address starts, Address ends,
+                 Address excluded, int64_t batch, int64_t count, int64_t dim, int64_t k, int threads, Address scores,
+                 Address ids) {
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
-    kernels<F>().topk({similarity_at(similarity), at<const F>(query), at<const F>(table), known_at(starts, ends, excluded),
-                       batch, count, dim, threads},
+    kernels<F>().topk({similarity_at(similarity), at<const F>(query), at<const F>(table),
+                       known_at(starts, ends, excluded), batch, count, dim, threads},
                       k, at<F>(scores), at<int64_t>(ids));
   });
 }
@@ -195,8 +213,8 @@ using Extra = std::pair<Address, int64_t>;  // rows, count
 
 // The row pass over pairs and extra rows; the sink of a sparse gradient must have room for every unique row.
 static void reduce_rows(int dtype, int similarity, Address query, Address table, Address coefficients, int64_t queries,
-                        int64_t width, int64_t dim, const std::vector<Extra>& extras, int threads, const OrderTuple& order,
-                        Address single, const SinkTuple& sink) {
+                        int64_t width, int64_t dim, const std::vector<Extra>& extras, int threads,
+                        const OrderTuple& order, Address single, const SinkTuple& sink) {
   if (extras.size() > 4) throw std::invalid_argument("at most 4 extra sources");
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
@@ -210,19 +228,20 @@ static void reduce_rows(int dtype, int similarity, Address query, Address table,
   });
 }
 
-static void update_all_rows(int dtype, int64_t rows, int64_t dim, Address gradients, const SinkTuple& sink, int threads) {
+static void update_all_rows(int dtype, int64_t rows, int64_t dim, Address gradients, const SinkTuple& sink,
+                            int threads) {
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
     kernels<F>().update_all_rows(rows, dim, at<const F>(gradients), sink_at<F>(sink), threads);
   });
 }
 
-static void regularizer(int dtype, int kind, int parts, double weight, Address table, Address ids, int64_t count, int64_t dim,
-                        int threads, Address gradients) {
+static void regularizer(int dtype, int kind, int parts, double weight, Address table, Address ids, int64_t count,
+                        int64_t dim, int threads, Address gradients) {
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
-    kernels<F>().regularizer(Regularizer(kind), parts, F(weight), at<const F>(table), at<const int64_t>(ids), count, dim,
-                             threads, at<F>(gradients));
+    kernels<F>().regularizer(Regularizer(kind), parts, F(weight), at<const F>(table), at<const int64_t>(ids), count,
+                             dim, threads, at<F>(gradients));
   });
 }
 

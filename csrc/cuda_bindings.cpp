@@ -1,5 +1,5 @@
-// The module kgfast._C.cuda: the CUDA kernels by addresses, sizes and the caller's stream. on_host runs the same kernels on
-// the CPU. Every argument has been checked in Python (backends/cuda.py).
+// The module kgfast._C.cuda: the CUDA kernels by addresses, sizes and the caller's stream. on_host runs the same
+// kernels on the CPU. Every argument has been checked in Python (backends/cuda.py).
 #include "cuda_bindings.h"
 
 #include <pybind11/stl.h>
@@ -23,7 +23,9 @@ namespace {
 
 using Address = uintptr_t;
 template <class T> T* at(Address address) { return reinterpret_cast<T*>(address); }
-AnswerRanges ranges_at(Address starts, Address ends, Address ids) { return {at<const int64_t>(starts), at<const int64_t>(ends), at<const int64_t>(ids)}; }
+AnswerRanges ranges_at(Address starts, Address ends, Address ids) {
+  return {at<const int64_t>(starts), at<const int64_t>(ends), at<const int64_t>(ids)};
+}
 
 struct Where {  // (on_host, stream)
   bool on_host;
@@ -41,13 +43,13 @@ Where where_of(const std::pair<bool, Address>& target) { return {target.first, a
 #else
 #define KGFAST_ON_HOST(call) throw std::runtime_error("the CUDA kernels run on the host under Linux only")
 #endif
-#define KGFAST_RUN(where, call)         \
-  do {                                  \
-    if (where.on_host) {                \
-      KGFAST_ON_HOST(call);             \
-    } else {                            \
-      KGFAST_ON_DEVICE(call);           \
-    }                                   \
+#define KGFAST_RUN(where, call) \
+  do {                          \
+    if (where.on_host) {        \
+      KGFAST_ON_HOST(call);     \
+    } else {                    \
+      KGFAST_ON_DEVICE(call);   \
+    }                           \
   } while (false)
 
 using Target = std::pair<bool, Address>;
@@ -55,53 +57,102 @@ using Target = std::pair<bool, Address>;
 using SinkTuple = std::tuple<int, Address, Address, Address, Address>;
 generic::UpdateRule<float> rule_at(const SinkTuple& s) {
   const auto& [update, rows, state1, state2, constants] = s;
-  return {Update(update), at<float>(rows), at<float>(state1), at<float>(state2), at<const double>(constants), 0, 0, 0, 0, 0};
+  return {Update(update),
+          at<float>(rows),
+          at<float>(state1),
+          at<float>(state2),
+          at<const double>(constants),
+          0,
+          0,
+          0,
+          0,
+          0};
 }
 
-void sample(Target target, uint64_t seed, uint64_t step, Address step_at, int side, int64_t lists, int64_t count, int64_t entities, Address thresholds,
-            Address aliases, Address starts, Address ends, Address known, Address ids) {
+void sample(Target target, uint64_t seed, uint64_t step, Address step_at, int side, int64_t lists, int64_t count,
+            int64_t entities, Address thresholds, Address aliases, Address starts, Address ends, Address known,
+            Address ids) {
   const Where where = where_of(target);
-  const generic::Draws draws{seed, step, at<const int64_t>(step_at), Side(side), entities, at<const int64_t>(thresholds), at<const int64_t>(aliases)};
+  const generic::Draws draws{seed,
+                             step,
+                             at<const int64_t>(step_at),
+                             Side(side),
+                             entities,
+                             at<const int64_t>(thresholds),
+                             at<const int64_t>(aliases)};
   KGFAST_RUN(where, sample(draws, ranges_at(starts, ends, known), lists, count, at<int64_t>(ids), where.stream));
 }
 
-void queries(Target target, int score, int side, Address entities, Address relations, Address triples, int64_t batch, int64_t dim,
-             int64_t relation_width, Address out) {
+void queries(Target target, int score, int side, Address entities, Address relations, Address triples, int64_t batch,
+             int64_t dim, int64_t relation_width, Address out) {
   const Where where = where_of(target);
-  const QueryRows rows{Side(side), at<const float>(entities), at<const float>(relations), at<const int64_t>(triples), batch, dim, relation_width};
+  const QueryRows rows{
+      Side(side),    at<const float>(entities), at<const float>(relations), at<const int64_t>(triples), batch, dim,
+      relation_width};
   KGFAST_RUN(where, queries(score, rows, at<float>(out), where.stream));
 }
 
-void queries_adjoint(Target target, int score, int side, Address entities, Address relations, Address triples, int64_t batch,
-                     int64_t dim, int64_t relation_width, Address d_query, Address d_anchor, Address d_relation) {
+void queries_adjoint(Target target, int score, int side, Address entities, Address relations, Address triples,
+                     int64_t batch, int64_t dim, int64_t relation_width, Address d_query, Address d_anchor,
+                     Address d_relation) {
   const Where where = where_of(target);
-  const QueryRows rows{Side(side), at<const float>(entities), at<const float>(relations), at<const int64_t>(triples), batch, dim, relation_width};
-  KGFAST_RUN(where, queries_adjoint(score, rows, at<const float>(d_query), at<float>(d_anchor), at<float>(d_relation), where.stream));
+  const QueryRows rows{
+      Side(side),    at<const float>(entities), at<const float>(relations), at<const int64_t>(triples), batch, dim,
+      relation_width};
+  KGFAST_RUN(where, queries_adjoint(score, rows, at<const float>(d_query), at<float>(d_anchor), at<float>(d_relation),
+                                    where.stream));
 }
 
-void pair_scores(Target target, int similarity, Address query, Address table, Address ids, int64_t batch, int64_t width, int64_t dim,
-                 Address scores) {
+void pair_scores(Target target, int similarity, Address query, Address table, Address ids, int64_t batch, int64_t width,
+                 int64_t dim, Address scores) {
   const Where where = where_of(target);
-  const PairRows rows{Similarity(similarity), at<const float>(query), at<const float>(table), at<const int64_t>(ids), batch, width, dim};
+  const PairRows rows{Similarity(similarity),
+                      at<const float>(query),
+                      at<const float>(table),
+                      at<const int64_t>(ids),
+                      batch,
+                      width,
+                      dim};
   KGFAST_RUN(where, pair_scores(rows, at<float>(scores), where.stream));
 }
 
-void pair_query_gradient(Target target, int similarity, Address query, Address table, Address ids, Address scores, Address g,
-                         int64_t batch, int64_t width, int64_t dim, Address coefficients, Address d_query) {
+void pair_query_gradient(Target target, int similarity, Address query, Address table, Address ids, Address scores,
+                         Address g, int64_t batch, int64_t width, int64_t dim, Address coefficients, Address d_query) {
   const Where where = where_of(target);
-  const PairRows rows{Similarity(similarity), at<const float>(query), at<const float>(table), at<const int64_t>(ids), batch, width, dim};
-  KGFAST_RUN(where, pair_query_gradient(rows, at<const float>(scores), at<const float>(g), at<float>(coefficients), at<float>(d_query), where.stream));
+  const PairRows rows{Similarity(similarity),
+                      at<const float>(query),
+                      at<const float>(table),
+                      at<const int64_t>(ids),
+                      batch,
+                      width,
+                      dim};
+  KGFAST_RUN(where, pair_query_gradient(rows, at<const float>(scores), at<const float>(g), at<float>(coefficients),
+                                        at<float>(d_query), where.stream));
 }
 
-void sampled_loss(Target target, int similarity, int objective, double margin, double temperature, Address query, Address table,
-                  Address targets, Address negatives, Address starts, Address ends, Address known, Address weights, int64_t batch,
-                  int64_t groups, int64_t count, int64_t dim, Address losses, Address d_query, Address ids, Address coefficients,
-                  Address scores, Address d_negatives) {
+void sampled_loss(Target target, int similarity, int objective, double margin, double temperature, Address query,
+                  Address table, Address targets, Address negatives, Address starts, Address ends, Address known,
+                  Address weights, int64_t batch, int64_t groups, int64_t count, int64_t dim, Address losses,
+                  Address d_query, Address ids, Address coefficients, Address scores, Address d_negatives) {
   const Where where = where_of(target);
-  const SampledRows rows{Similarity(similarity), {Objective(objective), float(margin), float(temperature)}, at<const float>(query),
-                         at<const float>(table), at<const int64_t>(targets), at<const int64_t>(negatives),
-                         ranges_at(starts, ends, known), at<const float>(weights), batch, groups, count, dim, at<float>(losses),
-                         at<float>(d_query), at<int64_t>(ids), at<float>(coefficients), at<float>(scores), at<float>(d_negatives)};
+  const SampledRows rows{Similarity(similarity),
+                         {Objective(objective), float(margin), float(temperature)},
+                         at<const float>(query),
+                         at<const float>(table),
+                         at<const int64_t>(targets),
+                         at<const int64_t>(negatives),
+                         ranges_at(starts, ends, known),
+                         at<const float>(weights),
+                         batch,
+                         groups,
+                         count,
+                         dim,
+                         at<float>(losses),
+                         at<float>(d_query),
+                         at<int64_t>(ids),
+                         at<float>(coefficients),
+                         at<float>(scores),
+                         at<float>(d_negatives)};
   if (groups == batch) KGFAST_RUN(where, independent_loss(rows, where.stream));
   else KGFAST_RUN(where, shared_loss(rows, where.stream));
 }
@@ -113,24 +164,36 @@ int64_t sort_bytes(Target target, int64_t total) {
   return bytes;
 }
 
-void sort_rows(Target target, const std::vector<std::pair<Address, int64_t>>& sources, int64_t bound, Address entries, Address other,
-               Address workspace, int64_t workspace_bytes) {
+void sort_rows(Target target, const std::vector<std::pair<Address, int64_t>>& sources, int64_t bound, Address entries,
+               Address other, Address workspace, int64_t workspace_bytes) {
   const Where where = where_of(target);
   std::vector<const int64_t*> ids;
   std::vector<int64_t> counts;
   for (const auto& [address, count] : sources) ids.push_back(at<const int64_t>(address)), counts.push_back(count);
-  KGFAST_RUN(where, sort_rows(ids.data(), counts.data(), int(ids.size()), bound, at<uint64_t>(entries), at<uint64_t>(other),
-                              at<void>(workspace), workspace_bytes, where.stream));
+  KGFAST_RUN(where, sort_rows(ids.data(), counts.data(), int(ids.size()), bound, at<uint64_t>(entries),
+                              at<uint64_t>(other), at<void>(workspace), workspace_bytes, where.stream));
 }
 
-void reduce_rows(Target target, int similarity, Address entries, Address places, int64_t total, Address query, Address table,
-                 Address coefficients, int64_t pairs, int64_t width, int64_t dim, const std::vector<std::pair<Address, int64_t>>& extras,
-                 Address partial, const SinkTuple& sink) {
+void reduce_rows(Target target, int similarity, Address entries, Address places, int64_t total, Address query,
+                 Address table, Address coefficients, int64_t pairs, int64_t width, int64_t dim,
+                 const std::vector<std::pair<Address, int64_t>>& extras, Address partial, const SinkTuple& sink) {
   if (extras.size() > 4) throw std::invalid_argument("at most 4 sources of ready rows");
   const Where where = where_of(target);
-  SortedRows rows{Similarity(similarity), at<const uint64_t>(entries), at<const int64_t>(places), total, pairs, width, dim,
-                  at<const float>(query), at<const float>(table), at<const float>(coefficients), {}, {}, at<float>(partial)};
-  for (size_t e = 0; e < extras.size(); ++e) rows.extra_rows[e] = at<const float>(extras[e].first), rows.extra_count[e] = extras[e].second;
+  SortedRows rows{Similarity(similarity),
+                  at<const uint64_t>(entries),
+                  at<const int64_t>(places),
+                  total,
+                  pairs,
+                  width,
+                  dim,
+                  at<const float>(query),
+                  at<const float>(table),
+                  at<const float>(coefficients),
+                  {},
+                  {},
+                  at<float>(partial)};
+  for (size_t e = 0; e < extras.size(); ++e)
+    rows.extra_rows[e] = at<const float>(extras[e].first), rows.extra_count[e] = extras[e].second;
   KGFAST_RUN(where, reduce_rows(rows, rule_at(sink), where.stream));
 }
 
@@ -139,10 +202,11 @@ void update_all_rows(Target target, int64_t rows, int64_t dim, Address gradients
   KGFAST_RUN(where, update_all_rows(rows, dim, at<const float>(gradients), rule_at(sink), where.stream));
 }
 
-void regularizer(Target target, int kind, int parts, double weight, Address table, Address ids, int64_t count, int64_t dim, Address gradients) {
+void regularizer(Target target, int kind, int parts, double weight, Address table, Address ids, int64_t count,
+                 int64_t dim, Address gradients) {
   const Where where = where_of(target);
-  KGFAST_RUN(where, regularizer(Regularizer(kind), parts, float(weight), at<const float>(table), at<const int64_t>(ids), count, dim,
-                                at<float>(gradients), where.stream));
+  KGFAST_RUN(where, regularizer(Regularizer(kind), parts, float(weight), at<const float>(table), at<const int64_t>(ids),
+                                count, dim, at<float>(gradients), where.stream));
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
-// Losses over all candidates. Queries come in chunks, candidates in slots, slots in groups: a worker takes a slot and, group
-// by group while its scores are in the cache, makes scores and running sums; then, in a second visit, dL/dscore and both
-// gradients. Between the visits a chunk's scores stay in a bounded workspace; where too few would fit they are made again.
-// Where queries are many and candidates few, each worker takes queries instead, with all candidates.
+// Losses over all candidates. Queries come in chunks, candidates in slots, slots in groups: a worker takes a slot and,
+// group by group while its scores are in the cache, makes scores and running sums; then, in a second visit, dL/dscore
+// and both gradients. Between the visits a chunk's scores stay in a bounded workspace; where too few would fit they are
+// made again. Where queries are many and candidates few, each worker takes queries instead, with all candidates.
 #pragma once
 
 namespace kgfast {
@@ -14,7 +14,8 @@ struct CandidateChunk {
   // Sizes of all chunks. A group is `width` candidates wide, and so are rows of its scores.
   int64_t rows_most = 0, width = 0, groups = 0, slots = 0, own = 0;
   bool kept = false;  // scores of all groups, else of a worker's
-  // Workspaces: queries for tiles and as spans; scores by group; sums by slot; by worker: gradients of queries, and the rest
+  // Workspaces: queries for tiles and as spans; scores by group; sums by slot; by worker: gradients of queries, and the
+  // rest
   F *queries = nullptr, *spans = nullptr, *scores = nullptr, *sums = nullptr, *d_queries = nullptr, *workers = nullptr;
   // This chunk: queries [first, first + rows); the slot whose gradients of queries are the next to be added
   int64_t first = 0, rows = 0, turn = 0;
@@ -63,8 +64,10 @@ struct CandidateChunk {
     parallel_for(rows, Blocks::kRows, a.threads, [&](int64_t begin, int64_t end, int worker) {
       Blocks::pack_queries({query(), nullptr, a.dim}, begin, rows, a.dim, worker_at(worker), queries);
       if (!kDot || !out.d_query) return;
-      const int64_t span = begin / Blocks::kSpan * Blocks::kSpan, count = rows - span < Blocks::kSpan ? rows - span : Blocks::kSpan;
-      Blocks::pack_span(query() + span * a.dim, begin - span, end - span, count, a.dim, spans + Blocks::span_size(span, a.dim));
+      const int64_t span = begin / Blocks::kSpan * Blocks::kSpan,
+                    count = rows - span < Blocks::kSpan ? rows - span : Blocks::kSpan;
+      Blocks::pack_span(query() + span * a.dim, begin - span, end - span, count, a.dim,
+                        spans + Blocks::span_size(span, a.dim));
     });
   }
 
@@ -78,14 +81,15 @@ struct CandidateChunk {
     const RowView<F> candidates{a.table + group * width * a.dim, nullptr, a.dim};
     for (int64_t n = 0; n < columns; n += Blocks::kColumns) {
       Ahead next = ahead(group * width + n + Blocks::kColumns, Blocks::kColumns, rows / Blocks::kRows);
-      Blocks::score(queries, rows, candidates, n, columns - n < Blocks::kColumns ? columns - n : Blocks::kColumns, a.dim,
-                    worker_at(worker), block + n, width, next);
+      Blocks::score(queries, rows, candidates, n, columns - n < Blocks::kColumns ? columns - n : Blocks::kColumns,
+                    a.dim, worker_at(worker), block + n, width, next);
     }
   }
 
   // Adds the bias to a row of scores and -inf past its end; returns the largest, at least `top`.
   F finish_scores(F* row, int64_t n0, int64_t columns, F top) const {
-    for (int64_t n = columns, padded = padded_count<F>(columns); n < padded; ++n) row[n] = -std::numeric_limits<F>::infinity();
+    for (int64_t n = columns, padded = padded_count<F>(columns); n < padded; ++n)
+      row[n] = -std::numeric_limits<F>::infinity();
     auto largest = splat(top);
     int64_t n = 0;
     for (; n + kLanes <= columns; n += kLanes) {
@@ -168,14 +172,16 @@ struct CandidateChunk {
       }
       if (!kept) finish_scores(row, group * width, columns, 0);
       const F weight = a.weights[first + i] / (softmax ? F(1) : F(a.count)), own_label = label(i) * weight;
-      const F shift = softmax ? largest_of(0)[i] : F(0), scale = softmax ? weight / total_of(0)[i] : weight, away = floor * weight;
+      const F shift = softmax ? largest_of(0)[i] : F(0), scale = softmax ? weight / total_of(0)[i] : weight,
+              away = floor * weight;
       auto slope_at = [&](V s) {
         V g;
         if (softmax) g = exponential(s - shift) * scale - away;
         else softplus(s, g), g = g * scale - away;
         return g;
       };
-      if constexpr (Sim::kTag == Similarity::kL2) {  // chained through the root: divided by the score, which this overwrites
+      if constexpr (Sim::kTag ==
+                    Similarity::kL2) {  // chained through the root: divided by the score, which this overwrites
         V labels[kMostWidth / kLanes] = {};
         for_answers(i, group, columns, [&](int64_t n) { labels[n / kLanes][n % kLanes] += own_label; });
         for (int64_t n = 0; n < padded; n += kLanes) {
@@ -193,7 +199,8 @@ struct CandidateChunk {
   void products(int64_t slot, int64_t group, int64_t columns, const F* block, int worker) const {
     const int64_t n0 = group * width;
     const F* candidates = a.table + n0 * a.dim;
-    F *d_query = slots == 1 ? out.d_query + first * a.dim : d_queries + worker * rows_most * a.dim, *buffer = worker_at(worker);
+    F *d_query = slots == 1 ? out.d_query + first * a.dim : d_queries + worker * rows_most * a.dim,
+      *buffer = worker_at(worker);
     if (slots > 1 && group == slot * groups / slots)
       for (int64_t i = 0; i < rows * a.dim; ++i) d_query[i] = 0;
     if constexpr (kDot) {
@@ -205,7 +212,8 @@ struct CandidateChunk {
     } else {
       const RowView<F> x{query(), nullptr, a.dim}, y{candidates, nullptr, a.dim};
       for (int64_t lane = 0; lane < DistanceLane<Sim, F>::lanes(a.dim); ++lane)
-        DistanceLane<Sim, F>::add(lane, block, width, x, rows, y, columns, a.dim, buffer, d_query, out.d_table + n0 * a.dim);
+        DistanceLane<Sim, F>::add(lane, block, width, x, rows, y, columns, a.dim, buffer, d_query,
+                                  out.d_table + n0 * a.dim);
     }
     if (!out.d_bias) return;
     F* d_bias = out.d_bias + n0;
@@ -249,8 +257,8 @@ struct CandidateChunk {
   static constexpr int64_t kMostWidth = 192, kMostSlots = 16;
   static_assert(kMostWidth % Blocks::kRows == 0 && kMostWidth % Blocks::kColumns == 0 && kMostWidth <= Blocks::kSpan);
 
-  // Sizes depend on those of the problem alone, so results don't depend on the number of threads; rooms are counted for 4.
-  // alone: for one worker. batch: the queries of the largest part.
+  // Sizes depend on those of the problem alone, so results don't depend on the number of threads; rooms are counted
+  // for 4. alone: for one worker. batch: the queries of the largest part.
   void plan(bool alone, int64_t batch) {
     const bool gradient = out.d_query != nullptr;
     // 8 groups at least where there are few candidates: workers wait less for each other
@@ -266,7 +274,8 @@ struct CandidateChunk {
     most = most < 96 ? 96 : (most > 1024 ? 1024 : most);
     const int64_t chunks = (batch + most - 1) / most;
     rows_most = packed_rows<F>((batch + chunks - 1) / chunks);
-    const int64_t pack = Blocks::panel_size(a.dim), multiply = gradient ? Blocks::span_size(width, a.dim) + Blocks::kWeights : 0;
+    const int64_t pack = Blocks::panel_size(a.dim),
+                  multiply = gradient ? Blocks::span_size(width, a.dim) + Blocks::kWeights : 0;
     if constexpr (kDot) own = pack > multiply ? pack : multiply;
     else own = pack + (gradient ? DistanceLane<Sim, F>::size(rows_most) : 0);
   }
@@ -287,7 +296,8 @@ struct CandidateChunk {
     return size;
   }
   void run_all() {
-    for (int64_t begin = 0; begin < a.batch; begin += rows_most) run(begin, a.batch - begin < rows_most ? a.batch - begin : rows_most);
+    for (int64_t begin = 0; begin < a.batch; begin += rows_most)
+      run(begin, a.batch - begin < rows_most ? a.batch - begin : rows_most);
   }
 };
 

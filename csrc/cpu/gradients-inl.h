@@ -1,5 +1,5 @@
-// Both gradients of a matrix of scores. Dot products: two matrix products. Distances: the slope of a pair of rows is that of
-// the one and, with its sign turned, of the other, so one visit of a vector of d serves both.
+// Both gradients of a matrix of scores. Dot products: two matrix products. Distances: the slope of a pair of rows is
+// that of the one and, with its sign turned, of the other, so one visit of a vector of d serves both.
 #pragma once
 
 namespace kgfast {
@@ -32,7 +32,8 @@ template <class Sim, class F> struct Slope {
   }
 };
 
-// For `kRows` rows of x and `count` rows of y, one vector of d each: dx[m] += g[m][k] slope(x_m, y_k), dy[k] -= the same.
+// For `kRows` rows of x and `count` rows of y, one vector of d each: dx[m] += g[m][k] slope(x_m, y_k), dy[k] -= the
+// same.
 template <class Sim, int kRows, class F>
 static void distance_block(const F* const* g, const F* x, const F* y, int64_t count, F* dx, F* dy) {
   using S = Slope<Sim, F>;
@@ -58,10 +59,12 @@ template <class Sim, class F> struct DistanceLane {
   static constexpr int64_t kBlock = 256;
 
   static int64_t lanes(int64_t dim) { return (dim / S::kParts + kLanes - 1) / kLanes; }
-  static int64_t size(int64_t x_count) { return 2 * ((x_count + kRows - 1) / kRows * kRows + kBlock) * S::kSize + kBlock; }
+  static int64_t size(int64_t x_count) {
+    return 2 * ((x_count + kRows - 1) / kRows * kRows + kBlock) * S::kSize + kBlock;
+  }
 
-  static void add(int64_t lane, const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count, int64_t dim,
-                  F* buffer, F* dx, F* dy) {
+  static void add(int64_t lane, const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count,
+                  int64_t dim, F* buffer, F* dx, F* dy) {
     const int64_t length = dim / S::kParts, padded = (x_count + kRows - 1) / kRows * kRows;
     F *xs = buffer, *dxs = xs + padded * S::kSize, *ys = dxs + padded * S::kSize, *dys = ys + kBlock * S::kSize;
     F* zeros = dys + kBlock * S::kSize;  // stands in for weights of rows past the end
@@ -95,8 +98,8 @@ template <class Sim, class F> struct DistanceLane {
 
 // A worker takes a vector of d of all rows; the order of sums is the same whatever the number of workers.
 template <class Sim, class F>
-static void distance_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count, int64_t dim,
-                               int threads, F* dx, F* dy) {
+static void distance_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count,
+                               int64_t dim, int threads, F* dx, F* dy) {
   using Lane = DistanceLane<Sim, F>;
   const int64_t own = Lane::size(x_count);
   F* buffers = scratch<F>(kWeights, own * threads);
@@ -107,8 +110,8 @@ static void distance_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_c
 
 // dx[i] += sum_k g[i * ld + k] slope(x(i), y(k)) and dy[k] += sum_i g[i * ld + k] slope(y(k), x(i)).
 template <class Sim, class F>
-static void add_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count, int64_t dim,
-                          int threads, F* dx, F* dy) {
+static void add_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count,
+                          int64_t dim, int threads, F* dx, F* dy) {
   if (x_count == 0 || y_count == 0) return;
   if constexpr (Sim::kTag == Similarity::kDot) {
     product_matrix(g, ld, 1, x_count, y, y_count, dim, threads, dx);

@@ -45,7 +45,8 @@ template <class F> struct Table {
     with_operator(score, [&](auto op) { KGFAST_LEVEL::queries<decltype(op)>(a, out); });
   }
   static void queries_adjoint(int score, const QueryArguments<F>& a, const F* d_query, F* d_anchor, F* d_relation) {
-    with_operator(score, [&](auto op) { KGFAST_LEVEL::queries_adjoint<decltype(op)>(a, d_query, d_anchor, d_relation); });
+    with_operator(score,
+                  [&](auto op) { KGFAST_LEVEL::queries_adjoint<decltype(op)>(a, d_query, d_anchor, d_relation); });
   }
   static void pair_scores(Similarity similarity, const F* query, const F* table, const int64_t* ids, int64_t batch,
                           int64_t width, int64_t dim, int threads, F* scores) {
@@ -53,16 +54,16 @@ template <class F> struct Table {
       KGFAST_LEVEL::pair_scores<decltype(sim)>(query, table, ids, batch, width, dim, threads, scores);
     });
   }
-  static void pair_query_gradient(Similarity similarity, const F* query, const F* table, const int64_t* ids, const F* scores,
-                                  const F* g, int64_t batch, int64_t width, int64_t dim, int threads, F* coefficients,
-                                  F* d_query) {
+  static void pair_query_gradient(Similarity similarity, const F* query, const F* table, const int64_t* ids,
+                                  const F* scores, const F* g, int64_t batch, int64_t width, int64_t dim, int threads,
+                                  F* coefficients, F* d_query) {
     with_similarity(similarity, [&](auto sim) {
       KGFAST_LEVEL::pair_query_gradient<decltype(sim)>(query, table, ids, scores, g, batch, width, dim, threads,
                                                        coefficients, d_query);
     });
   }
-  static void all_scores(Similarity similarity, const F* query, const F* table, int64_t batch, int64_t count, int64_t dim,
-                         int threads, F* scores) {
+  static void all_scores(Similarity similarity, const F* query, const F* table, int64_t batch, int64_t count,
+                         int64_t dim, int threads, F* scores) {
     with_similarity(similarity, [&](auto sim) {
       F* packed = scratch<F>(kPacked, packed_rows<F>(batch) * dim);
       pack_rows<F>({query, nullptr, dim}, batch, dim, threads, packed);
@@ -90,8 +91,10 @@ template <class F> struct Table {
   static void candidate_loss(const CandidateArguments<F>& a, const CandidateResults<F>& out) {
     with_similarity(a.similarity, [&](auto sim) { KGFAST_LEVEL::candidate_loss<decltype(sim)>(a, out); });
   }
-  static void rank(const ScanArguments<F>& a, const int64_t* targets, int64_t* greater, int64_t* equal, F* target_scores) {
-    with_similarity(a.similarity, [&](auto sim) { KGFAST_LEVEL::rank<decltype(sim)>(a, targets, greater, equal, target_scores); });
+  static void rank(const ScanArguments<F>& a, const int64_t* targets, int64_t* greater, int64_t* equal,
+                   F* target_scores) {
+    with_similarity(a.similarity,
+                    [&](auto sim) { KGFAST_LEVEL::rank<decltype(sim)>(a, targets, greater, equal, target_scores); });
   }
   static void topk(const ScanArguments<F>& a, int64_t k, F* scores, int64_t* ids) {
     with_similarity(a.similarity, [&](auto sim) { KGFAST_LEVEL::topk<decltype(sim)>(a, k, scores, ids); });
@@ -99,10 +102,13 @@ template <class F> struct Table {
   static void reduce_rows(const RowSources<F>& a, const RowOrder& order, const Sink<F>& sink) {
     with_similarity(a.similarity, [&](auto sim) { KGFAST_LEVEL::reduce_rows<decltype(sim)>(a, order, sink); });
   }
-  static constexpr Kernels<F> kernels = {
-      queries,      queries_adjoint, pair_scores, pair_query_gradient, all_scores,  all_scores_gradient,
-      sampled_loss, candidate_loss,  rank,        topk,                reduce_rows, update_all_rows<F>,
-      regularizer<F>};
+  static constexpr Kernels<F> kernels = {queries,       queries_adjoint,
+                                         pair_scores,   pair_query_gradient,
+                                         all_scores,    all_scores_gradient,
+                                         sampled_loss,  candidate_loss,
+                                         rank,          topk,
+                                         reduce_rows,   update_all_rows<F>,
+                                         regularizer<F>};
 };
 
 }  // namespace KGFAST_LEVEL

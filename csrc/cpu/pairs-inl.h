@@ -39,8 +39,7 @@ KG_HD void score_rows(const F* x, const F* const* rows, const F* const* next, in
   }
   if (d < length) {
     const auto u = coordinate_part<Sim>(x, d, half, length - d);
-    for (int k = 0; k < R; ++k)
-      sum[k] = Sim::accumulate(sum[k], u, coordinate_part<Sim>(rows[k], d, half, length - d));
+    for (int k = 0; k < R; ++k) sum[k] = Sim::accumulate(sum[k], u, coordinate_part<Sim>(rows[k], d, half, length - d));
   }
   for (int k = 0; k < R; ++k) out[k] = Sim::finish(sum_lanes(sum[k]));
 }
@@ -48,12 +47,15 @@ KG_HD void score_rows(const F* x, const F* const* rows, const F* const* next, in
 template <class Sim, class F>
 static void score_pairs(const F* x, const F* const* rows, int64_t count, int64_t dim, F* out) {
   int64_t k = 0;
-  for (; k + 8 <= count; k += 8) score_rows<Sim, 8>(x, rows + k, k + 16 <= count ? rows + k + 8 : nullptr, dim, out + k);
+  for (; k + 8 <= count; k += 8)
+    score_rows<Sim, 8>(x, rows + k, k + 16 <= count ? rows + k + 8 : nullptr, dim, out + k);
   for (; k < count; ++k) score_rows<Sim, 1, F>(x, rows + k, nullptr, dim, out + k);
 }
 
 // What was at `out` stays in the sum (kAdd) or does not.
-template <bool kAdd, class F> KG_HD void store_sum(F* out, typename Lanes<F>::V sum) { store(out, kAdd ? load(out) + sum : sum); }
+template <bool kAdd, class F> KG_HD void store_sum(F* out, typename Lanes<F>::V sum) {
+  store(out, kAdd ? load(out) + sum : sum);
+}
 
 template <class Sim, bool kAdd, int V, class F>
 KG_HD void slopes_block(const F* x, const F* const* rows, const F* coefficients, int64_t count, int64_t half, int64_t d,
@@ -113,7 +115,8 @@ static void add_slopes(const F* x, const F* const* rows, const F* coefficients, 
   int64_t d = 0;
   for (; d + kBlock * kLanes <= length; d += kBlock * kLanes)
     slopes_block<Sim, kAdd, kBlock>(x, rows, coefficients, count, half, d, out);
-  for (; d + 2 * kLanes <= length; d += 2 * kLanes) slopes_block<Sim, kAdd, 2>(x, rows, coefficients, count, half, d, out);
+  for (; d + 2 * kLanes <= length; d += 2 * kLanes)
+    slopes_block<Sim, kAdd, 2>(x, rows, coefficients, count, half, d, out);
   for (; d + kLanes <= length; d += kLanes) slopes_block<Sim, kAdd, 1>(x, rows, coefficients, count, half, d, out);
   if (d < length) slopes_tail<Sim, kAdd>(x, rows, coefficients, count, half, d, length - d, out);
 }

@@ -50,7 +50,8 @@ static inline void apply_row(const Sink<F>& s, int64_t row, int64_t place, int64
   }
 }
 
-// Asks for what apply_row() will read besides the row. GCC drops calls of functions that only prefetch: they seem to do nothing.
+// Asks for what apply_row() will read besides the row. GCC drops calls of functions that only prefetch: they seem to do
+// nothing.
 template <class F>
 __attribute__((always_inline)) static inline void prefetch_states(const Sink<F>& s, int64_t row, int64_t dim) {
   if (s.update == Update::kRowAdagrad) __builtin_prefetch(s.state1 + row, 1);
@@ -124,7 +125,8 @@ static void regularizer(Regularizer kind, int parts, F weight, const F* table, c
 #pragma omp simd
         for (int64_t d = 0; d < half; ++d) {
           const F modulus = root(x[d] * x[d] + x[d + half] * x[d + half]);
-          g[d] += regularizer_slope(kind, weight, x[d], modulus), g[d + half] += regularizer_slope(kind, weight, x[d + half], modulus);
+          g[d] += regularizer_slope(kind, weight, x[d], modulus),
+              g[d + half] += regularizer_slope(kind, weight, x[d + half], modulus);
         }
       } else {
 #pragma omp simd

@@ -12,10 +12,11 @@ KG_HD bool is_masked(const SampledArguments<F>& a, int64_t b, int64_t id) {
   return contains(a.known.ids + start, a.known.ends[b] - start, id);
 }
 
-// The objective of row b, whose negatives' scores stand in `scores` (padded); fills `gradient` with weighted coefficients.
+// The objective of row b, whose negatives' scores stand in `scores` (padded); fills `gradient` with weighted
+// coefficients.
 template <class Sim, class F>
-KG_HD F finish_row(const SampledArguments<F>& a, int64_t b, F target, F* scores, int64_t padded, int64_t valid, F& d_target,
-                   F* gradient) {
+KG_HD F finish_row(const SampledArguments<F>& a, int64_t b, F target, F* scores, int64_t padded, int64_t valid,
+                   F& d_target, F* gradient) {
   for (int64_t n = a.count; n < padded; ++n) scores[n] = -std::numeric_limits<F>::infinity();
   const F loss = row_objective(a.objective, a.margin, a.temperature, target, scores, padded, valid, d_target, gradient);
   const F weight = a.weights[b];
@@ -33,7 +34,8 @@ template <class F> KG_HD int64_t padded_count(int64_t count) {
   return (count + Lanes<F>::kCount - 1) / Lanes<F>::kCount * Lanes<F>::kCount;
 }
 
-// Rows whose only pair in this step is one of query b: their gradient is known already, and they are in the cache still.
+// Rows whose only pair in this step is one of query b: their gradient is known already, and they are in the cache
+// still.
 template <class Sim, class F>
 static void finish_singles(const SampledArguments<F>& a, const SampledResults<F>& out, int64_t b, F* gradient) {
   const int64_t width = 1 + a.count;
@@ -115,7 +117,8 @@ static void shared_loss(const SampledArguments<F>& a, const SampledResults<F>& o
     if (!out.d_query) continue;
     F* d_list = out.d_negatives + group * a.count * a.dim;
     for (int64_t i = 0; i < a.count * a.dim; ++i) d_list[i] = 0;
-    add_gradients<Sim>(gradients, padded, query, rows, candidate, a.count, a.dim, a.threads, out.d_query + first * a.dim, d_list);
+    add_gradients<Sim>(gradients, padded, query, rows, candidate, a.count, a.dim, a.threads,
+                       out.d_query + first * a.dim, d_list);
   }
 }
 

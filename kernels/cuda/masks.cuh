@@ -1,4 +1,5 @@
-// What losses over own and over shared negatives have in common: which negatives count, and their coefficients in the end.
+// What losses over own and over shared negatives have in common: which negatives count, and their coefficients in the
+// end.
 #pragma once
 
 #include "kgfast/device.h"
@@ -29,10 +30,11 @@ template <int kThreads> KG_DEVICE float sum_block(float x, float* counts) {
   return total;
 }
 
-// marks[n] = kMasked or 0; ids[n] = the negative, the target in place of -1. Returns how many count, to every thread of the
-// block, all of whose marks are then written.
+// marks[n] = kMasked or 0; ids[n] = the negative, the target in place of -1. Returns how many count, to every thread of
+// the block, all of whose marks are then written.
 template <int kThreads>
-KG_DEVICE float mark_masked(const SampledRows& a, int64_t b, const int64_t* negatives, float* marks, int64_t* ids, float* counts) {
+KG_DEVICE float mark_masked(const SampledRows& a, int64_t b, const int64_t* negatives, float* marks, int64_t* ids,
+                            float* counts) {
   float valid = 0;
   for (int64_t n = thread(); n < a.count; n += kThreads) {
     const bool masked = is_masked(a, b, negatives[n]);

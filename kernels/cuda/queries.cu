@@ -34,7 +34,8 @@ template <class Op> struct Queries {
     if constexpr (Op::kParts == 1) {
       q[d] = tail ? Op::tail(x[d], r[d]) : Op::head(x[d], r[d]);
     } else {
-      const Pair<float> e{x[d], x[d + length]}, w = relation_at<Op>(r, d, length), y = tail ? Op::tail(e, w) : Op::head(e, w);
+      const Pair<float> e{x[d], x[d + length]}, w = relation_at<Op>(r, d, length),
+                                                y = tail ? Op::tail(e, w) : Op::head(e, w);
       q[d] = y.a, q[d + length] = y.b;
     }
   }
@@ -69,7 +70,8 @@ template <class Op> struct QueriesAdjoint {
   }
 };
 
-// out = R x (by rows: a warp sums one) or R^T x (by columns: a thread sums one), R a dim x dim matrix. A block a triple.
+// out = R x (by rows: a warp sums one) or R^T x (by columns: a thread sums one), R a dim x dim matrix. A block a
+// triple.
 KG_DEVICE void multiply(const float* matrix, const float* x, int64_t dim, bool transposed, float* out) {
   const int threads = 128;
   if (transposed) {
@@ -94,7 +96,8 @@ template <> struct Queries<Rescal> {
 
   KG_DEVICE void operator()() const {
     const int64_t* triple = a.triples + 3 * block_x();
-    multiply(a.relations + triple[1] * a.relation_width, anchor_row(a, triple), a.dim, a.side == Side::kTail, out + block_x() * a.dim);
+    multiply(a.relations + triple[1] * a.relation_width, anchor_row(a, triple), a.dim, a.side == Side::kTail,
+             out + block_x() * a.dim);
   }
 };
 template <> struct QueriesAdjoint<Rescal> {
@@ -109,7 +112,8 @@ template <> struct QueriesAdjoint<Rescal> {
     const float *x = anchor_row(a, triple), *g = d_query + b * a.dim;
     multiply(a.relations + triple[1] * a.relation_width, g, a.dim, a.side == Side::kHead, d_anchor + b * a.dim);
     const float *left = a.side == Side::kTail ? x : g, *right = a.side == Side::kTail ? g : x;
-    for (int64_t i = thread(); i < a.dim * a.dim; i += kThreads) d_relation[b * a.relation_width + i] = left[i / a.dim] * right[i % a.dim];
+    for (int64_t i = thread(); i < a.dim * a.dim; i += kThreads)
+      d_relation[b * a.relation_width + i] = left[i / a.dim] * right[i % a.dim];
   }
 };
 
@@ -126,7 +130,8 @@ void queries(int score, const QueryRows& a, float* out, void* stream) {
 #undef KGFAST_CASE
   throw std::invalid_argument("score code " + std::to_string(score) + " is unknown");
 }
-void queries_adjoint(int score, const QueryRows& a, const float* d_query, float* d_anchor, float* d_relation, void* stream) {
+void queries_adjoint(int score, const QueryRows& a, const float* d_query, float* d_anchor, float* d_relation,
+                     void* stream) {
   int code = 0;
 #define KGFAST_CASE(name, Op, Sim) \
   if (score == code++) return launch_rows<Op>(QueriesAdjoint<Op>{a, d_query, d_anchor, d_relation}, a, stream);

@@ -1,7 +1,7 @@
-// The pass over touched rows. Sorted ids are cut into tiles of 64 entries, one for each team, so hot rows (relations, hubs)
-// cost no more than others: a row inside a tile goes straight to its optimizer, a row that crosses tiles leaves partial sums,
-// which a second launch adds in order. No atomics: neither the device nor timing can change a bit.
-// Bytes: each pair's query row (from the second-level cache), each touched row and its state once read and once written.
+// The pass over touched rows. Sorted ids are cut into tiles of 64 entries, one for each team, so hot rows (relations,
+// hubs) cost no more than others: a row inside a tile goes straight to its optimizer, a row that crosses tiles leaves
+// partial sums, which a second launch adds in order. No atomics: neither the device nor timing can change a bit. Bytes:
+// each pair's query row (from the second-level cache), each touched row and its state once read and once written.
 #include <type_traits>
 
 #include "kgfast/device.h"
@@ -14,7 +14,8 @@ using Rule = UpdateRule<float>;
 
 // The gradient of row `id`, spread over a team, through its rule. place: its row in a sparse gradient.
 template <class Rows, int L>
-KG_DEVICE void apply_row(const Rule& rule, int64_t id, int64_t place, int dim, bool aligned, const float (&g)[Rows::kNumbers], float* exchange) {
+KG_DEVICE void apply_row(const Rule& rule, int64_t id, int64_t place, int dim, bool aligned,
+                         const float (&g)[Rows::kNumbers], float* exchange) {
   const int rank = Team<L>::rank();
   float rate = 0;
   if (rule.update == Update::kRowAdagrad) {
@@ -28,8 +29,10 @@ KG_DEVICE void apply_row(const Rule& rule, int64_t id, int64_t place, int dim, b
     rate = row_rate(rule, sum);
   }
   const int states = states_of(rule.update);
-  float *row = rule.rows + (rule.update == Update::kSparse ? place : id) * dim, *first = rule.state1 + id * dim, *second = rule.state2 + id * dim;
-  Rows::chunks(dim, rank, [&](int i, int d, int left) {  // 4 numbers at a time: states would not fit beside the gradient
+  float *row = rule.rows + (rule.update == Update::kSparse ? place : id) * dim, *first = rule.state1 + id * dim,
+        *second = rule.state2 + id * dim;
+  Rows::chunks(dim, rank,
+               [&](int i, int d, int left) {  // 4 numbers at a time: states would not fit beside the gradient
     float x[4], m[4] = {}, v[4] = {};
     Rows::load_chunk(row + d, left, aligned, x);
     if (states > 0) Rows::load_chunk(first + d, left, aligned, m);
@@ -79,7 +82,8 @@ template <class Sim, int L, int V> struct RowTiles {
   }
 
   // Adds entries of `id` from i on, kFlight rows at a time; returns the first that is another's.
-  KG_DEVICE int64_t add_entries(int64_t i, int64_t end, int64_t id, int rank, int dim, const float (&row)[Rows::kNumbers], float (&sum)[Rows::kNumbers]) const {
+  KG_DEVICE int64_t add_entries(int64_t i, int64_t end, int64_t id, int rank, int dim,
+                                const float (&row)[Rows::kNumbers], float (&sum)[Rows::kNumbers]) const {
     while (true) {
       float other[kFlight][Rows::kNumbers], c[kFlight];
       int kind[kFlight];  // 0: none, 1: pair, 2: ready row
@@ -240,8 +244,8 @@ void reduce_rows(const SortedRows& a, const Rule& rule, void* stream) {
   const int64_t tiles = (a.total + kTilePairs - 1) / kTilePairs;
   with_similarity(a.pairs ? a.similarity : Similarity::kDot, [&](auto sim) {
     using Sim = decltype(sim);
-    const bool aligned = is_aligned<Sim>(a.dim, {a.query, a.table, a.partial, rule.rows, rule.state1, rule.state2, a.extra_rows[0],
-                                                 a.extra_rows[1], a.extra_rows[2], a.extra_rows[3]});
+    const bool aligned = is_aligned<Sim>(a.dim, {a.query, a.table, a.partial, rule.rows, rule.state1, rule.state2,
+                                                 a.extra_rows[0], a.extra_rows[1], a.extra_rows[2], a.extra_rows[3]});
     with_layout(a.dim, [&](auto threads, auto chunks) {
       constexpr int L = decltype(threads)::value, V = decltype(chunks)::value;
       using Tiles = RowTiles<Sim, L, V>;
@@ -257,8 +261,8 @@ void update_all_rows(int64_t rows, int64_t dim, const float* gradients, const Ru
   launch(AllRows{gradients, dim, rule}, Grid{rows}, AllRows::kShared, stream);
 }
 
-void regularizer(Regularizer kind, int parts, float weight, const float* table, const int64_t* ids, int64_t count, int64_t dim,
-                 float* gradients, void* stream) {
+void regularizer(Regularizer kind, int parts, float weight, const float* table, const int64_t* ids, int64_t count,
+                 int64_t dim, float* gradients, void* stream) {
   const Grid grid{(count * dim + Regularize::kThreads - 1) / Regularize::kThreads};
   launch(Regularize{kind, parts, weight, table, ids, count, dim, gradients}, grid, 0, stream);
 }

@@ -1,6 +1,7 @@
-// Loss over a triple's own negatives. Each negative's row is read once: a team scores it from registers and adds its slope
-// to the query's gradient at once, relative to the largest exponent so far, so nothing waits for the softmax over negatives.
-// Bytes: (1 + N) rows a query; 3 to 5 operations a number. A block a query, teams in turns over its negatives.
+// Loss over a triple's own negatives. Each negative's row is read once: a team scores it from registers and adds its
+// slope to the query's gradient at once, relative to the largest exponent so far, so nothing waits for the softmax over
+// negatives. Bytes: (1 + N) rows a query; 3 to 5 operations a number. A block a query, teams in turns over its
+// negatives.
 #include <type_traits>
 
 #include "kgfast/device.h"
@@ -14,7 +15,8 @@ template <class Sim, int L, int V> struct IndependentLoss {
   using Rows = Layout<Sim, L, V>;
   static constexpr int kThreads = L == 32 ? 128 : L, kTeams = kThreads / L, kFlight = V <= 4 ? 4 : 2;
   static constexpr int kExchange = 64, kTerms = 4 * kTeams, kCounts = kThreads / 32;  // floats of shared memory
-  static constexpr int64_t kShared = (kExchange + kTerms + kCounts + (kTeams > 1 ? kTeams * Rows::kCapacity : 0)) * int64_t(sizeof(float));
+  static constexpr int64_t kShared =
+      (kExchange + kTerms + kCounts + (kTeams > 1 ? kTeams * Rows::kCapacity : 0)) * int64_t(sizeof(float));
   SampledRows a;
   bool aligned;
 
@@ -24,7 +26,8 @@ template <class Sim, int L, int V> struct IndependentLoss {
     const int64_t target_id = a.targets[b], *negatives = a.negatives + b * a.count;
     int64_t* ids = a.ids + b * width;
     float* scores = a.coefficients + b * width;  // scores now, coefficients in the end
-    float *exchange = shared<float>(), *terms = exchange + kExchange, *counts = terms + kTerms, *merged = counts + kCounts;
+    float *exchange = shared<float>(), *terms = exchange + kExchange, *counts = terms + kTerms,
+          *merged = counts + kCounts;
 
     const float valid = mark_masked<kThreads>(a, b, negatives, scores + 1, ids + 1, counts);
     float query[Rows::kNumbers], gradient[Rows::kNumbers] = {}, own[1] = {target_part(a, dim, rank, query)};
@@ -61,7 +64,8 @@ template <class Sim, int L, int V> struct IndependentLoss {
     const float before = sums.top;
     if constexpr (kTeams > 1) sums = merge_teams(sums, terms, team, rank);
     const Outcome<float> result = outcome(a.objective, target, sums, valid);
-    const float weight = a.weights[b], share = result.share * weight, d_target = chained<Sim>(result.d_target * weight, target);
+    const float weight = a.weights[b], share = result.share * weight,
+                d_target = chained<Sim>(result.d_target * weight, target);
     if (thread() == 0) a.losses[b] = result.loss * weight, ids[0] = target_id, scores[0] = d_target;
     if (!a.d_query) return;
 
@@ -96,10 +100,13 @@ template <class Sim, int L, int V> struct IndependentLoss {
     return Rows::partial(query, target_row);
   }
   static KG_DEVICE ObjectiveSums<float> merge_teams(const ObjectiveSums<float>& own, float* terms, int team, int rank) {
-    if (rank == 0) terms[4 * team] = own.top, terms[4 * team + 1] = own.weight, terms[4 * team + 2] = own.value, terms[4 * team + 3] = own.slope;
+    if (rank == 0)
+      terms[4 * team] = own.top, terms[4 * team + 1] = own.weight, terms[4 * team + 2] = own.value,
+                terms[4 * team + 3] = own.slope;
     sync();
     ObjectiveSums<float> sums{terms[0], terms[1], terms[2], terms[3]};
-    for (int t = 1; t < kTeams; ++t) sums = merge(sums, ObjectiveSums<float>{terms[4 * t], terms[4 * t + 1], terms[4 * t + 2], terms[4 * t + 3]});
+    for (int t = 1; t < kTeams; ++t)
+      sums = merge(sums, ObjectiveSums<float>{terms[4 * t], terms[4 * t + 1], terms[4 * t + 2], terms[4 * t + 3]});
     return sums;
   }
 };

@@ -21,8 +21,8 @@ struct Known {
   const int64_t *starts, *ends, *ids;
 };
 
-// Ids of a step in ascending order: entries are (id << 32 | position), row u's are [starts[u], starts[u + 1]). Positions
-// count the pairs first, then the ready rows.
+// Ids of a step in ascending order: entries are (id << 32 | position), row u's are [starts[u], starts[u + 1]).
+// Positions count the pairs first, then the ready rows.
 struct RowOrder {
   const uint64_t* entries;
   const int64_t* starts;
@@ -49,7 +49,8 @@ template <class F> struct SampledArguments {
   int64_t batch, groups, count, dim;
   int threads;
   const int64_t* ids;     // independent negatives: [batch, 1 + count] of pair_ids()
-  const uint8_t* single;  // [batch, 1 + count] whether the pair is all that a step has of its row, which `finish` updates
+  const uint8_t*
+      single;  // [batch, 1 + count] whether the pair is all that a step has of its row, which `finish` updates
   Sink<F> finish;         // at once, while the row is in the cache; or null
 };
 template <class F> struct SampledResults {
@@ -86,9 +87,9 @@ template <class F> struct ScanArguments {
 template <class F> struct RowSources {
   Similarity similarity;
   const F *query, *table;
-  const F* pair_coefficients;   // [queries, width]
+  const F* pair_coefficients;  // [queries, width]
   int64_t queries, width, dim;
-  const F* extra_rows[4];       // [extra_count, dim]
+  const F* extra_rows[4];  // [extra_count, dim]
   int64_t extra_count[4];
   int threads;
   const uint8_t* single;  // by position: rows that were updated before; or null
@@ -99,8 +100,9 @@ template <class F> struct Kernels {
   void (*queries_adjoint)(int score, const QueryArguments<F>&, const F* d_query, F* d_anchor, F* d_relation);
   void (*pair_scores)(Similarity, const F* query, const F* table, const int64_t* ids, int64_t batch, int64_t width,
                       int64_t dim, int threads, F* scores);
-  void (*pair_query_gradient)(Similarity, const F* query, const F* table, const int64_t* ids, const F* scores, const F* g,
-                              int64_t batch, int64_t width, int64_t dim, int threads, F* coefficients, F* d_query);
+  void (*pair_query_gradient)(Similarity, const F* query, const F* table, const int64_t* ids, const F* scores,
+                              const F* g, int64_t batch, int64_t width, int64_t dim, int threads, F* coefficients,
+                              F* d_query);
   void (*all_scores)(Similarity, const F* query, const F* table, int64_t batch, int64_t count, int64_t dim, int threads,
                      F* scores);
   void (*all_scores_gradient)(Similarity, const F* query, const F* table, const F* scores, const F* g, int64_t batch,
@@ -147,17 +149,31 @@ struct SampleArguments {
 void sample(const SampleArguments&, int64_t* ids);
 
 // ids [batch, 1 + count]: the target, then the negatives, the target again in place of a masked one (-1).
-void pair_ids(const int64_t* targets, const int64_t* negatives, int64_t batch, int64_t count, int threads, int64_t* ids);
+void pair_ids(const int64_t* targets, const int64_t* negatives, int64_t batch, int64_t count, int threads,
+              int64_t* ids);
 
-// Stable order of all source ids, of which the first holds the pairs. Writes entries [total], starts [total + 1] and, if
-// not null, single [pairs]: whether the pair is the only source of its row. Returns the number of unique ids.
-int64_t sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, int threads, uint64_t* entries,
-                  int64_t* starts, uint8_t* single);
+// Stable order of all source ids, of which the first holds the pairs. Writes entries [total], starts [total + 1] and,
+// if not null, single [pairs]: whether the pair is the only source of its row. Returns the number of unique ids.
+int64_t sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, int threads,
+                  uint64_t* entries, int64_t* starts, uint8_t* single);
 
 // Grow-only workspaces of the calling thread, one per purpose, 64-byte aligned; released by release_scratch().
-enum Slot { kPointers, kPanel, kEdge, kWeights, kPacked, kScores, kCandidates, kGradient, kTargets, kSort, kHistogram, kSlots };
-// Moves memory that is in use already onto huge pages where the system can: random rows then cost no walk of page tables.
-// Returns whether it did; contents don't change.
+enum Slot {
+  kPointers,
+  kPanel,
+  kEdge,
+  kWeights,
+  kPacked,
+  kScores,
+  kCandidates,
+  kGradient,
+  kTargets,
+  kSort,
+  kHistogram,
+  kSlots
+};
+// Moves memory that is in use already onto huge pages where the system can: random rows then cost no walk of page
+// tables. Returns whether it did; contents don't change.
 bool use_huge_pages(void* memory, int64_t bytes);
 
 void* scratch_bytes(Slot slot, int64_t bytes);

@@ -28,12 +28,12 @@ enum class Dtype : int { kFloat32 = 0, kFloat64 = 1 };
 }  // namespace kgfast
 
 // name, query operator (scores.h), similarity. Bindings, dispatch, tests and benchmarks iterate over this list.
-#define KGFAST_SCORES(X)            \
-  X(transe_l1, TransE, kL1)         \
-  X(transe_l2, TransE, kL2)         \
-  X(distmult, DistMult, kDot)       \
-  X(complex, ComplEx, kDot)         \
-  X(rotate, RotatE, kModulus)       \
-  X(simple, SimplE, kDot)           \
-  X(cp, CP, kDot)                   \
+#define KGFAST_SCORES(X)      \
+  X(transe_l1, TransE, kL1)   \
+  X(transe_l2, TransE, kL2)   \
+  X(distmult, DistMult, kDot) \
+  X(complex, ComplEx, kDot)   \
+  X(rotate, RotatE, kModulus) \
+  X(simple, SimplE, kDot)     \
+  X(cp, CP, kDot)             \
   X(rescal, Rescal, kDot)

@@ -1,6 +1,6 @@
 // Plain-pointer entry points of the CUDA kernels (kernels/cuda), float32, on the caller's stream. They exist twice: in
-// namespace device, compiled by nvcc where there is one, and in namespace host, where the same kernels are run thread by
-// thread on the CPU (kernels/cuda/emulate.h; tests).
+// namespace device, compiled by nvcc where there is one, and in namespace host, where the same kernels are run thread
+// by thread on the CPU (kernels/cuda/emulate.h; tests).
 #pragma once
 
 #include <cstdint>
@@ -54,21 +54,25 @@ struct SortedRows {
 };
 constexpr int64_t kTilePairs = 64;  // sorted entries of a team
 
-#define KGFAST_DEVICE_FUNCTIONS                                                                                            \
-  void sample(const generic::Draws&, const AnswerRanges& known, int64_t lists, int64_t count, int64_t* ids, void* stream); \
-  void queries(int score, const QueryRows&, float* out, void* stream);                                                     \
-  void queries_adjoint(int score, const QueryRows&, const float* d_query, float* d_anchor, float* d_relation, void* stream); \
-  void pair_scores(const PairRows&, float* scores, void* stream);                                                          \
-  void pair_query_gradient(const PairRows&, const float* scores, const float* g, float* coefficients, float* d_query, void* stream); \
-  void independent_loss(const SampledRows&, void* stream);                                                                 \
-  void shared_loss(const SampledRows&, void* stream);                                                                      \
-  void sort_bytes(int64_t total, int64_t& bytes);                                                                           \
-  void sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, uint64_t* entries, uint64_t* other, \
-                 void* workspace, int64_t workspace_bytes, void* stream);                                                  \
-  void reduce_rows(const SortedRows&, const generic::UpdateRule<float>&, void* stream);                                    \
-  void update_all_rows(int64_t rows, int64_t dim, const float* gradients, const generic::UpdateRule<float>&, void* stream); \
-  void regularizer(Regularizer, int parts, float weight, const float* table, const int64_t* ids, int64_t count, int64_t dim, \
-                   float* gradients, void* stream);
+#define KGFAST_DEVICE_FUNCTIONS                                                                                       \
+  void sample(const generic::Draws&, const AnswerRanges& known, int64_t lists, int64_t count, int64_t* ids,           \
+              void* stream);                                                                                          \
+  void queries(int score, const QueryRows&, float* out, void* stream);                                                \
+  void queries_adjoint(int score, const QueryRows&, const float* d_query, float* d_anchor, float* d_relation,         \
+                       void* stream);                                                                                 \
+  void pair_scores(const PairRows&, float* scores, void* stream);                                                     \
+  void pair_query_gradient(const PairRows&, const float* scores, const float* g, float* coefficients, float* d_query, \
+                           void* stream);                                                                             \
+  void independent_loss(const SampledRows&, void* stream);                                                            \
+  void shared_loss(const SampledRows&, void* stream);                                                                 \
+  void sort_bytes(int64_t total, int64_t& bytes);                                                                     \
+  void sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, uint64_t* entries,     \
+                 uint64_t* other, void* workspace, int64_t workspace_bytes, void* stream);                            \
+  void reduce_rows(const SortedRows&, const generic::UpdateRule<float>&, void* stream);                               \
+  void update_all_rows(int64_t rows, int64_t dim, const float* gradients, const generic::UpdateRule<float>&,          \
+                       void* stream);                                                                                 \
+  void regularizer(Regularizer, int parts, float weight, const float* table, const int64_t* ids, int64_t count,       \
+                   int64_t dim, float* gradients, void* stream);
 
 namespace device {
 KGFAST_DEVICE_FUNCTIONS

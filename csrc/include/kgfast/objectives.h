@@ -1,5 +1,5 @@
-// Objectives of one row over negatives that come one by one, for host and device: a running sum with its largest exponent,
-// so that each negative's row is visited once. A masked negative is not added.
+// Objectives of one row over negatives that come one by one, for host and device: a running sum with its largest
+// exponent, so that each negative's row is visited once. A masked negative is not added.
 #pragma once
 
 #include <cmath>
@@ -70,11 +70,13 @@ template <class F> KG_HD ObjectiveSums<F> merge(ObjectiveSums<F> x, ObjectiveSum
   return {top, x.weight * a + y.weight * b, x.value * a + y.value * b, x.slope * a + y.slope * b};
 }
 
-// loss; its derivative by the target's score; what p_n * slope_n must be multiplied by to be that by a negative's score.
+// loss; its derivative by the target's score; what p_n * slope_n must be multiplied by to be that by a negative's
+// score.
 template <class F> struct Outcome {
   F loss, d_target, share;
 };
-template <class F> KG_HD Outcome<F> outcome(const ObjectiveOptions<F>& o, F target, const ObjectiveSums<F>& sums, F valid) {
+template <class F> KG_HD Outcome<F> outcome(const ObjectiveOptions<F>& o, F target, const ObjectiveSums<F>& sums,
+                                            F valid) {
   if (o.objective == Objective::kSoftmax) {
     const F total = std::exp(target - sums.top) + sums.weight;
     return {sums.top - target + std::log(total), -sums.weight / total, 1 / total};

@@ -16,7 +16,8 @@ struct Draws {
   KG_HD Words words(int64_t list, int64_t block, uint32_t attempt) const {
     const uint32_t side_bit = side == Side::kHead ? 1u << 31 : 0u;
     const uint64_t now = step_at ? uint64_t(*step_at) : step;
-    return philox(seed, uint32_t(block) + side_bit + (attempt << 24), uint32_t(list), uint32_t(now), uint32_t(now >> 32));
+    return philox(seed, uint32_t(block) + side_bit + (attempt << 24), uint32_t(list), uint32_t(now),
+                  uint32_t(now >> 32));
   }
 };
 

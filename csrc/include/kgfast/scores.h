@@ -90,12 +90,8 @@ struct RotatE {  // q = h e^{i phase} | t e^{-i phase}; r holds (cos, sin), dr.a
 struct SimplE {  // q = (r' h_b, r h_a) / 2 | (r t_b, r' t_a) / 2, with r = (r, r')  (Kazemi and Poole 2018)
   static constexpr int kParts = 2, kRelationParts = 2;
   static constexpr bool kPhases = false;
-  template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) {
-    return {r.b * h.b * 0.5f, r.a * h.a * 0.5f};
-  }
-  template <class F> static KG_HD Pair<F> head(Pair<F> t, Pair<F> r) {
-    return {r.a * t.b * 0.5f, r.b * t.a * 0.5f};
-  }
+  template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) { return {r.b * h.b * 0.5f, r.a * h.a * 0.5f}; }
+  template <class F> static KG_HD Pair<F> head(Pair<F> t, Pair<F> r) { return {r.a * t.b * 0.5f, r.b * t.a * 0.5f}; }
   template <class F>
   static KG_HD void tail_adjoint(Pair<F> g, Pair<F> h, Pair<F> r, Pair<F>& dh, Pair<F>& dr) {
     dh = {g.b * r.a * 0.5f, g.a * r.b * 0.5f}, dr = {g.b * h.a * 0.5f, g.a * h.b * 0.5f};
@@ -121,16 +117,17 @@ struct CP {  // q = (0, r h_a) | (r t_b, 0)                                     
   }
 };
 
-struct Rescal {  // q = R^T h | R t, R a dim x dim matrix: not elementwise, so kernels treat it by name (Nickel et al. 2011)
+struct Rescal {  // q = R^T h | R t, R a dim x dim matrix: not elementwise, so kernels treat it by name (Nickel et al.
+                 // 2011)
   static constexpr int kParts = 0, kRelationParts = 0;
   static constexpr bool kPhases = false;
 };
 
 // ---- similarities ----------------------------------------------------------------------------------------
-// accumulate() adds one coordinate, finish() turns the sum into the score, add_slope() is sum + c * d score / d x at (x, y),
-// slope() that without the sum. All are symmetric in (x, y), so one slope serves the query's and the row's gradient, and that
-// of a distance at (y, x) is minus that at (x, y). Where a slope does not
-// exist (x = y) it is 0. For L2 the chain through the root is in the coefficient: kernels pass g / score.
+// accumulate() adds one coordinate, finish() turns the sum into the score, add_slope() is sum + c * d score / d x at
+// (x, y), slope() that without the sum. All are symmetric in (x, y), so one slope serves the query's and the row's
+// gradient, and that of a distance at (y, x) is minus that at (x, y). Where a slope does not exist (x = y) it is 0. For
+// L2 the chain through the root is in the coefficient: kernels pass g / score.
 
 struct Dot {
   static constexpr Similarity kTag = Similarity::kDot;

@@ -10,8 +10,8 @@ namespace kgfast {
 namespace KGFAST_LEVEL {
 
 // Where a row's gradient goes: added to rows (kDense: the table's gradient; kSparse: one row for each unique id), or an
-// optimizer's step of the table in place. adam_rate is lr with both corrections of Adam's bias. `constants`, where not null,
-// holds the five last fields on the device: what a captured graph reads must lie in memory.
+// optimizer's step of the table in place. adam_rate is lr with both corrections of Adam's bias. `constants`, where not
+// null, holds the five last fields on the device: what a captured graph reads must lie in memory.
 template <class F> struct UpdateRule {
   Update update;
   F *rows, *state1, *state2;
@@ -20,7 +20,8 @@ template <class F> struct UpdateRule {
 
   KG_HD UpdateRule read() const {
     if (!constants) return *this;
-    return {update, rows, state1, state2, nullptr, F(constants[0]), F(constants[1]), F(constants[2]), F(constants[3]), F(constants[4])};
+    return {update,          rows,           state1, state2, nullptr, F(constants[0]), F(constants[1]), F(constants[2]),
+            F(constants[3]), F(constants[4])};
   }
 };
 
