@@ -88,8 +88,8 @@ KGFAST_BF16 static void pack_half_weights(const float* g, int64_t g_row, int64_t
 }
 
 // out[m * dim + d..] += sum_k weights[k / 2, m] (y_k, y_k+1) for a panel of rows and n <= 32 coordinates.
-KGFAST_BF16 static void half_slope_block(const float* weights, const float* y, int64_t steps, int64_t n, int rows,
-                                         int64_t dim, float* out) {
+KGFAST_BF16 static void half_product_block(const float* weights, const float* y, int64_t steps, int64_t n, int rows,
+                                           int64_t dim, float* out) {
   constexpr int kRows = HalfTile::kRows;
   for (int m = 0; m < rows; ++m) __builtin_prefetch(out + m * dim, 1), __builtin_prefetch(out + m * dim + 16, 1);
   __m512 left[kRows], right[kRows];
@@ -166,8 +166,8 @@ struct HalfBlocks {
         for (int64_t d = 0; d < dim; d += 32) {
           const float* part = y + span_size(k0, dim) + d * steps;
           for (int64_t i = 0; i < rows; i += kRows, ahead.some())
-            half_slope_block(weights + i / kRows * stride, part, steps, dim - d < 32 ? dim - d : 32,
-                             int(rows - i < kRows ? rows - i : kRows), dim, out + (x0 + i) * dim + d);
+            half_product_block(weights + i / kRows * stride, part, steps, dim - d < 32 ? dim - d : 32,
+                               int(rows - i < kRows ? rows - i : kRows), dim, out + (x0 + i) * dim + d);
         }
       }
   }

@@ -85,9 +85,6 @@ static void query_row_adjoint(Side side, const F* g, const F* x, const F* r, int
   }
 }
 
-// The known entity of a query is the head when tails are ranked, and the tail when heads are.
-KG_HD int64_t anchor_of(const int64_t* triple, Side side) { return side == Side::kTail ? triple[0] : triple[2]; }
-
 template <class Op, class F>
 static void queries(const QueryArguments<F>& a, F* out) {
   parallel_for(a.batch, 32, a.threads, [&](int64_t begin, int64_t end, int) {

@@ -69,8 +69,8 @@ KG_HD VF plus(VF x, VF y) { return x + y; }
 KG_HD VF minus(VF x, VF y) { return x - y; }
 #endif
 #if KGFAST_VECTOR_BYTES == 64
-KG_HD VF
-inverse_root(VF x) {  // 14 bits, then one step of Newton: 1 unit in the last place; subnormal squares count as 0
+// 14 bits, then one step of Newton: 1 unit in the last place; subnormal squares count as 0
+KG_HD VF inverse_root(VF x) {
   const __mmask16 apart = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(1.17549435e-38f), _CMP_NLT_UQ);
   const VF y = (VF)_mm512_maskz_rsqrt14_ps(apart, (__m512)x);
   return y + y * (0.5f - 0.5f * x * y * y);

@@ -101,7 +101,7 @@ template <class Sim, class F>
 static inline void score_tile(const F* queries, const F* rows, int64_t dim, F* out, int64_t ld) {
   constexpr int kRows = Tile<F>::kRows, kLanes = Tile<F>::kLanes, kColumns = Tile<F>::kColumns;
   using V = typename Lanes<F>::V;
-  if constexpr (Sim::kTag == Similarity::kModulus) {
+  if constexpr (Sim::kComplex) {
     const int64_t half = dim / 2;
     for (int c = 0; c < 2; ++c) {  // one vector of columns at a time: a complex coordinate needs twice the registers
       V sum[kRows] = {};
@@ -113,7 +113,7 @@ static inline void score_tile(const F* queries, const F* rows, int64_t dim, F* o
           sum[m] = Sim::accumulate(sum[m],
                                    Pair<V>{splat(queries[d * kRows + m]), splat(queries[(d + half) * kRows + m])}, e);
       }
-      for (int m = 0; m < kRows; ++m) store(out + m * ld + c * kLanes, Sim::finish(sum[m]));
+      for (int m = 0; m < kRows; ++m) store(out + m * ld + c * kLanes, Sim::score(sum[m]));
     }
   } else {
     V left[kRows] = {}, right[kRows] = {};
@@ -128,13 +128,13 @@ static inline void score_tile(const F* queries, const F* rows, int64_t dim, F* o
     }
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
-      store(out + m * ld, Sim::finish(left[m]));
-      store(out + m * ld + kLanes, Sim::finish(right[m]));
+      store(out + m * ld, Sim::score(left[m]));
+      store(out + m * ld + kLanes, Sim::score(right[m]));
     }
   }
 }
 
-// Where the weights of row m and slope k stand in a packed block: a whole vector a slope where one transposes by
+// Where the weights of row m and weight k stand in a packed block: a whole vector a k where one transposes by
 // vectors.
 template <class F> struct Weights {
   static constexpr bool kByVectors = KGFAST_VECTOR_BYTES == 64 && std::is_same_v<F, float>;
@@ -287,7 +287,7 @@ struct Ahead {
   }
 };
 
-// What one worker does with a block of queries and a group of candidates: scores, and products with their slopes.
+// What one worker does with a block of queries and a group of candidates: scores, and products with their gradients.
 // bf16-inl.h has the same on bfloat16 operands.
 template <class Sim, class F> struct Blocks {
   static constexpr int kRows = Tile<F>::kRows, kColumns = Tile<F>::kColumns, kWidth = 2 * Tile<F>::kLanes;

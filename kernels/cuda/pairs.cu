@@ -36,9 +36,9 @@ template <class Sim, int L, int V, bool kGradient> struct Pairs {
         for (int r = 0; r < kFlight; ++r) {
           if (k0 + r >= last) continue;
           const int64_t i = b * a.width + k0 + r;
-          const float c = chained<Sim>(g[i], in_scores[i]);
+          const float c = coefficient<Sim>(g[i], in_scores[i]);
           if (rank == 0) coefficients[i] = c;
-          Rows::add_slope(sum, c, x, rows[r]);
+          Rows::add_gradient(sum, c, x, rows[r]);
         }
       } else {
         float s[kFlight];
@@ -47,7 +47,7 @@ template <class Sim, int L, int V, bool kGradient> struct Pairs {
         Team<L>::sum(s, shared<float>());
 #pragma unroll
         for (int r = 0; r < kFlight; ++r)
-          if (rank == 0 && k0 + r < last) scores[b * a.width + k0 + r] = Sim::finish(s[r]);
+          if (rank == 0 && k0 + r < last) scores[b * a.width + k0 + r] = Sim::score(s[r]);
       }
     }
     if constexpr (kGradient) {

@@ -15,7 +15,7 @@ template <class Op> KG_DEVICE Pair<float> relation_at(const float* r, int64_t d,
   else return {r[d], 0.f};
 }
 KG_DEVICE const float* anchor_row(const QueryRows& a, const int64_t* triple) {
-  return a.entities + triple[a.side == Side::kTail ? 0 : 2] * a.dim;
+  return a.entities + anchor_of(triple, a.side) * a.dim;
 }
 
 // A thread makes one coordinate (of both halves) of one query.
@@ -123,21 +123,13 @@ template <class Op, class Body> static void launch_rows(const Body& body, const 
 }
 
 void queries(int score, const QueryRows& a, float* out, void* stream) {
-  int code = 0;
-#define KGFAST_CASE(name, Op, Sim) \
-  if (score == code++) return launch_rows<Op>(Queries<Op>{a, out}, a, stream);
-  KGFAST_SCORES(KGFAST_CASE)
-#undef KGFAST_CASE
-  throw std::invalid_argument("score code " + std::to_string(score) + " is unknown");
+  with_operator(score, [&](auto op) { launch_rows<decltype(op)>(Queries<decltype(op)>{a, out}, a, stream); });
 }
 void queries_adjoint(int score, const QueryRows& a, const float* d_query, float* d_anchor, float* d_relation,
                      void* stream) {
-  int code = 0;
-#define KGFAST_CASE(name, Op, Sim) \
-  if (score == code++) return launch_rows<Op>(QueriesAdjoint<Op>{a, d_query, d_anchor, d_relation}, a, stream);
-  KGFAST_SCORES(KGFAST_CASE)
-#undef KGFAST_CASE
-  throw std::invalid_argument("score code " + std::to_string(score) + " is unknown");
+  with_operator(score, [&](auto op) {
+    launch_rows<decltype(op)>(QueriesAdjoint<decltype(op)>{a, d_query, d_anchor, d_relation}, a, stream);
+  });
 }
 
 }  // namespace KGFAST_TARGET

@@ -13,14 +13,12 @@ namespace KGFAST_TARGET {
 
 constexpr int kTile = 64, kStep = 16;  // rows and columns of a tile; what is in shared memory of the third dimension
 
-template <class Sim> using Coordinate = std::conditional_t<Sim::kTag == Similarity::kModulus, Pair<float>, float>;
+template <class Sim> using Coordinate = std::conditional_t<Sim::kComplex, Pair<float>, float>;
 template <class Sim> KG_DEVICE Coordinate<Sim> coordinate(const float* row, int64_t d, int64_t half) {
-  if constexpr (Sim::kTag == Similarity::kModulus) return {row[d], row[d + half]};
+  if constexpr (Sim::kComplex) return {row[d], row[d + half]};
   else return row[d];
 }
-template <class Sim> KG_DEVICE int64_t length_of(int64_t dim) {
-  return Sim::kTag == Similarity::kModulus ? dim / 2 : dim;
-}
+template <class Sim> KG_DEVICE int64_t length_of(int64_t dim) { return Sim::kComplex ? dim / 2 : dim; }
 
 struct Group {  // rows [first, first + rows) share list `list`
   int64_t list, first, rows;
@@ -78,7 +76,7 @@ template <class Sim> struct SharedScores {
 #pragma unroll
       for (int n = 0; n < 4; ++n)
         if (i0 + ti + i < group.rows && n0 + tn + 16 * n < a.count)
-          a.scores[(group.first + i0 + ti + i) * a.count + n0 + tn + 16 * n] = Sim::finish(sum[i][n]);
+          a.scores[(group.first + i0 + ti + i) * a.count + n0 + tn + 16 * n] = Sim::score(sum[i][n]);
   }
 };
 
@@ -96,44 +94,40 @@ template <class Sim> struct SharedObjective {
     float part = 0;
     for (int64_t d = thread(); d < length; d += kThreads)
       part = Sim::accumulate(part, coordinate<Sim>(query, d, half), coordinate<Sim>(row, d, half));
-    const float target = Sim::finish(sum_block<kThreads>(part, counts));
-    ObjectiveSums<float> sums = no_negatives(a.objective, target);
-    float valid = 0;
+    const float target = Sim::score(sum_block<kThreads>(part, counts));
+    NegativeSums<float> sums = first_sums(a, target);
     for (int64_t n = thread(); n < a.count; n += kThreads) {
-      if (is_masked(a, b, negatives[n])) {
+      if (is_masked(a.known, b, a.targets[b], negatives[n])) {
         scores[n] = kMasked;
         continue;
       }
-      make_room(a.objective, sums, scores[n]), add_negative(a.objective, sums, target, scores[n]), valid += 1;
+      add_to(sums, a, target, scores[n]);
     }
     sums = merge_block(sums, terms);
-    sync();  // counts are free again
-    valid = sum_block<kThreads>(valid, counts);
-    const Outcome<float> result = outcome(a.objective, target, sums, valid);
-    const float weight = a.weights[b], d_target = chained<Sim>(result.d_target * weight, target);
-    if (thread() == 0) a.losses[b] = result.loss * weight, a.coefficients[b] = d_target;
+    const RowLoss<float> row_loss = loss_of(a, target, sums);
+    const float weight = a.weights[b], d_target = coefficient<Sim>(row_loss.d_target * weight, target);
+    if (thread() == 0) a.losses[b] = row_loss.loss * weight, a.coefficients[b] = d_target;
     if (!a.d_query) return;
-    finish_coefficients<Sim, kThreads>(a, result.share * weight, sums.top, target, scores);
+    finish_coefficients<Sim, kThreads>(a, row_loss.factor / row_loss.divisor * weight, sums.largest, target, scores);
     for (int64_t d = thread(); d < length; d += kThreads) {
-      const auto slope =
-          Sim::add_slope(Coordinate<Sim>{}, d_target, coordinate<Sim>(query, d, half), coordinate<Sim>(row, d, half));
-      if constexpr (Sim::kTag == Similarity::kModulus)
-        a.d_query[b * a.dim + d] = slope.a, a.d_query[b * a.dim + d + half] = slope.b;
-      else a.d_query[b * a.dim + d] = slope;
+      const auto gradient = Sim::add_gradient(Coordinate<Sim>{}, d_target, coordinate<Sim>(query, d, half),
+                                              coordinate<Sim>(row, d, half));
+      if constexpr (Sim::kComplex) a.d_query[b * a.dim + d] = gradient.a, a.d_query[b * a.dim + d + half] = gradient.b;
+      else a.d_query[b * a.dim + d] = gradient;
     }
   }
 
   // Sums relative to the block's largest exponent, to every thread.
-  static KG_DEVICE ObjectiveSums<float> merge_block(ObjectiveSums<float> own, float* terms) {
-    const float top = largest_in_block(own.top, terms), scale = rescaling(own.top, top);
-    float parts[3] = {own.weight * scale, own.value * scale, own.slope * scale};
+  static KG_DEVICE NegativeSums<float> merge_block(NegativeSums<float> own, float* terms) {
+    const float largest = largest_in_block(own.largest, terms), scale = rescaling(own.largest, largest);
+    float parts[3] = {own.weight * scale, own.value * scale, own.gradient * scale};
     sum_warp(parts);
     if (lane() == 0)
       for (int i = 0; i < 3; ++i) terms[4 + 3 * warp() + i] = parts[i];
     sync();
-    ObjectiveSums<float> sums{top, 0, 0, 0};
+    NegativeSums<float> sums{largest, 0, 0, 0};
     for (int w = 0; w < kThreads / 32; ++w)
-      sums.weight += terms[4 + 3 * w], sums.value += terms[5 + 3 * w], sums.slope += terms[6 + 3 * w];
+      sums.weight += terms[4 + 3 * w], sums.value += terms[5 + 3 * w], sums.gradient += terms[6 + 3 * w];
     return sums;
   }
   static KG_DEVICE float largest_in_block(float x, float* tops) {
@@ -148,7 +142,7 @@ template <class Sim> struct SharedObjective {
 
 // out[i] (+)= sum_j g[i, j] d similarity(x_i, y_j) / dx_i, i and j being rows and negatives of a group or the other way
 // round. grid: (group, tile of i) x tile of coordinates. A thread owns 4 x 4 coordinates, so sums have one order.
-template <class Sim, bool kOfQueries> struct SharedSlopes {
+template <class Sim, bool kOfQueries> struct SharedGradients {
   static constexpr int kThreads = 256;
   static constexpr int64_t kShared =
       kStep * kTile * int64_t(sizeof(Coordinate<Sim>)) + kStep * (kTile + 1) * int64_t(sizeof(float));
@@ -197,7 +191,7 @@ template <class Sim, bool kOfQueries> struct SharedSlopes {
         for (int i = 0; i < 4; ++i) {
           const float c = g[j * (kTile + 1) + ti + i];
 #pragma unroll
-          for (int k = 0; k < 4; ++k) sum[i][k] = Sim::add_slope(sum[i][k], c, x[i][k], v[k]);
+          for (int k = 0; k < 4; ++k) sum[i][k] = Sim::add_gradient(sum[i][k], c, x[i][k], v[k]);
         }
       }
       sync();
@@ -210,7 +204,7 @@ template <class Sim, bool kOfQueries> struct SharedSlopes {
         if (row >= rows || d >= length) continue;
         float* out =
             kOfQueries ? a.d_query + (group.first + row) * a.dim : a.d_negatives + (group.list * a.count + row) * a.dim;
-        if constexpr (Sim::kTag == Similarity::kModulus) put(out + d, sum[i][k].a), put(out + d + half, sum[i][k].b);
+        if constexpr (Sim::kComplex) put(out + d, sum[i][k].a), put(out + d + half, sum[i][k].b);
         else put(out + d, sum[i][k]);
       }
   }
@@ -223,15 +217,15 @@ void shared_loss(const SampledRows& a, void* stream) {
   const int64_t negative_tiles = (a.count + kTile - 1) / kTile;
   with_similarity(a.similarity, [&](auto sim) {
     using Sim = decltype(sim);
-    const int columns = int(((Sim::kTag == Similarity::kModulus ? a.dim / 2 : a.dim) + kTile - 1) / kTile);
+    const int columns = int(((Sim::kComplex ? a.dim / 2 : a.dim) + kTile - 1) / kTile);
     launch(SharedScores<Sim>{a, row_tiles}, Grid{a.groups * row_tiles, int(negative_tiles)}, SharedScores<Sim>::kShared,
            stream);
     launch(SharedObjective<Sim>{a}, Grid{a.batch}, SharedObjective<Sim>::kShared, stream);
     if (!a.d_query) return;
-    launch(SharedSlopes<Sim, true>{a, row_tiles}, Grid{a.groups * row_tiles, columns}, SharedSlopes<Sim, true>::kShared,
-           stream);
-    launch(SharedSlopes<Sim, false>{a, negative_tiles}, Grid{a.groups * negative_tiles, columns},
-           SharedSlopes<Sim, false>::kShared, stream);
+    launch(SharedGradients<Sim, true>{a, row_tiles}, Grid{a.groups * row_tiles, columns},
+           SharedGradients<Sim, true>::kShared, stream);
+    launch(SharedGradients<Sim, false>{a, negative_tiles}, Grid{a.groups * negative_tiles, columns},
+           SharedGradients<Sim, false>::kShared, stream);
   });
 }
 

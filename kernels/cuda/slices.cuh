@@ -43,11 +43,11 @@ template <int L> struct Team {
 template <class Sim> inline bool is_aligned(int64_t dim, std::initializer_list<const void*> tables) {
   for (const void* table : tables)
     if (reinterpret_cast<uintptr_t>(table) % 16) return false;
-  return (Sim::kTag == Similarity::kModulus ? dim / 2 : dim) % 4 == 0;
+  return (Sim::kComplex ? dim / 2 : dim) % 4 == 0;
 }
 
 template <class Sim, int L, int V> struct Layout {
-  static constexpr bool kComplex = Sim::kTag == Similarity::kModulus;
+  static constexpr bool kComplex = Sim::kComplex;
   static constexpr int kNumbers = 4 * V, kCapacity = 4 * L * V;
   static_assert(!kComplex || V % 2 == 0, "halves of a row take as many chunks each");
 
@@ -92,31 +92,22 @@ template <class Sim, int L, int V> struct Layout {
     return sum;
   }
   // sum += c * d similarity(x, y) / dx
-  static KG_DEVICE void add_slope(float (&sum)[kNumbers], float c, const float (&x)[kNumbers],
-                                  const float (&y)[kNumbers]) {
+  static KG_DEVICE void add_gradient(float (&sum)[kNumbers], float c, const float (&x)[kNumbers],
+                                     const float (&y)[kNumbers]) {
     if constexpr (kComplex) {
 #pragma unroll
       for (int i = 0; i < kNumbers / 2; ++i) {
         const int j = i + kNumbers / 2;
         const Pair<float> s =
-            Sim::add_slope(Pair<float>{sum[i], sum[j]}, c, Pair<float>{x[i], x[j]}, Pair<float>{y[i], y[j]});
+            Sim::add_gradient(Pair<float>{sum[i], sum[j]}, c, Pair<float>{x[i], x[j]}, Pair<float>{y[i], y[j]});
         sum[i] = s.a, sum[j] = s.b;
       }
     } else {
 #pragma unroll
-      for (int i = 0; i < kNumbers; ++i) sum[i] = Sim::add_slope(sum[i], c, x[i], y[i]);
+      for (int i = 0; i < kNumbers; ++i) sum[i] = Sim::add_gradient(sum[i], c, x[i], y[i]);
     }
   }
 };
-
-template <class Call> void with_similarity(Similarity similarity, Call call) {
-  switch (similarity) {
-    case Similarity::kDot: return call(Dot{});
-    case Similarity::kL1: return call(L1{});
-    case Similarity::kL2: return call(L2{});
-    case Similarity::kModulus: return call(Modulus{});
-  }
-}
 
 constexpr int64_t kWidestRow = 4096;  // in registers of a team
 

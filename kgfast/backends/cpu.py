@@ -6,6 +6,7 @@ Ids are checked here, where compiled graphs pass too: no kernel touches memory b
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -246,17 +247,21 @@ def sampled_loss(query, table, targets, negatives, starts, ends, known, weights,
 
 
 def candidate_loss(query, table, bias, starts, ends, answers, weights, similarity: int, objective: int,
-                   smoothing: float, gradient: bool, allocate=fresh, check=True, bf16=False):  # fmt: skip
+                   smoothing: float, gradient: bool, allocate=fresh, check=True, bf16=False, known=None):  # fmt: skip
     """losses [B] (weighted) and, with gradient, d_query, d_table [C, D], d_bias [C]. Rows of weight 0 cost nothing.
 
     bf16: the operands of dot products are rounded to bfloat16 (sums stay float32), where `bf16_reason()` is None.
+    known: (starts, ends, ids) of rows that do not compete unless they are answers; ids ascend within a query.
     """
+    known = known or (answers[:0],) * 3
     if check:
         check_csr("targets", starts, ends, answers, len(table))
+        check_csr("known", *known, len(table))
         counted = weights.nonzero()[:, 0]
         if len(counted) < len(query):
             inputs = (query[counted], table, bias, starts[counted], ends[counted], answers, weights[counted])
-            options = dict(check=False, bf16=bf16)
+            some_known = (known[0][counted], known[1][counted], known[2]) if known[0].numel() else known
+            options = dict(check=False, bf16=bf16, known=some_known)
             some, d_some, *rest = candidate_loss(*inputs, similarity, objective, smoothing, gradient, **options)
             losses = query.new_zeros(len(query)).index_copy_(0, counted, some)
             d_query = query.new_zeros(query.shape if gradient else (0, query.shape[1]))
@@ -269,7 +274,7 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     _C.candidate_loss(DTYPES[query.dtype], similarity, objective, smoothing, pointer(query), pointer(table),
                       pointer(bias), pointer(starts), pointer(ends), pointer(answers), pointer(weights), len(query),
                       len(table), table.shape[1], WORKSPACE_BYTES, threads(), bf16, pointer(losses), pointer(d_query),
-                      pointer(d_table), pointer(d_bias))  # fmt: skip
+                      pointer(d_table), pointer(d_bias), *map(pointer, known))  # fmt: skip
     return losses, d_query, d_table, d_bias
 
 
@@ -298,7 +303,11 @@ assert_answers = answers  # what a step calls; on a GPU it may not wait to learn
 
 def sink(update: str, rows: Tensor, state1=None, state2=None, lr=0.0, eps=0.0, beta1=0.0, beta2=0.0, step=0, last=None):
     states = [0 if state is None else pointer(state) for state in (state1, state2)]
-    return (UPDATES[update], pointer(rows), *states, lr, eps, beta1, beta2, step)
+    rate = 0.0
+    if update == "adam":  # the corrections must be of the same rounded betas that the moments are made with
+        one, two = torch.tensor([beta1, beta2], dtype=rows.dtype).tolist()
+        rate = lr * math.sqrt(1 - two**step) / (1 - one**step)
+    return (UPDATES[update], pointer(rows), *states, lr, eps, beta1, beta2, rate)
 
 
 def reduce_rows(query, table, pairs, coefficients, extras, similarity: int, into) -> None:

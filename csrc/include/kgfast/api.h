@@ -5,6 +5,10 @@
 #include <cstdint>
 
 #include "core.h"
+#include "objectives.h"
+#include "regularizers.h"
+#include "scores.h"
+#include "updates.h"
 
 namespace kgfast {
 
@@ -16,48 +20,34 @@ template <class F> struct QueryArguments {
   int threads;
 };
 
-// Ascending known ids of query b: ids[starts[b] .. ends[b]); all null where there are none.
-struct Known {
-  const int64_t *starts, *ends, *ids;
-};
-
 // Ids of a step in ascending order: entries are (id << 32 | position), row u's are [starts[u], starts[u + 1]).
-// Positions count the pairs first, then the ready rows.
+// Positions count the pairs first, then the extra rows.
 struct RowOrder {
   const uint64_t* entries;
   const int64_t* starts;
   int64_t unique;
 };
 
-// What to do with the gradient of a touched row.
-template <class F> struct Sink {
-  Update update;
-  F* rows;  // the table (in place), or the output of kDense [count, dim] / kSparse [unique, dim]
-  F *state1, *state2;
-  F lr, eps, beta1, beta2;
-  F adam_rate;  // lr with both corrections of Adam's bias
-};
-
 template <class F> struct SampledArguments {
   Similarity similarity;
-  Objective objective;
-  F margin, temperature;
+  ObjectiveOptions<F> objective;
   const F *query, *table;
   const int64_t *targets, *negatives;  // [batch], [groups, count]
-  Known known;
+  IdRanges known;
   const F* weights;  // [batch], already divided by their sum
   int64_t batch, groups, count, dim;
   int threads;
-  const int64_t* ids;     // independent negatives: [batch, 1 + count] of pair_ids()
-  const uint8_t*
-      single;  // [batch, 1 + count] whether the pair is all that a step has of its row, which `finish` updates
-  Sink<F> finish;         // at once, while the row is in the cache; or null
+  const int64_t* ids;  // independent negatives: [batch, 1 + count] of pair_ids()
+  // [batch, 1 + count] whether the pair is all that a step has of its row, which is updated at once, while it is in the
+  // cache; or null
+  const uint8_t* single;
+  RowUpdate<F> update;
 };
 template <class F> struct SampledResults {
-  F* losses;              // [batch], weighted
-  F* d_query;             // [batch, dim], null where no gradient is wanted
-  F* coefficients;        // independent: [batch, 1 + count]; shared: [batch], the target's
-  F* d_negatives;         // shared: [groups, count, dim]
+  F* losses;  // [batch], weighted
+  F* d_query;  // [batch, dim], null where no gradient is wanted
+  F* coefficients;  // independent: [batch, 1 + count]; shared: [batch], the target's
+  F* d_negatives;  // shared: [groups, count, dim]
 };
 
 template <class F> struct CandidateArguments {
@@ -65,7 +55,8 @@ template <class F> struct CandidateArguments {
   Objective objective;
   F smoothing;
   const F *query, *table, *bias;  // bias [count] or null
-  Known answers;
+  IdRanges answers;
+  IdRanges known;  // candidates that do not compete unless they are answers
   const F* weights;  // [batch], already divided by their sum
   int64_t batch, count, dim, workspace;  // workspace: the most scores kept at a time
   int threads;
@@ -78,12 +69,12 @@ template <class F> struct CandidateResults {
 template <class F> struct ScanArguments {
   Similarity similarity;
   const F *query, *table;
-  Known known;
+  IdRanges known;
   int64_t batch, count, dim;
   int threads;
 };
 
-// Gradients of rows from pairs (query, id, coefficient) and from ready rows (ids, gradients).
+// Gradients of rows from pairs (query, id, coefficient) and from extra rows (ids, gradients).
 template <class F> struct RowSources {
   Similarity similarity;
   const F *query, *table;
@@ -111,8 +102,8 @@ template <class F> struct Kernels {
   void (*candidate_loss)(const CandidateArguments<F>&, const CandidateResults<F>&);
   void (*rank)(const ScanArguments<F>&, const int64_t* targets, int64_t* greater, int64_t* equal, F* target_scores);
   void (*topk)(const ScanArguments<F>&, int64_t k, F* scores, int64_t* ids);
-  void (*reduce_rows)(const RowSources<F>&, const RowOrder&, const Sink<F>&);
-  void (*update_all_rows)(int64_t rows, int64_t dim, const F* gradients, const Sink<F>&, int threads);
+  void (*reduce_rows)(const RowSources<F>&, const RowOrder&, const RowUpdate<F>&);
+  void (*update_all_rows)(int64_t rows, int64_t dim, const F* gradients, const RowUpdate<F>&, int threads);
   void (*regularizer)(Regularizer, int parts, F weight, const F* table, const int64_t* ids, int64_t count, int64_t dim,
                       int threads, F* gradients);
 };
@@ -143,7 +134,7 @@ struct SampleArguments {
   Side side;
   int64_t lists, count, entities;
   const int64_t *thresholds, *aliases;  // alias table [entities] or null
-  Known known;
+  IdRanges known;
   int threads;
 };
 void sample(const SampleArguments&, int64_t* ids);
