@@ -5,8 +5,10 @@
 
 #if defined(__CUDACC__)
 #define KG_HD __host__ __device__ __forceinline__
+#define KG_CALLS __device__ __forceinline__  // calls what it is given: code of kernels, where there is a device
 #else
 #define KG_HD inline __attribute__((always_inline))
+#define KG_CALLS KG_HD
 #endif
 
 // Everything that is compiled once per instruction set lives in a namespace of its own, so that the linker

@@ -47,13 +47,15 @@ template <class F> struct RowLoss {
   F loss, d_target, factor, divisor;
 };
 
-// negative(): p times a negative's part of the loss, and the derivative of that by its score. loss(): what the sums
-// give. kCompetes: the target competes with the negatives, so exponents are the scores. kMean: the loss is of the
-// negatives' mean, each weighing e^(temperature * score), held constant. An objective over all candidates
-// (kOverCandidates) also has label(): what an answer weighs; candidate(): a score's part of the sum over candidates,
-// and its derivative but for what all share; candidate_loss(): what that sum gives, `right` being the labels' sum of
-// scores. Where answers compete a query without one does not count; where not, the loss is the mean of the `count`
-// candidates that do.
+// - negative(): p times a negative's part of the loss, and the derivative of that by its score.
+// - loss(): what the sums give.
+// - kCompetes: the target competes with the negatives, so exponents are the scores.
+// - kMean: the loss is of the negatives' mean, each weighing e^(temperature * score), held constant.
+// An objective over all candidates (kOverCandidates) has also:
+// - label(): what an answer weighs.
+// - candidate(): a score's part of the sum over candidates, and its derivative but for what all share.
+// - candidate_loss(): what that sum gives, `right` being the sum of scores times labels. Where answers compete, a query
+//   without one does not count; where not, the loss is the mean of the `count` candidates that do.
 
 struct Logistic {  // (-log sigma(margin + t) - sum_n w_n log sigma(-margin - s_n)) / 2
   static constexpr bool kCompetes = false, kMean = true, kOverCandidates = false;
@@ -115,7 +117,7 @@ struct Margin {  // sum_n w_n max(0, margin - t + s_n)
   }
 };
 
-template <class Call> KG_HD auto with_objective(Objective objective, Call call) {
+template <class Call> KG_CALLS auto with_objective(Objective objective, Call call) {
   switch (objective) {
 #define KGFAST_CASE(word, Type) \
   case Objective::k##Type: return call(Type{});
@@ -125,7 +127,7 @@ template <class Call> KG_HD auto with_objective(Objective objective, Call call) 
   __builtin_unreachable();  // codes are checked before they come here
 }
 
-template <class Call> KG_HD void with_candidate_objective(Objective objective, Call call) {
+template <class Call> KG_CALLS void with_candidate_objective(Objective objective, Call call) {
   with_objective(objective, [&](auto objective) {
     if constexpr (decltype(objective)::kOverCandidates) call(objective);
   });

@@ -41,9 +41,9 @@ KG_HD float inverse_root(float x) { return x > 0 ? 1 / std::sqrt(x) : 0; }
 KG_HD double inverse_root(double x) { return x > 0 ? 1 / std::sqrt(x) : 0; }
 
 // ---- query operators -------------------------------------------------------------------------------------
-// tail(h, r) and head(t, r) make the query; *_adjoint map g = dL/dq to (d entity, d relation).
-// kParts: halves of an entity row. kRelationParts: the same for relation rows, in units of dim / kParts.
-// kPhases: a relation row holds angles, handed over as (cos, sin).
+// - tail(h, r), head(t, r): the query. *_adjoint(): maps g = dL/dq to (d entity, d relation).
+// - kParts: halves of an entity row. kRelationParts: the same for relation rows, in units of dim / kParts.
+// - kPhases: a relation row holds angles, handed over as (cos, sin).
 
 struct TransE {  // q = h + r | t - r                                             (Bordes et al. 2013)
   static constexpr int kParts = 1, kRelationParts = 1;
@@ -136,11 +136,13 @@ struct Rescal {  // q = R^T h | R t, R a dim x dim matrix: not elementwise, so k
 };
 
 // ---- similarities ----------------------------------------------------------------------------------------
-// accumulate() adds one coordinate, score() turns the sum into the score, add_gradient() is sum + c * ds/dx at (x, y),
-// gradient() that without the sum. All are symmetric in (x, y), so one gradient serves the query and the row, and that
-// of a distance at (y, x) is minus that at (x, y). Where it does not exist (x = y) it is 0. kMatrixProduct: all scores
-// of many queries are one, and so are both gradients. kComplex: a coordinate is a complex number, real parts in the
-// first half of a row. kDividesByScore: c is dL/ds divided by the score, see coefficient().
+// - accumulate(): adds one coordinate. score(): turns the sum into the score.
+// - add_gradient(): sum + c * ds/dx at (x, y). gradient(): that without the sum, for distances.
+// - kMatrixProduct: all scores of many queries are one, and so are both gradients.
+// - kComplex: a coordinate is a complex number, real parts in the first half of a row.
+// - kDividesByScore: c is dL/ds divided by the score, see coefficient().
+// All are symmetric in (x, y), so one gradient serves the query and the row, and that of a distance at (y, x) is minus
+// that at (x, y). Where it does not exist (x = y) it is 0.
 
 struct Dot {  // s = sum_d x_d y_d
   static constexpr bool kMatrixProduct = true, kComplex = false, kDividesByScore = false;

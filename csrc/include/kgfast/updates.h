@@ -28,10 +28,11 @@ template <class F> struct RowUpdate {
 
 namespace KGFAST_LEVEL {
 
-// step() changes a number x of a row, and its state, by its gradient g.
-// kStates: numbers of state beside each number of a row, in state1 and state2.
-// kRowState: one number of state for a row instead, in state1; rate() changes it by the row's mean square and returns
-// what step() gets as the row's rate. kCompact: `rows` holds the touched rows alone, in the order of their ids.
+// - step(): changes a number x of a row, and its state, by its gradient g.
+// - kStates: numbers of state beside each number of a row, in state1 and state2.
+// - kRowState: one number of state for a row instead, in state1; rate() changes it by the row's mean square and returns
+//   what step() gets as the row's rate.
+// - kCompact: `rows` holds the touched rows alone, in the order of their ids.
 
 struct Dense {  // the gradient of a table
   static constexpr int kStates = 0;
@@ -78,7 +79,7 @@ struct Adam {  // Kingma and Ba 2015, for touched rows only
   }
 };
 
-template <class Call> KG_HD void with_rule(Update rule, Call call) {
+template <class Call> KG_CALLS void with_rule(Update rule, Call call) {
   switch (rule) {
 #define KGFAST_CASE(word, Type) \
   case Update::k##Type: return call(Type{});
