@@ -1,7 +1,7 @@
-// Losses over all candidates. Queries come in chunks, candidates in slots, slots in groups: a worker takes a slot and, group
-// by group while its scores are in the cache, makes scores and running sums; then, in a second visit, dL/dscore and both
-// gradients. Between the visits a chunk's scores stay in a bounded workspace; where too few would fit they are made again.
-// Where queries are many and candidates few, each worker takes queries instead, with all candidates.
+// Losses over all candidates. Queries come in chunks, candidates in slots, slots in groups: a worker takes a slot and,
+// group by group while its scores are in the cache, makes scores and running sums; then, in a second visit, dL/dscore
+// and both gradients. Between the visits a chunk's scores stay in a bounded workspace; where too few would fit they are
+// made again. Where queries are many and candidates few, each worker takes queries instead, with all candidates.
 #pragma once
 
 namespace kgfast {
@@ -14,13 +14,15 @@ struct CandidateChunk {
   // Sizes of all chunks. A group is `width` candidates wide, and so are rows of its scores.
   int64_t rows_most = 0, width = 0, groups = 0, slots = 0, own = 0;
   bool kept = false;  // scores of all groups, else of a worker's
-  // Workspaces: queries for tiles and as spans; scores by group; sums by slot; by worker: gradients of queries, and the rest
+  // Workspaces: queries for tiles and as spans; scores by group; sums by slot; by worker: gradients of queries, and the
+  // rest
   F *queries = nullptr, *spans = nullptr, *scores = nullptr, *sums = nullptr, *d_queries = nullptr, *workers = nullptr;
+  F* rivals = nullptr;  // how many candidates of a query compete, where some don't
   // This chunk: queries [first, first + rows); the slot whose gradients of queries are the next to be added
   int64_t first = 0, rows = 0, turn = 0;
 
   static constexpr int kLanes = Lanes<F>::kCount;
-  static constexpr bool kDot = Sim::kTag == Similarity::kDot;
+  static constexpr bool kMatrixProduct = Sim::kMatrixProduct;
   using V = typename Lanes<F>::V;
 
   const F* query() const { return a.query + first * a.dim; }
@@ -39,32 +41,52 @@ struct CandidateChunk {
     });
   }
 
-  F label(int64_t i) const {
-    const int64_t b = first + i, answers = a.answers.ends[b] - a.answers.starts[b];
-    return a.objective == Objective::kSoftmax ? (1 - a.smoothing) / F(answers) : 1 - a.smoothing;
+  template <class Of> F label(int64_t i) const {
+    return Of::label(a.smoothing, a.answers.ends[first + i] - a.answers.starts[first + i]);
   }
-  bool counts(int64_t i) const {
+  // How many candidates of query i compete.
+  F competing(int64_t i) const { return rivals ? rivals[i] : F(a.count); }
+  F floor_of(int64_t i) const { return a.smoothing == 0 ? F(0) : a.smoothing / competing(i); }
+  template <class Of> bool counts(int64_t i) const {
     const int64_t b = first + i;
-    return a.weights[b] != 0 && (a.objective == Objective::kBce || a.answers.ends[b] > a.answers.starts[b]);
+    return a.weights[b] != 0 && (Of::kCompetes ? a.answers.ends[b] > a.answers.starts[b] : competing(i) > 0);
   }
   // Calls visit(column) for the answers of query i in a group: a range of its ascending ids.
-  template <class Visit> void for_answers(int64_t i, int64_t group, int64_t columns, Visit visit) const {
-    const int64_t n0 = group * width, stop = a.answers.ends[first + i];
-    int64_t low = a.answers.starts[first + i], high = stop;
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (a.answers.ids[middle] < n0) low = middle + 1;
-      else high = middle;
+  template <class Visit> void for_answers(int64_t i, int64_t n0, int64_t columns, Visit visit) const {
+    const int64_t stop = a.answers.ends[first + i];
+    int64_t k = lower_bound(a.answers.ids, a.answers.starts[first + i], stop, n0);
+    for (; k < stop && a.answers.ids[k] < n0 + columns; ++k) visit(a.answers.ids[k] - n0);
+  }
+  // Calls visit(column), once and ascending, for the known candidates of query i that are no answers.
+  template <class Visit> void for_left_out(int64_t i, int64_t n0, int64_t columns, Visit visit) const {
+    if (!a.known.starts) return;
+    const int64_t b = first + i, stop = a.known.ends[b], last = a.answers.ends[b];
+    int64_t k = lower_bound(a.known.ids, a.known.starts[b], stop, n0), before = -1;
+    int64_t answer = lower_bound(a.answers.ids, a.answers.starts[b], last, n0);
+    for (; k < stop && a.known.ids[k] < n0 + columns; before = a.known.ids[k++]) {
+      while (answer < last && a.answers.ids[answer] < a.known.ids[k]) ++answer;
+      const bool right = answer < last && a.answers.ids[answer] == a.known.ids[k];
+      if (!right && a.known.ids[k] != before) visit(a.known.ids[k] - n0);
     }
-    for (; low < stop && a.answers.ids[low] < n0 + columns; ++low) visit(a.answers.ids[low] - n0);
+  }
+  void count_rivals() const {
+    if (!rivals) return;
+    parallel_for(rows, 64, a.threads, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        rivals[i] = F(a.count);
+        for_left_out(i, 0, a.count, [&](int64_t) { rivals[i] -= 1; });
+      }
+    });
   }
 
   void pack() const {
     parallel_for(rows, Blocks::kRows, a.threads, [&](int64_t begin, int64_t end, int worker) {
       Blocks::pack_queries({query(), nullptr, a.dim}, begin, rows, a.dim, worker_at(worker), queries);
-      if (!kDot || !out.d_query) return;
-      const int64_t span = begin / Blocks::kSpan * Blocks::kSpan, count = rows - span < Blocks::kSpan ? rows - span : Blocks::kSpan;
-      Blocks::pack_span(query() + span * a.dim, begin - span, end - span, count, a.dim, spans + Blocks::span_size(span, a.dim));
+      if (!kMatrixProduct || !out.d_query) return;
+      const int64_t span = begin / Blocks::kSpan * Blocks::kSpan,
+                    count = rows - span < Blocks::kSpan ? rows - span : Blocks::kSpan;
+      Blocks::pack_span(query() + span * a.dim, begin - span, end - span, count, a.dim,
+                        spans + Blocks::span_size(span, a.dim));
     });
   }
 
@@ -78,14 +100,17 @@ struct CandidateChunk {
     const RowView<F> candidates{a.table + group * width * a.dim, nullptr, a.dim};
     for (int64_t n = 0; n < columns; n += Blocks::kColumns) {
       Ahead next = ahead(group * width + n + Blocks::kColumns, Blocks::kColumns, rows / Blocks::kRows);
-      Blocks::score(queries, rows, candidates, n, columns - n < Blocks::kColumns ? columns - n : Blocks::kColumns, a.dim,
-                    worker_at(worker), block + n, width, next);
+      Blocks::score(queries, rows, candidates, n, columns - n < Blocks::kColumns ? columns - n : Blocks::kColumns,
+                    a.dim, worker_at(worker), block + n, width, next);
     }
   }
 
-  // Adds the bias to a row of scores and -inf past its end; returns the largest, at least `top`.
-  F finish_scores(F* row, int64_t n0, int64_t columns, F top) const {
-    for (int64_t n = columns, padded = padded_count<F>(columns); n < padded; ++n) row[n] = -std::numeric_limits<F>::infinity();
+  // Adds the bias to the scores of query i, -inf past their end and where a candidate does not compete; returns the
+  // largest, at least `top`.
+  F finish_scores(int64_t i, F* row, int64_t n0, int64_t columns, F top) const {
+    constexpr F kNone = -std::numeric_limits<F>::infinity();
+    for (int64_t n = columns, padded = padded_count<F>(columns); n < padded; ++n) row[n] = kNone;
+    for_left_out(i, n0, columns, [&](int64_t n) { row[n] = kNone; });
     auto largest = splat(top);
     int64_t n = 0;
     for (; n + kLanes <= columns; n += kLanes) {
@@ -101,91 +126,84 @@ struct CandidateChunk {
     return most;
   }
 
-  // Adds a group's scores to the sums of its slot; softmax keeps a running (largest, total) per query.
-  void add_sums(int64_t slot, int64_t group, int64_t columns, F* block) const {
-    const int64_t padded = padded_count<F>(columns);
-    const F floor = a.smoothing / F(a.count);
+  F sum_of_competing(int64_t i, const F* row, int64_t n0, int64_t columns) const {
+    F sum = 0;
+    int64_t n = 0;
+    auto add_until = [&](int64_t stop) {
+      for (; n < stop; ++n) sum += row[n];
+    };
+    for_left_out(i, n0, columns, [&](int64_t out) { add_until(out), n = out + 1; });
+    add_until(columns);
+    return sum;
+  }
+
+  // Adds a group's scores to the sums of its slot; where they compete a running (largest, total) per query is kept.
+  template <class Of> void add_sums(int64_t slot, int64_t group, int64_t columns, F* block) const {
+    const int64_t n0 = group * width, padded = padded_count<F>(columns);
     F *largest = largest_of(slot), *total = total_of(slot), *right = right_of(slot);
     const bool begins = group == slot * groups / slots;
     for (int64_t i = 0; i < rows; ++i) {
       if (begins) largest[i] = -std::numeric_limits<F>::max(), total[i] = 0, right[i] = 0;
       F* row = block + i * width;
-      const F now = finish_scores(row, group * width, columns, largest[i]);
-      if (!counts(i)) continue;
+      const F now = finish_scores(i, row, n0, columns, largest[i]);
+      if (!counts<Of>(i)) continue;
       F answers = 0;
-      for_answers(i, group, columns, [&](int64_t n) { answers += row[n]; });
-      right[i] += label(i) * answers;
-      if (floor != 0) {
-        F all = 0;
-        for (int64_t n = 0; n < columns; ++n) all += row[n];
-        right[i] += floor * all;
-      }
+      for_answers(i, n0, columns, [&](int64_t n) { answers += row[n]; });
+      right[i] += label<Of>(i) * answers;
+      if (a.smoothing != 0) right[i] += floor_of(i) * sum_of_competing(i, row, n0, columns);
       V part{};
-      if (a.objective == Objective::kSoftmax) {
-        for (int64_t n = 0; n < padded; n += kLanes) part += exponential(load(row + n) - now);
-        if (now != largest[i]) total[i] *= std::exp(largest[i] - now);
-        total[i] += sum_lanes(part);
-        largest[i] = now;
-      } else {
-        V slope;
-        for (int64_t n = 0; n < padded; n += kLanes) part += softplus(load(row + n), slope);
-        total[i] += sum_lanes(part);
-      }
+      for (int64_t n = 0; n < padded; n += kLanes) part += Of::candidate(load(row + n), now).a;
+      if (Of::kCompetes && now != largest[i]) total[i] *= std::exp(largest[i] - now);
+      total[i] += sum_lanes(part);
+      if (Of::kCompetes) largest[i] = now;
     }
   }
 
   // Sums of slots, in their order, into those of slot 0; writes the losses.
-  void merge_sums() const {
+  template <class Of> void merge_sums() const {
     parallel_for(rows, 64, a.threads, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
         F &largest = largest_of(0)[i], &total = total_of(0)[i], &right = right_of(0)[i];
         F most = largest;
         for (int64_t slot = 1; slot < slots; ++slot) most = largest_of(slot)[i] > most ? largest_of(slot)[i] : most;
-        const bool softmax = a.objective == Objective::kSoftmax;
-        if (softmax && largest != most) total *= std::exp(largest - most);
+        if (Of::kCompetes && largest != most) total *= std::exp(largest - most);
         for (int64_t slot = 1; slot < slots; ++slot) {
-          total += softmax ? total_of(slot)[i] * std::exp(largest_of(slot)[i] - most) : total_of(slot)[i];
+          total += Of::kCompetes ? total_of(slot)[i] * std::exp(largest_of(slot)[i] - most) : total_of(slot)[i];
           right += right_of(slot)[i];
         }
         largest = most;
-        F loss = 0;
-        if (counts(i)) loss = softmax ? largest - right + std::log(total) : (total - right) / F(a.count);
+        const F loss = counts<Of>(i) ? Of::candidate_loss(largest, total, right, competing(i)) : F(0);
         out.losses[first + i] = loss * a.weights[first + i];
       }
     });
   }
 
-  // Scores become dL/dscore in place.
-  void slopes(int64_t group, int64_t columns, F* block) const {
-    const int64_t padded = padded_count<F>(columns);
-    const F floor = a.smoothing / F(a.count);
-    const bool softmax = a.objective == Objective::kSoftmax;
+  // Scores become coefficients of gradients in place.
+  template <class Of> void make_coefficients(int64_t group, int64_t columns, F* block) const {
+    const int64_t n0 = group * width, padded = padded_count<F>(columns);
     for (int64_t i = 0; i < rows; ++i) {
       F* row = block + i * width;
-      if (!counts(i)) {
+      if (!counts<Of>(i)) {
         for (int64_t n = 0; n < padded; ++n) row[n] = 0;
         continue;
       }
-      if (!kept) finish_scores(row, group * width, columns, 0);
-      const F weight = a.weights[first + i] / (softmax ? F(1) : F(a.count)), own_label = label(i) * weight;
-      const F shift = softmax ? largest_of(0)[i] : F(0), scale = softmax ? weight / total_of(0)[i] : weight, away = floor * weight;
-      auto slope_at = [&](V s) {
-        V g;
-        if (softmax) g = exponential(s - shift) * scale - away;
-        else softplus(s, g), g = g * scale - away;
-        return g;
-      };
-      if constexpr (Sim::kTag == Similarity::kL2) {  // chained through the root: divided by the score, which this overwrites
+      if (!kept) finish_scores(i, row, n0, columns, 0);
+      const F weight = Of::kCompetes ? a.weights[first + i] : a.weights[first + i] / competing(i);
+      const F largest = largest_of(0)[i], scale = Of::kCompetes ? weight / total_of(0)[i] : weight;
+      const F own_label = label<Of>(i) * weight, away = floor_of(i) * weight;
+      auto derivative = [&](V s) { return Of::candidate(s, largest).b * scale - away; };
+      if constexpr (Sim::kDividesByScore) {
         V labels[kMostWidth / kLanes] = {};
-        for_answers(i, group, columns, [&](int64_t n) { labels[n / kLanes][n % kLanes] += own_label; });
+        for_answers(i, n0, columns, [&](int64_t n) { labels[n / kLanes][n % kLanes] += own_label; });
         for (int64_t n = 0; n < padded; n += kLanes) {
           const V s = load(row + n);
-          store(row + n, s < 0 ? (slope_at(s) - labels[n / kLanes]) / s : V{});
+          store(row + n, s < 0 ? (derivative(s) - labels[n / kLanes]) / s : V{});
         }
       } else {
-        for (int64_t n = 0; n < padded; n += kLanes) store(row + n, slope_at(load(row + n)));
-        for_answers(i, group, columns, [&](int64_t n) { row[n] -= own_label; });
+        for (int64_t n = 0; n < padded; n += kLanes) store(row + n, derivative(load(row + n)));
+        for_answers(i, n0, columns, [&](int64_t n) { row[n] -= own_label; });
       }
+      for_left_out(i, n0, columns, [&](int64_t n) { row[n] = 0; });
     }
   }
 
@@ -193,10 +211,11 @@ struct CandidateChunk {
   void products(int64_t slot, int64_t group, int64_t columns, const F* block, int worker) const {
     const int64_t n0 = group * width;
     const F* candidates = a.table + n0 * a.dim;
-    F *d_query = slots == 1 ? out.d_query + first * a.dim : d_queries + worker * rows_most * a.dim, *buffer = worker_at(worker);
+    F *d_query = slots == 1 ? out.d_query + first * a.dim : d_queries + worker * rows_most * a.dim,
+      *buffer = worker_at(worker);
     if (slots > 1 && group == slot * groups / slots)
       for (int64_t i = 0; i < rows * a.dim; ++i) d_query[i] = 0;
-    if constexpr (kDot) {
+    if constexpr (kMatrixProduct) {
       F* weights = buffer + Blocks::span_size(width, a.dim);
       Ahead next = ahead(n0 + width, width, (rows + columns) * a.dim / (Blocks::kRows * 2 * kLanes));
       Blocks::pack_span(candidates, 0, columns, columns, a.dim, buffer);
@@ -205,7 +224,8 @@ struct CandidateChunk {
     } else {
       const RowView<F> x{query(), nullptr, a.dim}, y{candidates, nullptr, a.dim};
       for (int64_t lane = 0; lane < DistanceLane<Sim, F>::lanes(a.dim); ++lane)
-        DistanceLane<Sim, F>::add(lane, block, width, x, rows, y, columns, a.dim, buffer, d_query, out.d_table + n0 * a.dim);
+        DistanceLane<Sim, F>::add(lane, block, width, x, rows, y, columns, a.dim, buffer, d_query,
+                                  out.d_table + n0 * a.dim);
     }
     if (!out.d_bias) return;
     F* d_bias = out.d_bias + n0;
@@ -231,16 +251,17 @@ struct CandidateChunk {
   void run(int64_t begin, int64_t count) {
     first = begin, rows = count, turn = 0;
     pack();
+    count_rivals();
     auto sum = [&](int64_t slot, int64_t group, int64_t columns, F* block, int worker) {
       score(group, columns, block, worker);
-      add_sums(slot, group, columns, block);
+      with_candidate_objective(a.objective, [&](auto of) { add_sums<decltype(of)>(slot, group, columns, block); });
     };
     for_slots(sum, [](int64_t, int) {});
-    merge_sums();
+    with_candidate_objective(a.objective, [&](auto of) { merge_sums<decltype(of)>(); });
     if (!out.d_query) return;
     auto multiply = [&](int64_t slot, int64_t group, int64_t columns, F* block, int worker) {
       if (!kept) score(group, columns, block, worker);
-      slopes(group, columns, block);
+      with_candidate_objective(a.objective, [&](auto of) { make_coefficients<decltype(of)>(group, columns, block); });
       products(slot, group, columns, block, worker);
     };
     for_slots(multiply, [&](int64_t slot, int worker) { add_in_turn(slot, worker); });
@@ -249,8 +270,8 @@ struct CandidateChunk {
   static constexpr int64_t kMostWidth = 192, kMostSlots = 16;
   static_assert(kMostWidth % Blocks::kRows == 0 && kMostWidth % Blocks::kColumns == 0 && kMostWidth <= Blocks::kSpan);
 
-  // Sizes depend on those of the problem alone, so results don't depend on the number of threads; rooms are counted for 4.
-  // alone: for one worker. batch: the queries of the largest part.
+  // Sizes depend on those of the problem alone, so results don't depend on the number of threads; rooms are counted
+  // for 4. alone: for one worker. batch: the queries of the largest part.
   void plan(bool alone, int64_t batch) {
     const bool gradient = out.d_query != nullptr;
     // 8 groups at least where there are few candidates: workers wait less for each other
@@ -266,8 +287,9 @@ struct CandidateChunk {
     most = most < 96 ? 96 : (most > 1024 ? 1024 : most);
     const int64_t chunks = (batch + most - 1) / most;
     rows_most = packed_rows<F>((batch + chunks - 1) / chunks);
-    const int64_t pack = Blocks::panel_size(a.dim), multiply = gradient ? Blocks::span_size(width, a.dim) + Blocks::kWeights : 0;
-    if constexpr (kDot) own = pack > multiply ? pack : multiply;
+    const int64_t pack = Blocks::panel_size(a.dim),
+                  multiply = gradient ? Blocks::span_size(width, a.dim) + Blocks::kWeights : 0;
+    if constexpr (kMatrixProduct) own = pack > multiply ? pack : multiply;
     else own = pack + (gradient ? DistanceLane<Sim, F>::size(rows_most) : 0);
   }
   // Places the workspaces from `memory` on, if any; returns their size.
@@ -280,14 +302,16 @@ struct CandidateChunk {
     };
     take(scores, (kept ? groups : a.threads) * rows_most * width);
     take(queries, Blocks::queries_size(rows_most, a.dim));
-    take(spans, kDot && gradient ? Blocks::span_size(rows_most, a.dim) : 0);
+    take(spans, kMatrixProduct && gradient ? Blocks::span_size(rows_most, a.dim) : 0);
     take(sums, 3 * slots * rows_most);
     take(d_queries, gradient && slots > 1 ? a.threads * rows_most * a.dim : 0);
     take(workers, own * a.threads);
+    if (a.known.starts) take(rivals, rows_most);
     return size;
   }
   void run_all() {
-    for (int64_t begin = 0; begin < a.batch; begin += rows_most) run(begin, a.batch - begin < rows_most ? a.batch - begin : rows_most);
+    for (int64_t begin = 0; begin < a.batch; begin += rows_most)
+      run(begin, a.batch - begin < rows_most ? a.batch - begin : rows_most);
   }
 };
 
@@ -301,6 +325,7 @@ static void candidate_parts(const CandidateArguments<F>& a, const CandidateResul
     CandidateArguments<F> one = a;
     const int64_t begin = part * share, left = a.batch - begin;
     one.query += begin * a.dim, one.answers.starts += begin, one.answers.ends += begin, one.weights += begin;
+    if (a.known.starts) one.known.starts += begin, one.known.ends += begin;
     one.batch = left < share ? left : share, one.threads = 1;
     return one;
   };
@@ -347,7 +372,7 @@ template <class Sim, class F>
 static void candidate_loss(const CandidateArguments<F>& a, const CandidateResults<F>& out) {
   if (a.batch == 0) return;
 #if KGFAST_VECTOR_BYTES == 64
-  if constexpr (Sim::kTag == Similarity::kDot && std::is_same_v<F, float>)
+  if constexpr (Sim::kMatrixProduct && std::is_same_v<F, float>)
     if (a.bf16) return candidate_chunks<HalfBlocks, Sim>(a, out);
 #endif
   candidate_chunks<Blocks<Sim, F>, Sim>(a, out);

@@ -91,26 +91,29 @@ void sample(const SampleArguments& a, int64_t* ids) {
       }
       const uint32_t side = a.side == Side::kHead ? 1u << 31 : 0u;
       for (int64_t column = 0; column < a.count; column += 4) {
-        const generic::Words x = generic::philox(a.seed, uint32_t(column / 4) + side, uint32_t(list), uint32_t(a.step), uint32_t(a.step >> 32));
+        const generic::Words x = generic::philox(a.seed, uint32_t(column / 4) + side, uint32_t(list), uint32_t(a.step),
+                                                 uint32_t(a.step >> 32));
         for (int64_t i = 0; i < 4 && column + i < a.count; ++i) out[column + i] = generic::below(x.w[i], a.entities);
       }
     }
   });
 }
 
-void pair_ids(const int64_t* targets, const int64_t* negatives, int64_t batch, int64_t count, int threads, int64_t* ids) {
+void pair_ids(const int64_t* targets, const int64_t* negatives, int64_t batch, int64_t count, int threads,
+              int64_t* ids) {
   generic::parallel_for(batch, 64, threads, [&](int64_t begin, int64_t end, int) {
     for (int64_t b = begin; b < end; ++b) {
       int64_t* out = ids + b * (1 + count);
       out[0] = targets[b];
-      for (int64_t n = 0; n < count; ++n) out[1 + n] = negatives[b * count + n] < 0 ? targets[b] : negatives[b * count + n];
+      for (int64_t n = 0; n < count; ++n)
+        out[1 + n] = negatives[b * count + n] < 0 ? targets[b] : negatives[b * count + n];
     }
   });
 }
 
 // Least-significant-digit radix sort; stable, so equal ids stay in the order of their positions.
-int64_t sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, int threads, uint64_t* entries,
-                  int64_t* starts, uint8_t* single) {
+int64_t sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, int threads,
+                  uint64_t* entries, int64_t* starts, uint8_t* single) {
   int64_t total = 0;
   for (int s = 0; s < sources; ++s) total += counts[s];
   int bits = 1;
@@ -134,7 +137,8 @@ int64_t sort_rows(const int64_t* const* ids, const int64_t* counts, int sources,
     const int64_t share = (total + parts - 1) / parts;
     generic::parallel_for(parts, 1, parts, [&](int64_t part, int64_t, int) {
       int64_t* own = counters + part * buckets;
-      for (int64_t i = part * share; i < total && i < (part + 1) * share; ++i) ++own[(from[i] >> shift) & uint64_t(mask)];
+      for (int64_t i = part * share; i < total && i < (part + 1) * share; ++i)
+        ++own[(from[i] >> shift) & uint64_t(mask)];
     });
     int64_t sum = 0;
     for (int64_t bucket = 0; bucket < buckets; ++bucket)
@@ -144,7 +148,8 @@ int64_t sort_rows(const int64_t* const* ids, const int64_t* counts, int sources,
       }
     generic::parallel_for(parts, 1, parts, [&](int64_t part, int64_t, int) {
       int64_t* own = counters + part * buckets;
-      for (int64_t i = part * share; i < total && i < (part + 1) * share; ++i) to[own[(from[i] >> shift) & uint64_t(mask)]++] = from[i];
+      for (int64_t i = part * share; i < total && i < (part + 1) * share; ++i)
+        to[own[(from[i] >> shift) & uint64_t(mask)]++] = from[i];
     });
     std::swap(from, to);
   }

@@ -1,13 +1,13 @@
-// Both gradients of a matrix of scores. Dot products: two matrix products. Distances: the slope of a pair of rows is that of
-// the one and, with its sign turned, of the other, so one visit of a vector of d serves both.
+// Both gradients of a matrix of scores. Dot products: two matrix products. Distances: the gradient by one row of
+// a pair is, with its sign turned, that by the other, so one visit of a vector of d serves both.
 #pragma once
 
 namespace kgfast {
 namespace KGFAST_LEVEL {
 
-// A vector of slopes, or of complex ones, at d of a row; `part`: coordinates left from d on.
-template <class Sim, class F> struct Slope {
-  static constexpr int kLanes = Lanes<F>::kCount, kParts = Sim::kTag == Similarity::kModulus ? 2 : 1;
+// The gradient of a pair at a vector of d, real or complex.
+template <class Sim, class F> struct GradientVector {
+  static constexpr int kLanes = Lanes<F>::kCount, kParts = Sim::kComplex ? 2 : 1;
   static constexpr int kSize = kParts * kLanes;
   using V = typename Lanes<F>::V;
   using Type = std::conditional_t<kParts == 2, Pair<V>, V>;
@@ -22,20 +22,21 @@ template <class Sim, class F> struct Slope {
   }
   static KG_HD Type plus(Type x, Type y) {
     if constexpr (kParts == 2) return {x.a + y.a, x.b + y.b};
-    else if constexpr (Sim::kTag == Similarity::kL1) return KGFAST_LEVEL::plus(x, y);
+    else if constexpr (std::is_same_v<Sim, L1>) return KGFAST_LEVEL::plus(x, y);
     else return x + y;
   }
   static KG_HD Type minus(Type x, Type y) {
     if constexpr (kParts == 2) return {x.a - y.a, x.b - y.b};
-    else if constexpr (Sim::kTag == Similarity::kL1) return KGFAST_LEVEL::minus(x, y);
+    else if constexpr (std::is_same_v<Sim, L1>) return KGFAST_LEVEL::minus(x, y);
     else return x - y;
   }
 };
 
-// For `kRows` rows of x and `count` rows of y, one vector of d each: dx[m] += g[m][k] slope(x_m, y_k), dy[k] -= the same.
+// For `kRows` rows of x and `count` rows of y, one vector of d each: dx[m] += g[m][k] ds/dx at (x_m, y_k), dy[k] -=
+// the same.
 template <class Sim, int kRows, class F>
 static void distance_block(const F* const* g, const F* x, const F* y, int64_t count, F* dx, F* dy) {
-  using S = Slope<Sim, F>;
+  using S = GradientVector<Sim, F>;
   typename S::Type own[kRows], sum[kRows];
   for (int m = 0; m < kRows; ++m) own[m] = S::get(x + m * S::kSize), sum[m] = S::get(dx + m * S::kSize);
   for (int64_t k = 0; k < count; ++k) {
@@ -43,8 +44,8 @@ static void distance_block(const F* const* g, const F* x, const F* y, int64_t co
     typename S::Type back = S::get(dy + k * S::kSize);
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
-      const typename S::Type slope = Sim::slope(splat(g[m][k]), own[m], other);
-      sum[m] = S::plus(sum[m], slope), back = S::minus(back, slope);
+      const typename S::Type gradient = Sim::gradient(splat(g[m][k]), own[m], other);
+      sum[m] = S::plus(sum[m], gradient), back = S::minus(back, gradient);
     }
     S::put(dy + k * S::kSize, back);
   }
@@ -53,15 +54,17 @@ static void distance_block(const F* const* g, const F* x, const F* y, int64_t co
 
 // One vector of d of all rows, in a buffer of size().
 template <class Sim, class F> struct DistanceLane {
-  using S = Slope<Sim, F>;
+  using S = GradientVector<Sim, F>;
   static constexpr int kRows = S::kParts == 2 ? 4 : 6, kLanes = S::kLanes;
   static constexpr int64_t kBlock = 256;
 
   static int64_t lanes(int64_t dim) { return (dim / S::kParts + kLanes - 1) / kLanes; }
-  static int64_t size(int64_t x_count) { return 2 * ((x_count + kRows - 1) / kRows * kRows + kBlock) * S::kSize + kBlock; }
+  static int64_t size(int64_t x_count) {
+    return 2 * ((x_count + kRows - 1) / kRows * kRows + kBlock) * S::kSize + kBlock;
+  }
 
-  static void add(int64_t lane, const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count, int64_t dim,
-                  F* buffer, F* dx, F* dy) {
+  static void add(int64_t lane, const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count,
+                  int64_t dim, F* buffer, F* dx, F* dy) {
     const int64_t length = dim / S::kParts, padded = (x_count + kRows - 1) / kRows * kRows;
     F *xs = buffer, *dxs = xs + padded * S::kSize, *ys = dxs + padded * S::kSize, *dys = ys + kBlock * S::kSize;
     F* zeros = dys + kBlock * S::kSize;  // stands in for weights of rows past the end
@@ -95,8 +98,8 @@ template <class Sim, class F> struct DistanceLane {
 
 // A worker takes a vector of d of all rows; the order of sums is the same whatever the number of workers.
 template <class Sim, class F>
-static void distance_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count, int64_t dim,
-                               int threads, F* dx, F* dy) {
+static void distance_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count,
+                               int64_t dim, int threads, F* dx, F* dy) {
   using Lane = DistanceLane<Sim, F>;
   const int64_t own = Lane::size(x_count);
   F* buffers = scratch<F>(kWeights, own * threads);
@@ -105,12 +108,12 @@ static void distance_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_c
   });
 }
 
-// dx[i] += sum_k g[i * ld + k] slope(x(i), y(k)) and dy[k] += sum_i g[i * ld + k] slope(y(k), x(i)).
+// dx[i] += sum_k g[i * ld + k] ds/dx at (x(i), y(k)), and dy[k] += sum_i g[i * ld + k] ds/dy.
 template <class Sim, class F>
-static void add_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count, int64_t dim,
-                          int threads, F* dx, F* dy) {
+static void add_gradients(const F* g, int64_t ld, RowView<F> x, int64_t x_count, RowView<F> y, int64_t y_count,
+                          int64_t dim, int threads, F* dx, F* dy) {
   if (x_count == 0 || y_count == 0) return;
-  if constexpr (Sim::kTag == Similarity::kDot) {
+  if constexpr (Sim::kMatrixProduct) {
     product_matrix(g, ld, 1, x_count, y, y_count, dim, threads, dx);
     product_matrix(g, 1, ld, y_count, x, x_count, dim, threads, dy);
   } else {

@@ -18,7 +18,8 @@ void set_level(const char* name) {
   std::string known;
   for (const Level* candidate : kLevels) {
     if (std::string(name) == candidate->name) {
-      if (!candidate->supported()) throw std::invalid_argument("this machine lacks the instructions of CPU level '" + std::string(name) + "'");
+      if (!candidate->supported())
+        throw std::invalid_argument("this machine lacks the instructions of CPU level '" + std::string(name) + "'");
       current = candidate;
       return;
     }

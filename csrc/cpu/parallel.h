@@ -1,4 +1,5 @@
-// A parallel loop over equal pieces, begun in ascending order. They never depend on the number of threads, so neither do results.
+// A parallel loop over equal pieces, begun in ascending order. They never depend on the number of threads, so neither
+// do results.
 #pragma once
 
 #include <cstdint>

@@ -12,7 +12,8 @@ template <class F> KG_HD Pair<typename Lanes<F>::V> halves(const F* x, int64_t d
 template <class F> KG_HD void put_halves(F* x, int64_t d, int64_t half, int64_t n, Pair<typename Lanes<F>::V> y) {
   store_part(x + d, y.a, n), store_part(x + d + half, y.b, n);
 }
-template <class Op, class F> KG_HD Pair<typename Lanes<F>::V> relation_at(const F* r, int64_t d, int64_t half, int64_t n) {
+template <class Op, class F> KG_HD Pair<typename Lanes<F>::V> relation_at(const F* r, int64_t d, int64_t half,
+                                                                          int64_t n) {
   if constexpr (Op::kRelationParts == 2) return halves(r, d, half, n);
   Pair<typename Lanes<F>::V> w{load_part(r + d, n), {}};
   if constexpr (Op::kPhases) {
@@ -84,16 +85,13 @@ static void query_row_adjoint(Side side, const F* g, const F* x, const F* r, int
   }
 }
 
-// The known entity of a query is the head when tails are ranked, and the tail when heads are.
-KG_HD int64_t anchor_of(const int64_t* triple, Side side) { return side == Side::kTail ? triple[0] : triple[2]; }
-
 template <class Op, class F>
 static void queries(const QueryArguments<F>& a, F* out) {
   parallel_for(a.batch, 32, a.threads, [&](int64_t begin, int64_t end, int) {
     for (int64_t b = begin; b < end; ++b) {
       const int64_t* triple = a.triples + 3 * b;
-      query_row<Op>(a.side, a.entities + anchor_of(triple, a.side) * a.dim,
-                    a.relations + triple[1] * a.relation_width, a.dim, out + b * a.dim);
+      query_row<Op>(a.side, a.entities + anchor_of(triple, a.side) * a.dim, a.relations + triple[1] * a.relation_width,
+                    a.dim, out + b * a.dim);
     }
   });
 }

@@ -4,7 +4,8 @@
 namespace kgfast {
 namespace KGFAST_LEVEL {
 
-// visit(query, tile row, first candidate, count) for all queries and tiles; a query is seen by one worker, tiles ascending.
+// visit(query, tile row, first candidate, count) for all queries and tiles; a query is seen by one worker, tiles
+// ascending.
 template <class Sim, class F, class Visit>
 static void scan(const ScanArguments<F>& a, const F* packed, Visit visit) {
   constexpr int kRows = Tile<F>::kRows, kColumns = Tile<F>::kColumns;
@@ -35,7 +36,8 @@ template <class F> static F* pack_queries(const ScanArguments<F>& a) {
 // The number of other candidates above and level with the target. The target's score comes from a tile of the same
 // arithmetic, so it equals its own entry of the table bit for bit. A NaN candidate counts as above.
 template <class Sim, class F>
-static void rank(const ScanArguments<F>& a, const int64_t* targets, int64_t* greater, int64_t* equal, F* target_scores) {
+static void rank(const ScanArguments<F>& a, const int64_t* targets, int64_t* greater, int64_t* equal,
+                 F* target_scores) {
   constexpr int kRows = Tile<F>::kRows, kColumns = Tile<F>::kColumns;
   static_assert(kRows <= kColumns, "targets of a block of queries must fit in one panel");
   const F* packed = pack_queries(a);
@@ -76,7 +78,8 @@ static void topk(const ScanArguments<F>& a, int64_t k, F* scores, int64_t* ids) 
   const F* packed = pack_queries(a);
   int64_t* cursors = scratch<int64_t>(kHistogram, 3 * a.batch);
   int64_t *sizes = cursors + a.batch, *broken = sizes + a.batch;
-  for (int64_t b = 0; b < a.batch; ++b) cursors[b] = a.known.starts ? a.known.starts[b] : 0, sizes[b] = 0, broken[b] = -1;
+  for (int64_t b = 0; b < a.batch; ++b)
+    cursors[b] = a.known.starts ? a.known.starts[b] : 0, sizes[b] = 0, broken[b] = -1;
   auto worse = [](F s, int64_t i, F t, int64_t j) { return s < t || (s == t && i > j); };
   auto sink_root = [&](F* s, int64_t* id, int64_t size, F score, int64_t candidate) {
     int64_t hole = 0;

@@ -1,5 +1,5 @@
-// The pass over touched rows: each unique row collects its gradient from (query, coefficient) pairs and ready rows,
-// in the order of the sorted ids, and goes straight to its sink: a dense or sparse gradient, or an optimizer in place.
+// The pass over touched rows: each unique row collects its gradient from (query, coefficient) pairs and extra rows,
+// in the order of the sorted ids, and is updated by it: a dense or sparse gradient, or an optimizer in place.
 // A row is finished by one worker, so neither the number of threads nor their timing can change a bit.
 #pragma once
 
@@ -19,51 +19,63 @@ template <class F> KG_HD F sum_of_squares(const F* g, int64_t dim) {
   return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
-template <Update kUpdate, class F>
-static inline void update_row(const Sink<F>& s, int64_t row, F* x, const F* g, int64_t dim) {
-  const UpdateRule<F> rule{kUpdate, s.rows, s.state1, s.state2, nullptr, s.lr, s.eps, s.beta1, s.beta2, s.adam_rate};
-  constexpr int kStates = kUpdate == Update::kAdam ? 2 : (kUpdate == Update::kAdagrad ? 1 : 0);
+template <class Rule, class F>
+static inline void update_row(const RowUpdate<F>& update, int64_t row, F* x, const F* g, int64_t dim) {
+  const UpdateConstants<F> constants = update.constants;
+  constexpr int kStates = Rule::kStates;
   F rate = 0;
-  if constexpr (kUpdate == Update::kRowAdagrad) rate = row_rate(rule, s.state1[row] += sum_of_squares(g, dim) / F(dim));
-  F *first = kStates > 0 ? s.state1 + row * dim : nullptr, *second = kStates > 1 ? s.state2 + row * dim : nullptr;
+  if constexpr (Rule::kRowState) rate = Rule::rate(constants, sum_of_squares(g, dim) / F(dim), update.state1[row]);
+  F* first = kStates > 0 ? update.state1 + row * dim : nullptr;
+  F* second = kStates > 1 ? update.state2 + row * dim : nullptr;
 #pragma omp simd
   for (int64_t d = 0; d < dim; ++d) {
     F number = x[d], one = kStates > 0 ? first[d] : F(0), two = kStates > 1 ? second[d] : F(0);
-    update_number(rule, g[d], rate, number, one, two);
+    Rule::step(constants, rate, g[d], number, one, two);
     x[d] = number;
     if constexpr (kStates > 0) first[d] = one;
     if constexpr (kStates > 1) second[d] = two;
   }
 }
 
-// One row through its sink; `row` is the table's row id, `place` its index among the unique rows.
+// One row under its gradient; `row` is the table's row id, `place` its index among the unique rows.
 template <class F>
-static inline void apply_row(const Sink<F>& s, int64_t row, int64_t place, int64_t dim, const F* g) {
-  F* x = s.rows + (s.update == Update::kSparse ? place : row) * dim;
-  switch (s.update) {
-    case Update::kDense:
-    case Update::kSparse: return update_row<Update::kDense>(s, row, x, g, dim);
-    case Update::kSgd: return update_row<Update::kSgd>(s, row, x, g, dim);
-    case Update::kAdagrad: return update_row<Update::kAdagrad>(s, row, x, g, dim);
-    case Update::kRowAdagrad: return update_row<Update::kRowAdagrad>(s, row, x, g, dim);
-    case Update::kAdam: return update_row<Update::kAdam>(s, row, x, g, dim);
-  }
+static inline void apply_row(const RowUpdate<F>& update, int64_t row, int64_t place, int64_t dim, const F* g) {
+  with_rule(update.rule, [&](auto rule) {
+    using Rule = decltype(rule);
+    update_row<Rule>(update, row, update.rows + (Rule::kCompact ? place : row) * dim, g, dim);
+  });
 }
 
-// Asks for what apply_row() will read besides the row. GCC drops calls of functions that only prefetch: they seem to do nothing.
+// What apply_row() reads besides the row.
+struct StatesOf {
+  int numbers;  // beside each number of a row
+  bool row, compact;
+};
+KG_HD StatesOf states_of(Update rule) {
+  StatesOf states{};
+  with_rule(rule, [&](auto rule) {
+    using Rule = decltype(rule);
+    states = {Rule::kStates, Rule::kRowState, Rule::kCompact};
+  });
+  return states;
+}
+
+// Asks for it. GCC drops calls of functions that only prefetch: they seem to do nothing.
 template <class F>
-__attribute__((always_inline)) static inline void prefetch_states(const Sink<F>& s, int64_t row, int64_t dim) {
-  if (s.update == Update::kRowAdagrad) __builtin_prefetch(s.state1 + row, 1);
-  if (s.update != Update::kAdagrad && s.update != Update::kAdam) return;
+__attribute__((always_inline)) static inline void prefetch_states(const RowUpdate<F>& update, StatesOf states,
+                                                                  int64_t row, int64_t dim) {
+  if (states.row) __builtin_prefetch(update.state1 + row, 1);
+  if (states.numbers == 0) return;
   for (int64_t d = 0; d < dim; d += int64_t(64 / sizeof(F))) {
-    __builtin_prefetch(s.state1 + row * dim + d, 1);
-    if (s.update == Update::kAdam) __builtin_prefetch(s.state2 + row * dim + d, 1);
+    __builtin_prefetch(update.state1 + row * dim + d, 1);
+    if (states.numbers > 1) __builtin_prefetch(update.state2 + row * dim + d, 1);
   }
 }
 
 template <class Sim, class F>
-static void reduce_rows(const RowSources<F>& a, const RowOrder& order, const Sink<F>& sink) {
+static void reduce_rows(const RowSources<F>& a, const RowOrder& order, const RowUpdate<F>& update) {
   constexpr int64_t kBatch = 256;
+  const StatesOf states = states_of(update.rule);
   const uint64_t* entries = order.entries;
   const int64_t pairs = a.queries * a.width;
   const F** pointers = scratch<const F*>(kPointers, kBatch * a.threads);
@@ -76,10 +88,10 @@ static void reduce_rows(const RowSources<F>& a, const RowOrder& order, const Sin
       if (a.single && int64_t(uint32_t(entries[start])) < pairs && a.single[uint32_t(entries[start])]) continue;
       const int64_t id = int64_t(entries[start] >> 32);
       if (u + 1 < end) {
-        const char* next = reinterpret_cast<const char*>(sink.rows + int64_t(entries[stop] >> 32) * a.dim);
-        if (sink.update != Update::kSparse)
+        const char* next = reinterpret_cast<const char*>(update.rows + int64_t(entries[stop] >> 32) * a.dim);
+        if (!states.compact)
           for (int64_t line = 0; line < 8; ++line) __builtin_prefetch(next + 64 * line, 1);
-        prefetch_states(sink, int64_t(entries[stop] >> 32), a.dim);
+        prefetch_states(update, states, int64_t(entries[stop] >> 32), a.dim);
       }
       for (int64_t d = 0; d < a.dim; ++d) gradient[d] = 0;
       int64_t i = start;
@@ -90,7 +102,7 @@ static void reduce_rows(const RowSources<F>& a, const RowOrder& order, const Sin
           rows[count] = a.query + uint32_t(position) / uint32_t(a.width) * a.dim;
           coefficients[count] = a.pair_coefficients[position];
         }
-        add_slopes<Sim>(a.table + id * a.dim, rows, coefficients, count, a.dim, gradient);
+        add_row_gradients<Sim>(a.table + id * a.dim, rows, coefficients, count, a.dim, gradient);
       }
       for (; i < stop; ++i) {
         int64_t position = int64_t(uint32_t(entries[i])) - pairs, source = 0;
@@ -99,15 +111,15 @@ static void reduce_rows(const RowSources<F>& a, const RowOrder& order, const Sin
 #pragma omp simd
         for (int64_t d = 0; d < a.dim; ++d) gradient[d] += extra[d];
       }
-      apply_row(sink, id, u, a.dim, gradient);
+      apply_row(update, id, u, a.dim, gradient);
     }
   });
 }
 
 template <class F>
-static void update_all_rows(int64_t rows, int64_t dim, const F* gradients, const Sink<F>& sink, int threads) {
+static void update_all_rows(int64_t rows, int64_t dim, const F* gradients, const RowUpdate<F>& update, int threads) {
   parallel_for(rows, 64, threads, [&](int64_t begin, int64_t end, int) {
-    for (int64_t row = begin; row < end; ++row) apply_row(sink, row, row, dim, gradients + row * dim);
+    for (int64_t row = begin; row < end; ++row) apply_row(update, row, row, dim, gradients + row * dim);
   });
 }
 
@@ -124,11 +136,12 @@ static void regularizer(Regularizer kind, int parts, F weight, const F* table, c
 #pragma omp simd
         for (int64_t d = 0; d < half; ++d) {
           const F modulus = root(x[d] * x[d] + x[d + half] * x[d + half]);
-          g[d] += regularizer_slope(kind, weight, x[d], modulus), g[d + half] += regularizer_slope(kind, weight, x[d + half], modulus);
+          g[d] += regularizer_gradient(kind, weight, x[d], modulus),
+              g[d + half] += regularizer_gradient(kind, weight, x[d + half], modulus);
         }
       } else {
 #pragma omp simd
-        for (int64_t d = 0; d < dim; ++d) g[d] += regularizer_slope(kind, weight, x[d], absolute(x[d]));
+        for (int64_t d = 0; d < dim; ++d) g[d] += regularizer_gradient(kind, weight, x[d], absolute(x[d]));
       }
     }
   });

@@ -4,24 +4,19 @@
 namespace kgfast {
 namespace KGFAST_LEVEL {
 
-template <class F>
-KG_HD bool is_masked(const SampledArguments<F>& a, int64_t b, int64_t id) {
-  if (id < 0 || id == a.targets[b]) return true;
-  if (!a.known.starts) return false;
-  const int64_t start = a.known.starts[b];
-  return contains(a.known.ids + start, a.known.ends[b] - start, id);
-}
-
-// The objective of row b, whose negatives' scores stand in `scores` (padded); fills `gradient` with weighted coefficients.
+// The objective of row b, whose negatives' scores stand in `scores` (padded); fills `gradient` with weighted
+// coefficients.
 template <class Sim, class F>
-KG_HD F finish_row(const SampledArguments<F>& a, int64_t b, F target, F* scores, int64_t padded, int64_t valid, F& d_target,
-                   F* gradient) {
+KG_HD F finish_row(const SampledArguments<F>& a, int64_t b, F target, F* scores, int64_t padded, int64_t valid,
+                   F& d_target, F* gradient) {
   for (int64_t n = a.count; n < padded; ++n) scores[n] = -std::numeric_limits<F>::infinity();
-  const F loss = row_objective(a.objective, a.margin, a.temperature, target, scores, padded, valid, d_target, gradient);
+  const F loss = with_objective(a.objective.objective, [&](auto objective) {
+    return row_objective<decltype(objective)>(a.objective, target, scores, padded, valid, d_target, gradient);
+  });
   const F weight = a.weights[b];
-  d_target = slope_coefficient<Sim>(d_target * weight, target);
-  if constexpr (Sim::kTag == Similarity::kL2) {
-    for (int64_t n = 0; n < a.count; ++n) gradient[n] = slope_coefficient<Sim>(gradient[n] * weight, scores[n]);
+  d_target = coefficient<Sim>(d_target * weight, target);
+  if constexpr (Sim::kDividesByScore) {
+    for (int64_t n = 0; n < a.count; ++n) gradient[n] = coefficient<Sim>(gradient[n] * weight, scores[n]);
   } else {
 #pragma omp simd
     for (int64_t n = 0; n < a.count; ++n) gradient[n] *= weight;
@@ -33,16 +28,18 @@ template <class F> KG_HD int64_t padded_count(int64_t count) {
   return (count + Lanes<F>::kCount - 1) / Lanes<F>::kCount * Lanes<F>::kCount;
 }
 
-// Rows whose only pair in this step is one of query b: their gradient is known already, and they are in the cache still.
+// Rows whose only pair in this step is one of query b: their gradient is known already, and they are in the cache
+// still.
 template <class Sim, class F>
-static void finish_singles(const SampledArguments<F>& a, const SampledResults<F>& out, int64_t b, F* gradient) {
+static void update_singles(const SampledArguments<F>& a, const SampledResults<F>& out, int64_t b, F* gradient) {
   const int64_t width = 1 + a.count;
   const F* query = a.query + b * a.dim;
+  const StatesOf states = states_of(a.update.rule);
   for (int64_t k = b * width; k < (b + 1) * width; ++k) {
-    if (k + 8 < (b + 1) * width && a.single[k + 8]) prefetch_states(a.finish, a.ids[k + 8], a.dim);
+    if (k + 8 < (b + 1) * width && a.single[k + 8]) prefetch_states(a.update, states, a.ids[k + 8], a.dim);
     if (!a.single[k]) continue;
-    add_slopes<Sim, false>(a.table + a.ids[k] * a.dim, &query, out.coefficients + k, 1, a.dim, gradient);
-    apply_row(a.finish, a.ids[k], 0, a.dim, gradient);
+    add_row_gradients<Sim, false>(a.table + a.ids[k] * a.dim, &query, out.coefficients + k, 1, a.dim, gradient);
+    apply_row(a.update, a.ids[k], 0, a.dim, gradient);
   }
 }
 
@@ -61,7 +58,7 @@ static void independent_loss(const SampledArguments<F>& a, const SampledResults<
       score_pairs<Sim>(query, rows, width, a.dim, raw);
       int64_t valid = 0;
       for (int64_t n = 0; n < a.count; ++n) {
-        const bool masked = is_masked(a, b, a.negatives[b * a.count + n]);
+        const bool masked = is_masked(a.known, b, a.targets[b], a.negatives[b * a.count + n]);
         scores[n] = masked ? -std::numeric_limits<F>::infinity() : raw[1 + n];
         valid += !masked;
       }
@@ -71,8 +68,8 @@ static void independent_loss(const SampledArguments<F>& a, const SampledResults<
       F* coefficients = out.coefficients + b * width;
       coefficients[0] = d_target;
       for (int64_t n = 0; n < a.count; ++n) coefficients[1 + n] = gradient[n];
-      add_slopes<Sim, false>(query, rows, coefficients, width, a.dim, out.d_query + b * a.dim);
-      if (a.single) finish_singles<Sim>(a, out, b, single);
+      add_row_gradients<Sim, false>(query, rows, coefficients, width, a.dim, out.d_query + b * a.dim);
+      if (a.single) update_singles<Sim>(a, out, b, single);
     }
   });
 }
@@ -99,7 +96,7 @@ static void shared_loss(const SampledArguments<F>& a, const SampledResults<F>& o
         F *row = scores + i * padded, *gradient = gradients + i * padded, target;
         int64_t valid = 0;
         for (int64_t n = 0; n < a.count; ++n) {
-          const bool masked = is_masked(a, b, list[n]);
+          const bool masked = is_masked(a.known, b, a.targets[b], list[n]);
           row[n] = masked ? -std::numeric_limits<F>::infinity() : row[n];
           valid += !masked;
         }
@@ -109,13 +106,14 @@ static void shared_loss(const SampledArguments<F>& a, const SampledResults<F>& o
         out.losses[b] = finish_row<Sim>(a, b, target, row, padded, valid, d_target, gradient);
         if (!out.d_query) continue;
         out.coefficients[b] = d_target;
-        add_slopes<Sim, false>(query(i), targets + worker, &d_target, 1, a.dim, out.d_query + b * a.dim);
+        add_row_gradients<Sim, false>(query(i), targets + worker, &d_target, 1, a.dim, out.d_query + b * a.dim);
       }
     });
     if (!out.d_query) continue;
     F* d_list = out.d_negatives + group * a.count * a.dim;
     for (int64_t i = 0; i < a.count * a.dim; ++i) d_list[i] = 0;
-    add_gradients<Sim>(gradients, padded, query, rows, candidate, a.count, a.dim, a.threads, out.d_query + first * a.dim, d_list);
+    add_gradients<Sim>(gradients, padded, query, rows, candidate, a.count, a.dim, a.threads,
+                       out.d_query + first * a.dim, d_list);
   }
 }
 

@@ -69,7 +69,8 @@ KG_HD VF plus(VF x, VF y) { return x + y; }
 KG_HD VF minus(VF x, VF y) { return x - y; }
 #endif
 #if KGFAST_VECTOR_BYTES == 64
-KG_HD VF inverse_root(VF x) {  // 14 bits, then one step of Newton: 1 unit in the last place; subnormal squares count as 0
+// 14 bits, then one step of Newton: 1 unit in the last place; subnormal squares count as 0
+KG_HD VF inverse_root(VF x) {
   const __mmask16 apart = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(1.17549435e-38f), _CMP_NLT_UQ);
   const VF y = (VF)_mm512_maskz_rsqrt14_ps(apart, (__m512)x);
   return y + y * (0.5f - 0.5f * x * y * y);
@@ -176,7 +177,6 @@ KG_HD VD log_one_plus(VD u) {
   return y;
 }
 
-
 // Sine and cosine, to 2 units in the last place; phases beyond 8192 go to the scalar functions.
 KG_HD void sine_cosine(VF x, VF& sine, VF& cosine) {
   if (largest_lane(absolute(x)) > 8192.f) {
@@ -190,7 +190,8 @@ KG_HD void sine_cosine(VF x, VF& sine, VF& cosine) {
   r = r - n * 7.54978995489188e-8f;
   const VF r2 = r * r;
   const VF s = r + r * r2 * (r2 * (r2 * -1.9515295891e-4f + 8.3321608736e-3f) - 1.6666654611e-1f);
-  const VF c = 1.f - 0.5f * r2 + r2 * r2 * (r2 * (r2 * 2.443315711809948e-5f - 1.388731625493765e-3f) + 4.166664568298827e-2f);
+  const VF c =
+      1.f - 0.5f * r2 + r2 * r2 * (r2 * (r2 * 2.443315711809948e-5f - 1.388731625493765e-3f) + 4.166664568298827e-2f);
   const Lanes<float>::I quarter = __builtin_convertvector(n, Lanes<float>::I);
   const VF a = (quarter & 1) != 0 ? c : s, b = (quarter & 1) != 0 ? s : c;
   sine = (quarter & 2) != 0 ? -a : a, cosine = ((quarter + 1) & 2) != 0 ? -b : b;

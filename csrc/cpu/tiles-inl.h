@@ -1,6 +1,7 @@
 // Tiles: many queries against many rows. A score tile keeps kRows x kColumns sums in registers and walks d once;
 // lanes run over candidates, so every score is the same chain of operations wherever its row lies in the tile.
-// A product block keeps kRows x (two vectors of d) and walks the other side's rows: dQ and, transposed, dE of dot products.
+// A product block keeps kRows x (two vectors of d) and walks the other side's rows: dQ and, transposed, dE of dot
+// products.
 #pragma once
 
 namespace kgfast {
@@ -20,7 +21,8 @@ template <class F> struct RowView {
   KG_HD const F* operator()(int64_t i) const { return base + (ids ? (ids[i] < 0 ? 0 : ids[i]) : i) * dim; }
 };
 
-// [count, dim] rows (contiguous, or gathered through pointers) -> ceil(count / width) panels of [dim, width], zero padded.
+// [count, dim] rows (contiguous, or gathered through pointers) -> ceil(count / width) panels of [dim, width], zero
+// padded.
 template <class F>
 static void pack_panel(RowView<F> row, int64_t begin, int64_t count, int64_t dim, int width, F* out) {
   for (int w = 0; w < width; ++w) {
@@ -34,11 +36,13 @@ static void pack_panel(RowView<F> row, int64_t begin, int64_t count, int64_t dim
 }
 
 #if KGFAST_VECTOR_BYTES == 64
-// 16 rows at a time through registers: four times faster than the scalar transposition, which would show for small batches.
+// 16 rows at a time through registers: four times faster than the scalar transposition, which would show for small
+// batches.
 static inline void transpose16(const float* const* rows, int64_t d, float* out, int64_t out_stride) {
   __m512 r[16], t[16];
   for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_ps(rows[i] + d);
-  for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  for (int i = 0; i < 16; i += 2)
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
   for (int i = 0; i < 16; i += 4) {
     r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
     r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
@@ -47,10 +51,11 @@ static inline void transpose16(const float* const* rows, int64_t d, float* out, 
   }
   for (int i = 0; i < 4; ++i) {
     t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88), t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88), t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88),
+          t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
   }
   for (int i = 0; i < 4; ++i) {
-    _mm512_storeu_ps(out + (i) * out_stride, _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88));
+    _mm512_storeu_ps(out + (i)*out_stride, _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88));
     _mm512_storeu_ps(out + (i + 8) * out_stride, _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd));
     _mm512_storeu_ps(out + (i + 4) * out_stride, _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88));
     _mm512_storeu_ps(out + (i + 12) * out_stride, _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd));
@@ -96,7 +101,7 @@ template <class Sim, class F>
 static inline void score_tile(const F* queries, const F* rows, int64_t dim, F* out, int64_t ld) {
   constexpr int kRows = Tile<F>::kRows, kLanes = Tile<F>::kLanes, kColumns = Tile<F>::kColumns;
   using V = typename Lanes<F>::V;
-  if constexpr (Sim::kTag == Similarity::kModulus) {
+  if constexpr (Sim::kComplex) {
     const int64_t half = dim / 2;
     for (int c = 0; c < 2; ++c) {  // one vector of columns at a time: a complex coordinate needs twice the registers
       V sum[kRows] = {};
@@ -105,9 +110,10 @@ static inline void score_tile(const F* queries, const F* rows, int64_t dim, F* o
         const Pair<V> e{load(column + d * kColumns), load(column + (d + half) * kColumns)};
 #pragma GCC unroll 16
         for (int m = 0; m < kRows; ++m)
-          sum[m] = Sim::accumulate(sum[m], Pair<V>{splat(queries[d * kRows + m]), splat(queries[(d + half) * kRows + m])}, e);
+          sum[m] = Sim::accumulate(sum[m],
+                                   Pair<V>{splat(queries[d * kRows + m]), splat(queries[(d + half) * kRows + m])}, e);
       }
-      for (int m = 0; m < kRows; ++m) store(out + m * ld + c * kLanes, Sim::finish(sum[m]));
+      for (int m = 0; m < kRows; ++m) store(out + m * ld + c * kLanes, Sim::score(sum[m]));
     }
   } else {
     V left[kRows] = {}, right[kRows] = {};
@@ -122,20 +128,21 @@ static inline void score_tile(const F* queries, const F* rows, int64_t dim, F* o
     }
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
-      store(out + m * ld, Sim::finish(left[m]));
-      store(out + m * ld + kLanes, Sim::finish(right[m]));
+      store(out + m * ld, Sim::score(left[m]));
+      store(out + m * ld + kLanes, Sim::score(right[m]));
     }
   }
 }
 
-// Where the weights of row m and slope k stand in a packed block: a whole vector a slope where one transposes by vectors.
+// Where the weights of row m and weight k stand in a packed block: a whole vector a k where one transposes by
+// vectors.
 template <class F> struct Weights {
   static constexpr bool kByVectors = KGFAST_VECTOR_BYTES == 64 && std::is_same_v<F, float>;
   static constexpr int kStride = kByVectors ? Lanes<F>::kCount : Tile<F>::kRows;
 };
 
-// out[m, d..] += sum_k weights[k, m] y_k for two vectors of d; `y` holds those of each of `count` rows, zero past the end.
-// n: coordinates in them (kPart: fewer than two vectors; kOne: at most one).
+// out[m, d..] += sum_k weights[k, m] y_k for two vectors of d; `y` holds those of each of `count` rows, zero past the
+// end. n: coordinates in them (kPart: fewer than two vectors; kOne: at most one).
 template <bool kPart, bool kOne, class F>
 static inline void product_block(const F* weights, const F* y, int64_t count, int64_t n, int rows, F* const* out) {
   constexpr int kRows = Tile<F>::kRows, kLanes = Tile<F>::kLanes;
@@ -166,7 +173,8 @@ static inline void product_block(const F* weights, const F* y, int64_t count, in
 
 // A panel of rows at `out`, at the two vectors of d from `d` on.
 template <class F>
-static inline void product_panel(const F* weights, const F* y, int64_t count, int64_t dim, int64_t d, int rows, F* out) {
+static inline void product_panel(const F* weights, const F* y, int64_t count, int64_t dim, int64_t d, int rows,
+                                 F* out) {
   constexpr int kRows = Tile<F>::kRows, kLanes = Tile<F>::kLanes;
   const int64_t n = dim - d < 2 * kLanes ? dim - d : 2 * kLanes;
   F* outs[kRows];
@@ -179,7 +187,8 @@ static inline void product_panel(const F* weights, const F* y, int64_t count, in
   else product_block<true, true>(weights, y, count, n, rows, outs);
 }
 
-// Rows [begin, end) of a span of `count` rows: for each two vectors of d, those of every row. A walk over k is then one stream.
+// Rows [begin, end) of a span of `count` rows: for each two vectors of d, those of every row. A walk over k is then one
+// stream.
 template <class F>
 static void pack_span(RowView<F> y, int64_t first, int64_t begin, int64_t end, int64_t count, int64_t dim, F* out) {
   constexpr int kLanes = Tile<F>::kLanes, kWidth = 2 * kLanes;
@@ -215,10 +224,11 @@ static void pack_weights(const F* g, int64_t g_row, int64_t g_column, int rows, 
     for (int m = 0; m < kRows; ++m) out[k * kStride + m] = m < rows ? g[m * g_row + k * g_column] : F(0);
 }
 
-// S[m, n] for queries [begin, end) of `packed` against rows [0, columns), written with leading dimension ld >= padded columns.
+// S[m, n] for queries [begin, end) of `packed` against rows [0, columns), written with leading dimension ld >= padded
+// columns.
 template <class Sim, class F>
-static void score_matrix(const F* packed, int64_t queries, RowView<F> row, int64_t columns, int64_t dim, int threads, F* out,
-                         int64_t ld) {
+static void score_matrix(const F* packed, int64_t queries, RowView<F> row, int64_t columns, int64_t dim, int threads,
+                         F* out, int64_t ld) {
   constexpr int kRows = Tile<F>::kRows, kColumns = Tile<F>::kColumns;
   F* panels = scratch<F>(kPanel, kColumns * dim * threads);
   F* edges = scratch<F>(kEdge, int64_t(kRows) * kColumns * threads);
@@ -237,8 +247,8 @@ static void score_matrix(const F* packed, int64_t queries, RowView<F> row, int64
   });
 }
 
-// out[i] += sum_k G[i, k] y(k), with G at g[i * g_row + k * g_column]. Each worker keeps a packed block of y in its cache
-// while it passes over its rows; the order of k is the same whatever the number of workers.
+// out[i] += sum_k G[i, k] y(k), with G at g[i * g_row + k * g_column]. Each worker keeps a packed block of y in its
+// cache while it passes over its rows; the order of k is the same whatever the number of workers.
 template <class F>
 static void product_matrix(const F* g, int64_t g_row, int64_t g_column, int64_t x_count, RowView<F> y, int64_t y_count,
                            int64_t dim, int threads, F* out) {
@@ -259,7 +269,8 @@ static void product_matrix(const F* g, int64_t g_row, int64_t g_column, int64_t 
         const int64_t begin = panel * kRows;
         const int rows = int(x_count - begin < kRows ? x_count - begin : kRows);
         pack_weights<F>(g + begin * g_row + k0 * g_column, g_row, g_column, rows, count, weights);
-        for (int64_t d = 0; d < dim; d += 2 * kLanes) product_panel(weights, packed + d * count, count, dim, d, rows, out + begin * dim);
+        for (int64_t d = 0; d < dim; d += 2 * kLanes)
+          product_panel(weights, packed + d * count, count, dim, d, rows, out + begin * dim);
       }
     }
   });
@@ -276,11 +287,12 @@ struct Ahead {
   }
 };
 
-// What one worker does with a block of queries and a group of candidates: scores, and products with their slopes.
+// What one worker does with a block of queries and a group of candidates: scores, and products with their gradients.
 // bf16-inl.h has the same on bfloat16 operands.
 template <class Sim, class F> struct Blocks {
   static constexpr int kRows = Tile<F>::kRows, kColumns = Tile<F>::kColumns, kWidth = 2 * Tile<F>::kLanes;
-  static constexpr int64_t kSpan = 192;  // rows of an operand in a packed span: their two vectors of d stay in the L1 cache
+  static constexpr int64_t kSpan =
+      192;  // rows of an operand in a packed span: their two vectors of d stay in the L1 cache
 
   static int64_t queries_size(int64_t rows, int64_t dim) { return packed_rows<F>(rows) * dim; }
   static int64_t panel_size(int64_t dim) { return kColumns * dim; }
@@ -292,24 +304,26 @@ template <class Sim, class F> struct Blocks {
     pack_panel<F>(rows, begin, count - begin < kRows ? count - begin : kRows, dim, kRows, packed + begin * dim);
   }
   // out[m, n] (leading dimension ld) of all panels of queries and at most kColumns candidates from `begin` on.
-  static void score(const F* packed, int64_t queries, RowView<F> row, int64_t begin, int64_t columns, int64_t dim, F* panel, F* out,
-                    int64_t ld, Ahead& ahead) {
+  static void score(const F* packed, int64_t queries, RowView<F> row, int64_t begin, int64_t columns, int64_t dim,
+                    F* panel, F* out, int64_t ld, Ahead& ahead) {
     pack_columns<F>(row, begin, columns, dim, panel);
-    for (int64_t m = 0; m < queries; m += kRows) ahead.some(), score_tile<Sim>(packed + m * dim, panel, dim, out + m * ld, ld);
+    for (int64_t m = 0; m < queries; m += kRows)
+      ahead.some(), score_tile<Sim>(packed + m * dim, panel, dim, out + m * ld, ld);
   }
   static void pack_span(const F* rows, int64_t begin, int64_t end, int64_t count, int64_t dim, F* out) {
     KGFAST_LEVEL::pack_span<F>({rows, nullptr, dim}, 0, begin, end, count, dim, out);
   }
   // out[i] += sum_k g[i * g_row + k * g_column] y_k for the rows y of packed spans.
-  static void add_products(const F* g, int64_t g_row, int64_t g_column, int64_t x_count, const F* y, int64_t y_count, int64_t dim,
-                           F* weights, F* out, Ahead& ahead) {
+  static void add_products(const F* g, int64_t g_row, int64_t g_column, int64_t x_count, const F* y, int64_t y_count,
+                           int64_t dim, F* weights, F* out, Ahead& ahead) {
     for (int64_t x0 = 0; x0 < x_count; x0 += kSpan)
       for (int64_t k0 = 0; k0 < y_count; k0 += kSpan) {
-        const int64_t rows = x_count - x0 < kSpan ? x_count - x0 : kSpan, count = y_count - k0 < kSpan ? y_count - k0 : kSpan;
+        const int64_t rows = x_count - x0 < kSpan ? x_count - x0 : kSpan,
+                      count = y_count - k0 < kSpan ? y_count - k0 : kSpan;
         const int64_t stride = count * Weights<F>::kStride;
         for (int64_t i = 0; i < rows; i += kRows)
-          pack_weights<F>(g + (x0 + i) * g_row + k0 * g_column, g_row, g_column, int(rows - i < kRows ? rows - i : kRows), count,
-                          weights + i / kRows * stride);
+          pack_weights<F>(g + (x0 + i) * g_row + k0 * g_column, g_row, g_column,
+                          int(rows - i < kRows ? rows - i : kRows), count, weights + i / kRows * stride);
         for (int64_t d = 0; d < dim; d += kWidth) {
           const F* part = y + span_size(k0, dim) + d * count;
           for (int64_t i = 0; i < rows; i += kRows, ahead.some())

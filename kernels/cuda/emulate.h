@@ -1,6 +1,6 @@
-// The kernels' machine on a host: every thread of a block is a coroutine, so barriers and sums over warps mean what they
-// mean on a GPU. Slow and exact; for tests. A barrier that some threads never reach is an error here, not a hang, and
-// shared memory starts as NaN.
+// The kernels' machine on a host: every thread of a block is a coroutine, so barriers and sums over warps mean what
+// they mean on a GPU. Slow and exact; for tests. A barrier that some threads never reach is an error here, not a hang,
+// and shared memory starts as NaN.
 #pragma once
 
 #include <setjmp.h>
@@ -23,7 +23,8 @@ class Machine {
  public:
   static constexpr int kMost = 8;  // values that a thread hands to a collective
 
-  explicit Machine(int threads) : threads_(threads), fibers_(threads), slots_(2 * threads * kMost), warps_(threads / 32) {
+  explicit Machine(int threads)
+      : threads_(threads), fibers_(threads), slots_(2 * threads * kMost), warps_(threads / 32) {
     for (Fiber& fiber : fibers_) {
       fiber.stack.resize(64 << 10);
       getcontext(&fiber.context);
@@ -152,11 +153,13 @@ inline float max_warp(float x) {
   return x;
 }
 inline void load_four(const float* from, float* to) {
-  if (reinterpret_cast<uintptr_t>(from) % 16) throw std::runtime_error("a load of 16 bytes from an address that is no multiple of 16");
+  if (reinterpret_cast<uintptr_t>(from) % 16)
+    throw std::runtime_error("a load of 16 bytes from an address that is no multiple of 16");
   std::memcpy(to, from, 16);
 }
 inline void store_four(float* to, const float* x) {
-  if (reinterpret_cast<uintptr_t>(to) % 16) throw std::runtime_error("a store of 16 bytes to an address that is no multiple of 16");
+  if (reinterpret_cast<uintptr_t>(to) % 16)
+    throw std::runtime_error("a store of 16 bytes to an address that is no multiple of 16");
   std::memcpy(to, x, 16);
 }
 

@@ -1,6 +1,6 @@
-// What the kernels here need of the machine that runs them: threads, barriers, sums over warps, shared memory, launches.
-// nvcc gives them the GPU's. A C++ compiler gives them emulate.h, which runs the same kernels on the host, thread for
-// thread: that is how they are tested where there is no GPU.
+// What the kernels here need of the machine that runs them: threads, barriers, sums over warps, shared memory,
+// launches. nvcc gives them the GPU's. A C++ compiler gives them emulate.h, which runs the same kernels on the host,
+// thread for thread: that is how they are tested where there is no GPU.
 #pragma once
 
 #include <cstdint>
@@ -60,13 +60,17 @@ KG_DEVICE void store_four(float* to, const float* x) {
 inline void check(cudaError_t status) {
   if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
 }
-template <class Body> __global__ void __launch_bounds__(Body::kThreads, 1) run(const __grid_constant__ Body body) { body(); }
+template <class Body> __global__ void __launch_bounds__(Body::kThreads, 1) run(const __grid_constant__ Body body) {
+  body();
+}
 
 // Runs body() in grid.x * grid.y blocks of Body::kThreads threads on the caller's stream.
 template <class Body> void launch(const Body& body, Grid grid, int64_t shared_bytes, void* stream) {
   if (grid.x == 0 || grid.y == 0) return;
-  if (shared_bytes > (48 << 10)) check(cudaFuncSetAttribute(run<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
-  run<Body><<<dim3(unsigned(grid.x), unsigned(grid.y)), Body::kThreads, size_t(shared_bytes), cudaStream_t(stream)>>>(body);
+  if (shared_bytes > (48 << 10))
+    check(cudaFuncSetAttribute(run<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
+  run<Body>
+      <<<dim3(unsigned(grid.x), unsigned(grid.y)), Body::kThreads, size_t(shared_bytes), cudaStream_t(stream)>>>(body);
   check(cudaGetLastError());
 }
 
@@ -74,7 +78,9 @@ template <class Body> void launch(const Body& body, Grid grid, int64_t shared_by
 
 KG_DEVICE int lane() { return thread() % 32; }
 KG_DEVICE int warp() { return thread() / 32; }
-template <class T> KG_DEVICE T* shared(int64_t bytes_before = 0) { return reinterpret_cast<T*>(shared_memory() + bytes_before); }
+template <class T> KG_DEVICE T* shared(int64_t bytes_before = 0) {
+  return reinterpret_cast<T*>(shared_memory() + bytes_before);
+}
 
 }  // namespace KGFAST_TARGET
 }  // namespace kgfast

@@ -1,8 +1,10 @@
-// What losses over own and over shared negatives have in common: which negatives count, and their coefficients in the end.
+// What losses over own and over shared negatives have in common: which negatives count, and their coefficients in the
+// end.
 #pragma once
 
 #include "kgfast/device.h"
-#include "kgfast/philox.h"
+#include "kgfast/objectives.h"
+#include "kgfast/sampling.h"
 #include "machine.cuh"
 
 namespace kgfast {
@@ -11,13 +13,6 @@ namespace KGFAST_TARGET {
 using namespace generic;
 
 constexpr float kMasked = -3.0e38f;  // in place of a score
-
-KG_DEVICE bool is_masked(const SampledRows& a, int64_t b, int64_t id) {
-  if (id < 0 || id == a.targets[b]) return true;
-  if (!a.known.starts) return false;
-  const int64_t start = a.known.starts[b];
-  return contains(a.known.ids + start, a.known.ends[b] - start, id);
-}
 
 template <int kThreads> KG_DEVICE float sum_block(float x, float* counts) {
   float sum[1] = {x};
@@ -29,31 +24,44 @@ template <int kThreads> KG_DEVICE float sum_block(float x, float* counts) {
   return total;
 }
 
-// marks[n] = kMasked or 0; ids[n] = the negative, the target in place of -1. Returns how many count, to every thread of the
-// block, all of whose marks are then written.
+// marks[n] = kMasked or 0; ids[n] = the negative, the target in place of -1. All are written for every thread of the
+// block.
 template <int kThreads>
-KG_DEVICE float mark_masked(const SampledRows& a, int64_t b, const int64_t* negatives, float* marks, int64_t* ids, float* counts) {
-  float valid = 0;
+KG_DEVICE void mark_masked(const SampledRows& a, int64_t b, const int64_t* negatives, float* marks, int64_t* ids) {
   for (int64_t n = thread(); n < a.count; n += kThreads) {
-    const bool masked = is_masked(a, b, negatives[n]);
-    marks[n] = masked ? kMasked : 0.f, valid += masked ? 0.f : 1.f;
+    marks[n] = is_masked(a.known, b, a.targets[b], negatives[n]) ? kMasked : 0.f;
     ids[n] = negatives[n] < 0 ? a.targets[b] : negatives[n];
   }
-  return sum_block<kThreads>(valid, counts);
+  sync();
 }
 
-// Scores become coefficients: share * p_n * slope_n, chained through the similarity.
+// What objectives.h says of one objective, for the one that `a` asks for.
+KG_DEVICE NegativeSums<float> first_sums(const SampledRows& a, float target) {
+  return with_objective(a.objective.objective, [&](auto of) { return no_negatives<decltype(of)>(target); });
+}
+KG_DEVICE Pair<float> add_to(NegativeSums<float>& sums, const SampledRows& a, float target, float score) {
+  return with_objective(a.objective.objective,
+                        [&](auto of) { return add_negative<decltype(of)>(a.objective, sums, target, score); });
+}
+KG_DEVICE RowLoss<float> loss_of(const SampledRows& a, float target, const NegativeSums<float>& sums) {
+  return with_objective(a.objective.objective, [&](auto of) { return decltype(of)::loss(a.objective, target, sums); });
+}
+
+// Scores become coefficients: of share times each negative's derivative.
 template <class Sim, int kThreads>
-KG_DEVICE void finish_coefficients(const SampledRows& a, float share, float top, float target, float* scores) {
-  for (int64_t n = thread(); n < a.count; n += kThreads) {
-    const float score = scores[n];
-    if (score == kMasked) {
-      scores[n] = 0;
-      continue;
+KG_DEVICE void finish_coefficients(const SampledRows& a, float share, float largest, float target, float* scores) {
+  with_objective(a.objective.objective, [&](auto of) {
+    using Of = decltype(of);
+    for (int64_t n = thread(); n < a.count; n += kThreads) {
+      const float score = scores[n];
+      if (score == kMasked) {
+        scores[n] = 0;
+        continue;
+      }
+      const float p = weight_of<Of>(a.objective, largest, score);
+      scores[n] = coefficient<Sim>(share * Of::negative(a.objective, target, score, p).b, score);
     }
-    const float slope = negative_term(a.objective, target, score).b;
-    scores[n] = slope == 0 ? 0.f : chained<Sim>(share * weight_of(a.objective, top, score) * slope, score);
-  }
+  });
 }
 
 }  // namespace KGFAST_TARGET

@@ -1,5 +1,5 @@
-// Scores of chosen rows and their gradient by the query, outside a loss. Bytes: each pair's row once. A team holds a query
-// in registers and has kFlight rows in flight; the gradient is summed by one block a query.
+// Scores of chosen rows and their gradient by the query, outside a loss. Bytes: each pair's row once. A team holds a
+// query in registers and has kFlight rows in flight; the gradient is summed by one block a query.
 #include <type_traits>
 
 #include "kgfast/device.h"
@@ -36,9 +36,9 @@ template <class Sim, int L, int V, bool kGradient> struct Pairs {
         for (int r = 0; r < kFlight; ++r) {
           if (k0 + r >= last) continue;
           const int64_t i = b * a.width + k0 + r;
-          const float c = chained<Sim>(g[i], in_scores[i]);
+          const float c = coefficient<Sim>(g[i], in_scores[i]);
           if (rank == 0) coefficients[i] = c;
-          Rows::add_slope(sum, c, x, rows[r]);
+          Rows::add_gradient(sum, c, x, rows[r]);
         }
       } else {
         float s[kFlight];
@@ -47,7 +47,7 @@ template <class Sim, int L, int V, bool kGradient> struct Pairs {
         Team<L>::sum(s, shared<float>());
 #pragma unroll
         for (int r = 0; r < kFlight; ++r)
-          if (rank == 0 && k0 + r < last) scores[b * a.width + k0 + r] = Sim::finish(s[r]);
+          if (rank == 0 && k0 + r < last) scores[b * a.width + k0 + r] = Sim::score(s[r]);
       }
     }
     if constexpr (kGradient) {
@@ -74,17 +74,26 @@ void pair_scores(const PairRows& a, float* scores, void* stream) {
       // few queries with many rows are shared out, so that the device is full
       const int64_t parts = a.batch >= 1024 ? 1 : (1024 + a.batch - 1) / a.batch, least = Body::kTeams * Body::kFlight;
       const int64_t share = (a.width + parts - 1) / parts < least ? least : (a.width + parts - 1) / parts;
-      Body body{a, is_aligned<decltype(sim)>(a.dim, {a.query, a.table}), share, nullptr, nullptr, scores, nullptr, nullptr};
+      Body body{a,      is_aligned<decltype(sim)>(a.dim, {a.query, a.table}), share, nullptr, nullptr, scores, nullptr,
+                nullptr};
       launch(body, Grid{a.batch, int((a.width + share - 1) / share)}, Body::kShared, stream);
     });
   });
 }
 
-void pair_query_gradient(const PairRows& a, const float* scores, const float* g, float* coefficients, float* d_query, void* stream) {
+void pair_query_gradient(const PairRows& a, const float* scores, const float* g, float* coefficients, float* d_query,
+                         void* stream) {
   with_similarity(a.similarity, [&](auto sim) {
     with_layout(a.dim, [&](auto threads, auto chunks) {
       using Body = Pairs<decltype(sim), decltype(threads)::value, decltype(chunks)::value, true>;
-      Body body{a, is_aligned<decltype(sim)>(a.dim, {a.query, a.table, d_query}), a.width, scores, g, nullptr, coefficients, d_query};
+      Body body{a,
+                is_aligned<decltype(sim)>(a.dim, {a.query, a.table, d_query}),
+                a.width,
+                scores,
+                g,
+                nullptr,
+                coefficients,
+                d_query};
       launch(body, Grid{a.batch}, Body::kShared, stream);
     });
   });

@@ -15,7 +15,7 @@ template <class Op> KG_DEVICE Pair<float> relation_at(const float* r, int64_t d,
   else return {r[d], 0.f};
 }
 KG_DEVICE const float* anchor_row(const QueryRows& a, const int64_t* triple) {
-  return a.entities + triple[a.side == Side::kTail ? 0 : 2] * a.dim;
+  return a.entities + anchor_of(triple, a.side) * a.dim;
 }
 
 // A thread makes one coordinate (of both halves) of one query.
@@ -34,7 +34,8 @@ template <class Op> struct Queries {
     if constexpr (Op::kParts == 1) {
       q[d] = tail ? Op::tail(x[d], r[d]) : Op::head(x[d], r[d]);
     } else {
-      const Pair<float> e{x[d], x[d + length]}, w = relation_at<Op>(r, d, length), y = tail ? Op::tail(e, w) : Op::head(e, w);
+      const Pair<float> e{x[d], x[d + length]}, w = relation_at<Op>(r, d, length),
+                                                y = tail ? Op::tail(e, w) : Op::head(e, w);
       q[d] = y.a, q[d + length] = y.b;
     }
   }
@@ -69,7 +70,8 @@ template <class Op> struct QueriesAdjoint {
   }
 };
 
-// out = R x (by rows: a warp sums one) or R^T x (by columns: a thread sums one), R a dim x dim matrix. A block a triple.
+// out = R x (by rows: a warp sums one) or R^T x (by columns: a thread sums one), R a dim x dim matrix. A block a
+// triple.
 KG_DEVICE void multiply(const float* matrix, const float* x, int64_t dim, bool transposed, float* out) {
   const int threads = 128;
   if (transposed) {
@@ -94,7 +96,8 @@ template <> struct Queries<Rescal> {
 
   KG_DEVICE void operator()() const {
     const int64_t* triple = a.triples + 3 * block_x();
-    multiply(a.relations + triple[1] * a.relation_width, anchor_row(a, triple), a.dim, a.side == Side::kTail, out + block_x() * a.dim);
+    multiply(a.relations + triple[1] * a.relation_width, anchor_row(a, triple), a.dim, a.side == Side::kTail,
+             out + block_x() * a.dim);
   }
 };
 template <> struct QueriesAdjoint<Rescal> {
@@ -109,7 +112,8 @@ template <> struct QueriesAdjoint<Rescal> {
     const float *x = anchor_row(a, triple), *g = d_query + b * a.dim;
     multiply(a.relations + triple[1] * a.relation_width, g, a.dim, a.side == Side::kHead, d_anchor + b * a.dim);
     const float *left = a.side == Side::kTail ? x : g, *right = a.side == Side::kTail ? g : x;
-    for (int64_t i = thread(); i < a.dim * a.dim; i += kThreads) d_relation[b * a.relation_width + i] = left[i / a.dim] * right[i % a.dim];
+    for (int64_t i = thread(); i < a.dim * a.dim; i += kThreads)
+      d_relation[b * a.relation_width + i] = left[i / a.dim] * right[i % a.dim];
   }
 };
 
@@ -119,20 +123,13 @@ template <class Op, class Body> static void launch_rows(const Body& body, const 
 }
 
 void queries(int score, const QueryRows& a, float* out, void* stream) {
-  int code = 0;
-#define KGFAST_CASE(name, Op, Sim) \
-  if (score == code++) return launch_rows<Op>(Queries<Op>{a, out}, a, stream);
-  KGFAST_SCORES(KGFAST_CASE)
-#undef KGFAST_CASE
-  throw std::invalid_argument("score code " + std::to_string(score) + " is unknown");
+  with_operator(score, [&](auto op) { launch_rows<decltype(op)>(Queries<decltype(op)>{a, out}, a, stream); });
 }
-void queries_adjoint(int score, const QueryRows& a, const float* d_query, float* d_anchor, float* d_relation, void* stream) {
-  int code = 0;
-#define KGFAST_CASE(name, Op, Sim) \
-  if (score == code++) return launch_rows<Op>(QueriesAdjoint<Op>{a, d_query, d_anchor, d_relation}, a, stream);
-  KGFAST_SCORES(KGFAST_CASE)
-#undef KGFAST_CASE
-  throw std::invalid_argument("score code " + std::to_string(score) + " is unknown");
+void queries_adjoint(int score, const QueryRows& a, const float* d_query, float* d_anchor, float* d_relation,
+                     void* stream) {
+  with_operator(score, [&](auto op) {
+    launch_rows<decltype(op)>(QueriesAdjoint<decltype(op)>{a, d_query, d_anchor, d_relation}, a, stream);
+  });
 }
 
 }  // namespace KGFAST_TARGET

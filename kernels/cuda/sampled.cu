@@ -1,6 +1,7 @@
-// Loss over a triple's own negatives. Each negative's row is read once: a team scores it from registers and adds its slope
-// to the query's gradient at once, relative to the largest exponent so far, so nothing waits for the softmax over negatives.
-// Bytes: (1 + N) rows a query; 3 to 5 operations a number. A block a query, teams in turns over its negatives.
+// Loss over a triple's own negatives. Each negative's row is read once: a team scores it from registers and adds its
+// gradient to the query's gradient at once, relative to the largest exponent so far, so nothing waits for the softmax
+// over negatives. Bytes: (1 + N) rows a query; 3 to 5 operations a number. A block a query, teams in turns over its
+// negatives.
 #include <type_traits>
 
 #include "kgfast/device.h"
@@ -13,8 +14,9 @@ namespace KGFAST_TARGET {
 template <class Sim, int L, int V> struct IndependentLoss {
   using Rows = Layout<Sim, L, V>;
   static constexpr int kThreads = L == 32 ? 128 : L, kTeams = kThreads / L, kFlight = V <= 4 ? 4 : 2;
-  static constexpr int kExchange = 64, kTerms = 4 * kTeams, kCounts = kThreads / 32;  // floats of shared memory
-  static constexpr int64_t kShared = (kExchange + kTerms + kCounts + (kTeams > 1 ? kTeams * Rows::kCapacity : 0)) * int64_t(sizeof(float));
+  static constexpr int kExchange = 64, kTerms = 4 * kTeams;  // floats of shared memory
+  static constexpr int64_t kShared =
+      (kExchange + kTerms + (kTeams > 1 ? kTeams * Rows::kCapacity : 0)) * int64_t(sizeof(float));
   SampledRows a;
   bool aligned;
 
@@ -24,14 +26,14 @@ template <class Sim, int L, int V> struct IndependentLoss {
     const int64_t target_id = a.targets[b], *negatives = a.negatives + b * a.count;
     int64_t* ids = a.ids + b * width;
     float* scores = a.coefficients + b * width;  // scores now, coefficients in the end
-    float *exchange = shared<float>(), *terms = exchange + kExchange, *counts = terms + kTerms, *merged = counts + kCounts;
+    float *exchange = shared<float>(), *terms = exchange + kExchange, *merged = terms + kTerms;
 
-    const float valid = mark_masked<kThreads>(a, b, negatives, scores + 1, ids + 1, counts);
+    mark_masked<kThreads>(a, b, negatives, scores + 1, ids + 1);
     float query[Rows::kNumbers], gradient[Rows::kNumbers] = {}, own[1] = {target_part(a, dim, rank, query)};
     Team<L>::sum(own, exchange);
-    const float target = Sim::finish(own[0]);
+    const float target = Sim::score(own[0]);
 
-    ObjectiveSums<float> sums = no_negatives(a.objective, target);
+    NegativeSums<float> sums = first_sums(a, target);
     for (int64_t n0 = team * kFlight; n0 < a.count; n0 += kTeams * kFlight) {
       float rows[kFlight][Rows::kNumbers], s[kFlight];
       bool counted[kFlight];
@@ -46,39 +48,39 @@ template <class Sim, int L, int V> struct IndependentLoss {
 #pragma unroll
       for (int r = 0; r < kFlight; ++r) {
         if (!counted[r]) continue;
-        const float score = Sim::finish(s[r]);
+        const float score = Sim::score(s[r]);
         if (rank == 0) scores[1 + n0 + r] = score;
-        const float scale = make_room(a.objective, sums, score);
+        const auto [scale, derivative] = add_to(sums, a, target, score);
         if (scale != 1) {
 #pragma unroll
           for (int i = 0; i < Rows::kNumbers; ++i) gradient[i] *= scale;
         }
-        const float slope = add_negative(a.objective, sums, target, score);
-        if (a.d_query) Rows::add_slope(gradient, chained<Sim>(slope, score), query, rows[r]);
+        if (a.d_query) Rows::add_gradient(gradient, coefficient<Sim>(derivative, score), query, rows[r]);
       }
     }
 
-    const float before = sums.top;
+    const float before = sums.largest;
     if constexpr (kTeams > 1) sums = merge_teams(sums, terms, team, rank);
-    const Outcome<float> result = outcome(a.objective, target, sums, valid);
-    const float weight = a.weights[b], share = result.share * weight, d_target = chained<Sim>(result.d_target * weight, target);
-    if (thread() == 0) a.losses[b] = result.loss * weight, ids[0] = target_id, scores[0] = d_target;
+    const RowLoss<float> row = loss_of(a, target, sums);
+    const float weight = a.weights[b], share = row.factor / row.divisor * weight;
+    const float d_target = coefficient<Sim>(row.d_target * weight, target);
+    if (thread() == 0) a.losses[b] = row.loss * weight, ids[0] = target_id, scores[0] = d_target;
     if (!a.d_query) return;
 
-    const float scale = share * rescaling(before, sums.top);
+    const float scale = share * rescaling(before, sums.largest);
 #pragma unroll
     for (int i = 0; i < Rows::kNumbers; ++i) gradient[i] *= scale;
     if (team == 0) {
       float target_row[Rows::kNumbers];
       Rows::load(a.table + target_id * a.dim, dim, aligned, rank, target_row);
-      Rows::add_slope(gradient, d_target, query, target_row);
+      Rows::add_gradient(gradient, d_target, query, target_row);
     }
     if constexpr (kTeams > 1) {
 #pragma unroll
       for (int i = 0; i < Rows::kNumbers; ++i) merged[(team * Rows::kNumbers + i) * L + rank] = gradient[i];
     }
     sync();  // scores and gradients of all teams are there
-    finish_coefficients<Sim, kThreads>(a, share, sums.top, target, scores + 1);
+    finish_coefficients<Sim, kThreads>(a, share, sums.largest, target, scores + 1);
     if (team > 0) return;
     if constexpr (kTeams > 1) {
 #pragma unroll
@@ -95,11 +97,14 @@ template <class Sim, int L, int V> struct IndependentLoss {
     Rows::load(a.table + a.targets[block_x()] * a.dim, dim, aligned, rank, target_row);
     return Rows::partial(query, target_row);
   }
-  static KG_DEVICE ObjectiveSums<float> merge_teams(const ObjectiveSums<float>& own, float* terms, int team, int rank) {
-    if (rank == 0) terms[4 * team] = own.top, terms[4 * team + 1] = own.weight, terms[4 * team + 2] = own.value, terms[4 * team + 3] = own.slope;
+  static KG_DEVICE NegativeSums<float> merge_teams(const NegativeSums<float>& own, float* terms, int team, int rank) {
+    if (rank == 0)
+      terms[4 * team] = own.largest, terms[4 * team + 1] = own.weight, terms[4 * team + 2] = own.value,
+                terms[4 * team + 3] = own.gradient;
     sync();
-    ObjectiveSums<float> sums{terms[0], terms[1], terms[2], terms[3]};
-    for (int t = 1; t < kTeams; ++t) sums = merge(sums, ObjectiveSums<float>{terms[4 * t], terms[4 * t + 1], terms[4 * t + 2], terms[4 * t + 3]});
+    NegativeSums<float> sums{terms[0], terms[1], terms[2], terms[3]};
+    for (int t = 1; t < kTeams; ++t)
+      sums = merge(sums, NegativeSums<float>{terms[4 * t], terms[4 * t + 1], terms[4 * t + 2], terms[4 * t + 3]});
     return sums;
   }
 };

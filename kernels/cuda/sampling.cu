@@ -8,7 +8,7 @@ namespace KGFAST_TARGET {
 struct Sample {
   static constexpr int kThreads = 256;
   generic::Draws draws;
-  AnswerRanges known;
+  IdRanges known;
   int64_t lists, count;
   int64_t* ids;
 
@@ -30,9 +30,11 @@ struct Sample {
   }
 };
 
-void sample(const generic::Draws& draws, const AnswerRanges& known, int64_t lists, int64_t count, int64_t* ids, void* stream) {
+void sample(const generic::Draws& draws, const IdRanges& known, int64_t lists, int64_t count, int64_t* ids,
+            void* stream) {
   const int64_t blocks = draws.thresholds || known.starts ? count : (count + 3) / 4;
-  launch(Sample{draws, known, lists, count, ids}, Grid{(lists * blocks + Sample::kThreads - 1) / Sample::kThreads}, 0, stream);
+  launch(Sample{draws, known, lists, count, ids}, Grid{(lists * blocks + Sample::kThreads - 1) / Sample::kThreads}, 0,
+         stream);
 }
 
 }  // namespace KGFAST_TARGET

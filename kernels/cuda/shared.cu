@@ -1,6 +1,7 @@
 // Loss over negatives that rows share. Tiles of 64 x 64 in shared memory, a thread 4 x 4 of them, in true float32 (no
 // rounding to TF32): scores [B, N], a pass over each row's objective, then the gradients of queries and of negatives.
-// Operations 6 B N D and more; bytes 3 B N scores. Where tensor cores may be used, the Triton backend has the better tiles.
+// Operations 6 B N D and more; bytes 3 B N scores. Where tensor cores may be used, the Triton backend has the better
+// tiles.
 #include <type_traits>
 
 #include "kgfast/device.h"
@@ -12,12 +13,12 @@ namespace KGFAST_TARGET {
 
 constexpr int kTile = 64, kStep = 16;  // rows and columns of a tile; what is in shared memory of the third dimension
 
-template <class Sim> using Coordinate = std::conditional_t<Sim::kTag == Similarity::kModulus, Pair<float>, float>;
+template <class Sim> using Coordinate = std::conditional_t<Sim::kComplex, Pair<float>, float>;
 template <class Sim> KG_DEVICE Coordinate<Sim> coordinate(const float* row, int64_t d, int64_t half) {
-  if constexpr (Sim::kTag == Similarity::kModulus) return {row[d], row[d + half]};
+  if constexpr (Sim::kComplex) return {row[d], row[d + half]};
   else return row[d];
 }
-template <class Sim> KG_DEVICE int64_t length_of(int64_t dim) { return Sim::kTag == Similarity::kModulus ? dim / 2 : dim; }
+template <class Sim> KG_DEVICE int64_t length_of(int64_t dim) { return Sim::kComplex ? dim / 2 : dim; }
 
 struct Group {  // rows [first, first + rows) share list `list`
   int64_t list, first, rows;
@@ -51,8 +52,11 @@ template <class Sim> struct SharedScores {
       for (int e = thread(); e < kTile * kStep; e += kThreads) {
         const int row = e / kStep, d = e % kStep;
         const bool inside = d0 + d < length;
-        x[d * (kTile + 1) + row] = inside && i0 + row < group.rows ? coordinate<Sim>(a.query + (group.first + i0 + row) * a.dim, d0 + d, half) : C{};
-        y[d * (kTile + 1) + row] = inside && n0 + row < a.count ? coordinate<Sim>(negative_row(a, group.list, n0 + row), d0 + d, half) : C{};
+        x[d * (kTile + 1) + row] = inside && i0 + row < group.rows
+                                       ? coordinate<Sim>(a.query + (group.first + i0 + row) * a.dim, d0 + d, half)
+                                       : C{};
+        y[d * (kTile + 1) + row] =
+            inside && n0 + row < a.count ? coordinate<Sim>(negative_row(a, group.list, n0 + row), d0 + d, half) : C{};
       }
       sync();
 #pragma unroll
@@ -72,7 +76,7 @@ template <class Sim> struct SharedScores {
 #pragma unroll
       for (int n = 0; n < 4; ++n)
         if (i0 + ti + i < group.rows && n0 + tn + 16 * n < a.count)
-          a.scores[(group.first + i0 + ti + i) * a.count + n0 + tn + 16 * n] = Sim::finish(sum[i][n]);
+          a.scores[(group.first + i0 + ti + i) * a.count + n0 + tn + 16 * n] = Sim::score(sum[i][n]);
   }
 };
 
@@ -88,42 +92,42 @@ template <class Sim> struct SharedObjective {
     const float *query = a.query + b * a.dim, *row = a.table + a.targets[b] * a.dim;
     float *scores = a.scores + b * a.count, *counts = shared<float>(), *terms = counts + 8;
     float part = 0;
-    for (int64_t d = thread(); d < length; d += kThreads) part = Sim::accumulate(part, coordinate<Sim>(query, d, half), coordinate<Sim>(row, d, half));
-    const float target = Sim::finish(sum_block<kThreads>(part, counts));
-    ObjectiveSums<float> sums = no_negatives(a.objective, target);
-    float valid = 0;
+    for (int64_t d = thread(); d < length; d += kThreads)
+      part = Sim::accumulate(part, coordinate<Sim>(query, d, half), coordinate<Sim>(row, d, half));
+    const float target = Sim::score(sum_block<kThreads>(part, counts));
+    NegativeSums<float> sums = first_sums(a, target);
     for (int64_t n = thread(); n < a.count; n += kThreads) {
-      if (is_masked(a, b, negatives[n])) {
+      if (is_masked(a.known, b, a.targets[b], negatives[n])) {
         scores[n] = kMasked;
         continue;
       }
-      make_room(a.objective, sums, scores[n]), add_negative(a.objective, sums, target, scores[n]), valid += 1;
+      add_to(sums, a, target, scores[n]);
     }
     sums = merge_block(sums, terms);
-    sync();  // counts are free again
-    valid = sum_block<kThreads>(valid, counts);
-    const Outcome<float> result = outcome(a.objective, target, sums, valid);
-    const float weight = a.weights[b], d_target = chained<Sim>(result.d_target * weight, target);
-    if (thread() == 0) a.losses[b] = result.loss * weight, a.coefficients[b] = d_target;
+    const RowLoss<float> row_loss = loss_of(a, target, sums);
+    const float weight = a.weights[b], d_target = coefficient<Sim>(row_loss.d_target * weight, target);
+    if (thread() == 0) a.losses[b] = row_loss.loss * weight, a.coefficients[b] = d_target;
     if (!a.d_query) return;
-    finish_coefficients<Sim, kThreads>(a, result.share * weight, sums.top, target, scores);
+    finish_coefficients<Sim, kThreads>(a, row_loss.factor / row_loss.divisor * weight, sums.largest, target, scores);
     for (int64_t d = thread(); d < length; d += kThreads) {
-      const auto slope = Sim::add_slope(Coordinate<Sim>{}, d_target, coordinate<Sim>(query, d, half), coordinate<Sim>(row, d, half));
-      if constexpr (Sim::kTag == Similarity::kModulus) a.d_query[b * a.dim + d] = slope.a, a.d_query[b * a.dim + d + half] = slope.b;
-      else a.d_query[b * a.dim + d] = slope;
+      const auto gradient = Sim::add_gradient(Coordinate<Sim>{}, d_target, coordinate<Sim>(query, d, half),
+                                              coordinate<Sim>(row, d, half));
+      if constexpr (Sim::kComplex) a.d_query[b * a.dim + d] = gradient.a, a.d_query[b * a.dim + d + half] = gradient.b;
+      else a.d_query[b * a.dim + d] = gradient;
     }
   }
 
   // Sums relative to the block's largest exponent, to every thread.
-  static KG_DEVICE ObjectiveSums<float> merge_block(ObjectiveSums<float> own, float* terms) {
-    const float top = largest_in_block(own.top, terms), scale = rescaling(own.top, top);
-    float parts[3] = {own.weight * scale, own.value * scale, own.slope * scale};
+  static KG_DEVICE NegativeSums<float> merge_block(NegativeSums<float> own, float* terms) {
+    const float largest = largest_in_block(own.largest, terms), scale = rescaling(own.largest, largest);
+    float parts[3] = {own.weight * scale, own.value * scale, own.gradient * scale};
     sum_warp(parts);
     if (lane() == 0)
       for (int i = 0; i < 3; ++i) terms[4 + 3 * warp() + i] = parts[i];
     sync();
-    ObjectiveSums<float> sums{top, 0, 0, 0};
-    for (int w = 0; w < kThreads / 32; ++w) sums.weight += terms[4 + 3 * w], sums.value += terms[5 + 3 * w], sums.slope += terms[6 + 3 * w];
+    NegativeSums<float> sums{largest, 0, 0, 0};
+    for (int w = 0; w < kThreads / 32; ++w)
+      sums.weight += terms[4 + 3 * w], sums.value += terms[5 + 3 * w], sums.gradient += terms[6 + 3 * w];
     return sums;
   }
   static KG_DEVICE float largest_in_block(float x, float* tops) {
@@ -136,11 +140,12 @@ template <class Sim> struct SharedObjective {
   }
 };
 
-// out[i] (+)= sum_j g[i, j] d similarity(x_i, y_j) / dx_i, i and j being rows and negatives of a group or the other way round.
-// grid: (group, tile of i) x tile of coordinates. A thread owns 4 x 4 coordinates, so sums have one order.
-template <class Sim, bool kOfQueries> struct SharedSlopes {
+// out[i] (+)= sum_j g[i, j] d similarity(x_i, y_j) / dx_i, i and j being rows and negatives of a group or the other way
+// round. grid: (group, tile of i) x tile of coordinates. A thread owns 4 x 4 coordinates, so sums have one order.
+template <class Sim, bool kOfQueries> struct SharedGradients {
   static constexpr int kThreads = 256;
-  static constexpr int64_t kShared = kStep * kTile * int64_t(sizeof(Coordinate<Sim>)) + kStep * (kTile + 1) * int64_t(sizeof(float));
+  static constexpr int64_t kShared =
+      kStep * kTile * int64_t(sizeof(Coordinate<Sim>)) + kStep * (kTile + 1) * int64_t(sizeof(float));
   SampledRows a;
   int64_t row_tiles;
 
@@ -162,15 +167,19 @@ template <class Sim, bool kOfQueries> struct SharedSlopes {
     for (int i = 0; i < 4; ++i)
 #pragma unroll
       for (int k = 0; k < 4; ++k)
-        x[i][k] = i0 + ti + i < rows && d0 + td + 16 * k < length ? coordinate<Sim>(row_of(group, kOfQueries, i0 + ti + i), d0 + td + 16 * k, half) : C{};
+        x[i][k] = i0 + ti + i < rows && d0 + td + 16 * k < length
+                      ? coordinate<Sim>(row_of(group, kOfQueries, i0 + ti + i), d0 + td + 16 * k, half)
+                      : C{};
     for (int64_t j0 = 0; j0 < others; j0 += kStep) {
       for (int e = thread(); e < kStep * kTile; e += kThreads) {
         const int64_t j = j0 + e / kTile, d = d0 + e % kTile;
         y[e] = j < others && d < length ? coordinate<Sim>(row_of(group, !kOfQueries, j), d, half) : C{};
         // neighbours in memory are negatives: they go to neighbouring threads
-        const int fast = kOfQueries ? kStep : kTile, gj = kOfQueries ? e % fast : e / fast, gi = kOfQueries ? e / fast : e % fast;
+        const int fast = kOfQueries ? kStep : kTile, gj = kOfQueries ? e % fast : e / fast,
+                  gi = kOfQueries ? e / fast : e % fast;
         const int64_t row = kOfQueries ? i0 + gi : j0 + gj, negative = kOfQueries ? j0 + gj : i0 + gi;
-        g[gj * (kTile + 1) + gi] = row < group.rows && negative < a.count ? a.scores[(group.first + row) * a.count + negative] : 0.f;
+        g[gj * (kTile + 1) + gi] =
+            row < group.rows && negative < a.count ? a.scores[(group.first + row) * a.count + negative] : 0.f;
       }
       sync();
 #pragma unroll 2
@@ -182,7 +191,7 @@ template <class Sim, bool kOfQueries> struct SharedSlopes {
         for (int i = 0; i < 4; ++i) {
           const float c = g[j * (kTile + 1) + ti + i];
 #pragma unroll
-          for (int k = 0; k < 4; ++k) sum[i][k] = Sim::add_slope(sum[i][k], c, x[i][k], v[k]);
+          for (int k = 0; k < 4; ++k) sum[i][k] = Sim::add_gradient(sum[i][k], c, x[i][k], v[k]);
         }
       }
       sync();
@@ -193,8 +202,9 @@ template <class Sim, bool kOfQueries> struct SharedSlopes {
       for (int k = 0; k < 4; ++k) {
         const int64_t row = i0 + ti + i, d = d0 + td + 16 * k;
         if (row >= rows || d >= length) continue;
-        float* out = kOfQueries ? a.d_query + (group.first + row) * a.dim : a.d_negatives + (group.list * a.count + row) * a.dim;
-        if constexpr (Sim::kTag == Similarity::kModulus) put(out + d, sum[i][k].a), put(out + d + half, sum[i][k].b);
+        float* out =
+            kOfQueries ? a.d_query + (group.first + row) * a.dim : a.d_negatives + (group.list * a.count + row) * a.dim;
+        if constexpr (Sim::kComplex) put(out + d, sum[i][k].a), put(out + d + half, sum[i][k].b);
         else put(out + d, sum[i][k]);
       }
   }
@@ -207,12 +217,15 @@ void shared_loss(const SampledRows& a, void* stream) {
   const int64_t negative_tiles = (a.count + kTile - 1) / kTile;
   with_similarity(a.similarity, [&](auto sim) {
     using Sim = decltype(sim);
-    const int columns = int(((Sim::kTag == Similarity::kModulus ? a.dim / 2 : a.dim) + kTile - 1) / kTile);
-    launch(SharedScores<Sim>{a, row_tiles}, Grid{a.groups * row_tiles, int(negative_tiles)}, SharedScores<Sim>::kShared, stream);
+    const int columns = int(((Sim::kComplex ? a.dim / 2 : a.dim) + kTile - 1) / kTile);
+    launch(SharedScores<Sim>{a, row_tiles}, Grid{a.groups * row_tiles, int(negative_tiles)}, SharedScores<Sim>::kShared,
+           stream);
     launch(SharedObjective<Sim>{a}, Grid{a.batch}, SharedObjective<Sim>::kShared, stream);
     if (!a.d_query) return;
-    launch(SharedSlopes<Sim, true>{a, row_tiles}, Grid{a.groups * row_tiles, columns}, SharedSlopes<Sim, true>::kShared, stream);
-    launch(SharedSlopes<Sim, false>{a, negative_tiles}, Grid{a.groups * negative_tiles, columns}, SharedSlopes<Sim, false>::kShared, stream);
+    launch(SharedGradients<Sim, true>{a, row_tiles}, Grid{a.groups * row_tiles, columns},
+           SharedGradients<Sim, true>::kShared, stream);
+    launch(SharedGradients<Sim, false>{a, negative_tiles}, Grid{a.groups * negative_tiles, columns},
+           SharedGradients<Sim, false>::kShared, stream);
   });
 }
 

@@ -1,6 +1,6 @@
-// Rows spread over the threads of a team: a warp for rows up to 1024 numbers, a block for wider ones. Each thread holds V
-// chunks of 4 numbers in registers, loaded 16 bytes at a time where rows are aligned; past the last coordinate they are 0,
-// which adds nothing to any similarity. For complex similarities the first V / 2 chunks are of the real half.
+// Rows spread over the threads of a team: a warp for rows up to 1024 numbers, a block for wider ones. Each thread holds
+// V chunks of 4 numbers in registers, loaded 16 bytes at a time where rows are aligned; past the last coordinate they
+// are 0, which adds nothing to any similarity. For complex similarities the first V / 2 chunks are of the real half.
 #pragma once
 
 #include "kgfast/objectives.h"
@@ -16,7 +16,8 @@ template <int L> struct Team {
   static constexpr int kThreads = L;
   static KG_DEVICE int index() { return thread() / L; }
   static KG_DEVICE int rank() { return thread() % L; }
-  // Sums over the team; every thread gets them. `exchange`: shared memory of kMost * L / 32 floats, used by teams of several warps.
+  // Sums over the team; every thread gets them. `exchange`: shared memory of kMost * L / 32 floats, used by teams of
+  // several warps.
   template <int R> static KG_DEVICE void sum(float (&x)[R], float* exchange) {
     sum_warp(x);
     if constexpr (L > 32) {
@@ -37,15 +38,16 @@ template <int L> struct Team {
   }
 };
 
-// Whether 16-byte loads may be used for rows of `dim` numbers: both halves of a row must start at multiples of 16 bytes.
+// Whether 16-byte loads may be used for rows of `dim` numbers: both halves of a row must start at multiples of 16
+// bytes.
 template <class Sim> inline bool is_aligned(int64_t dim, std::initializer_list<const void*> tables) {
   for (const void* table : tables)
     if (reinterpret_cast<uintptr_t>(table) % 16) return false;
-  return (Sim::kTag == Similarity::kModulus ? dim / 2 : dim) % 4 == 0;
+  return (Sim::kComplex ? dim / 2 : dim) % 4 == 0;
 }
 
 template <class Sim, int L, int V> struct Layout {
-  static constexpr bool kComplex = Sim::kTag == Similarity::kModulus;
+  static constexpr bool kComplex = Sim::kComplex;
   static constexpr int kNumbers = 4 * V, kCapacity = 4 * L * V;
   static_assert(!kComplex || V % 2 == 0, "halves of a row take as many chunks each");
 
@@ -90,29 +92,22 @@ template <class Sim, int L, int V> struct Layout {
     return sum;
   }
   // sum += c * d similarity(x, y) / dx
-  static KG_DEVICE void add_slope(float (&sum)[kNumbers], float c, const float (&x)[kNumbers], const float (&y)[kNumbers]) {
+  static KG_DEVICE void add_gradient(float (&sum)[kNumbers], float c, const float (&x)[kNumbers],
+                                     const float (&y)[kNumbers]) {
     if constexpr (kComplex) {
 #pragma unroll
       for (int i = 0; i < kNumbers / 2; ++i) {
         const int j = i + kNumbers / 2;
-        const Pair<float> s = Sim::add_slope(Pair<float>{sum[i], sum[j]}, c, Pair<float>{x[i], x[j]}, Pair<float>{y[i], y[j]});
+        const Pair<float> s =
+            Sim::add_gradient(Pair<float>{sum[i], sum[j]}, c, Pair<float>{x[i], x[j]}, Pair<float>{y[i], y[j]});
         sum[i] = s.a, sum[j] = s.b;
       }
     } else {
 #pragma unroll
-      for (int i = 0; i < kNumbers; ++i) sum[i] = Sim::add_slope(sum[i], c, x[i], y[i]);
+      for (int i = 0; i < kNumbers; ++i) sum[i] = Sim::add_gradient(sum[i], c, x[i], y[i]);
     }
   }
 };
-
-template <class Call> void with_similarity(Similarity similarity, Call call) {
-  switch (similarity) {
-    case Similarity::kDot: return call(Dot{});
-    case Similarity::kL1: return call(L1{});
-    case Similarity::kL2: return call(L2{});
-    case Similarity::kModulus: return call(Modulus{});
-  }
-}
 
 constexpr int64_t kWidestRow = 4096;  // in registers of a team
 
@@ -123,7 +118,9 @@ template <class Call> void with_layout(int64_t dim, Call call) {
   else if (dim <= 512) pick(std::integral_constant<int, 32>{}, std::integral_constant<int, 4>{});
   else if (dim <= 1024) pick(std::integral_constant<int, 32>{}, std::integral_constant<int, 8>{});
   else if (dim <= kWidestRow) pick(std::integral_constant<int, 256>{}, std::integral_constant<int, 4>{});
-  else throw std::invalid_argument("rows of " + std::to_string(dim) + " numbers are wider than the CUDA kernels take (4096)");
+  else
+    throw std::invalid_argument("rows of " + std::to_string(dim) +
+                                " numbers are wider than the CUDA kernels take (4096)");
 }
 
 }  // namespace KGFAST_TARGET

@@ -1,4 +1,5 @@
-// The order of a step's rows: (id << 32 | position), sorted by id alone; the sort is stable, so positions stay ascending.
+// The order of a step's rows: (id << 32 | position), sorted by id alone; the sort is stable, so positions stay
+// ascending.
 #include "kgfast/device.h"
 #include "machine.cuh"
 
@@ -30,8 +31,10 @@ static int bits_below(int64_t bound) {
 }
 
 #if defined(__CUDACC__)
-static size_t radix_sort(void* workspace, size_t bytes, const uint64_t* from, uint64_t* to, int64_t total, int bits, void* stream) {
-  check(cub::DeviceRadixSort::SortKeys(workspace, bytes, from, to, uint32_t(total), 32, 32 + bits, cudaStream_t(stream)));
+static size_t radix_sort(void* workspace, size_t bytes, const uint64_t* from, uint64_t* to, int64_t total, int bits,
+                         void* stream) {
+  check(
+      cub::DeviceRadixSort::SortKeys(workspace, bytes, from, to, uint32_t(total), 32, 32 + bits, cudaStream_t(stream)));
   return bytes;
 }
 #else
@@ -43,13 +46,16 @@ static size_t radix_sort(void* workspace, size_t bytes, const uint64_t* from, ui
 }
 #endif
 
-void sort_bytes(int64_t total, int64_t& bytes) { bytes = int64_t(radix_sort(nullptr, 0, nullptr, nullptr, total, 31, nullptr)); }
+void sort_bytes(int64_t total, int64_t& bytes) {
+  bytes = int64_t(radix_sort(nullptr, 0, nullptr, nullptr, total, 31, nullptr));
+}
 
-void sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, uint64_t* entries, uint64_t* other,
-               void* workspace, int64_t workspace_bytes, void* stream) {
+void sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, uint64_t* entries,
+               uint64_t* other, void* workspace, int64_t workspace_bytes, void* stream) {
   int64_t total = 0;
   for (int s = 0; s < sources; total += counts[s++])
-    launch(Entries{ids[s], counts[s], total, other}, Grid{(counts[s] + Entries::kThreads - 1) / Entries::kThreads}, 0, stream);
+    launch(Entries{ids[s], counts[s], total, other}, Grid{(counts[s] + Entries::kThreads - 1) / Entries::kThreads}, 0,
+           stream);
   if (total) radix_sort(workspace, size_t(workspace_bytes), other, entries, total, bits_below(bound), stream);
 }
 

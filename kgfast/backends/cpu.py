@@ -63,7 +63,7 @@ def arguments(update: RowUpdate) -> tuple:
     states = [*pointers(*update.states), 0, 0][:2]
     constants = update.constants
     return (update.rule, pointer(update.rows), *states, constants.lr, constants.eps, constants.beta1, constants.beta2,
-            int(constants.step))  # fmt: skip
+            constants.adam_rate)  # fmt: skip
 
 
 def pair_ids(targets: Tensor, negatives: Tensor, out: Tensor) -> Tensor:

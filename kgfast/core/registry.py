@@ -1,6 +1,6 @@
 """Every name that people choose from, and the code that kernels know it by.
 
-This is the one list. C++ (csrc/include/kgfast/core.h) spells the same enumerations, and a test compares them; Triton
+This is the one list. C++ (csrc/include/kgfast/*.h) spells the same enumerations, and a test compares them; Triton
 reads its constants from here; settings, help and error messages read the words. Scores are registered in
 reference/scores.py, where their formulae stand, or by `kgfast.register_score` from anywhere.
 """

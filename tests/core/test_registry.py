@@ -1,13 +1,14 @@
-"""The two lists of scores, the specification's and the compiled one, must say the same."""
+"""The two lists of scores, and of every enumeration, must say the same: Python's and the compiled one."""
 
 from kgfast import _C, reference
+from kgfast.core import registry
 
 SIMILARITIES = tuple(reference.SIMILARITIES)  # the order of the compiled codes
 
 
 def differences(specified, compiled):
     """A sentence for each score that isn't the same in {name: similarity} of both lists."""
-    where = {"specified": "kgfast/reference/scores.py", "compiled": "KGFAST_SCORES in csrc/include/kgfast/core.h"}
+    where = {"specified": "kgfast/reference/scores.py", "compiled": "KGFAST_SCORES in csrc/include/kgfast/scores.h"}
     found = []
     for name in [*specified, *(name for name in compiled if name not in specified)]:
         if name not in compiled:
@@ -20,6 +21,46 @@ def differences(specified, compiled):
                 f"but {compiled[name]!r} in {where['compiled']}."
             )
     return found
+
+
+LISTS = {
+    "Side": "KGFAST_SIDES in csrc/include/kgfast/core.h",
+    "Similarity": "KGFAST_SIMILARITIES in csrc/include/kgfast/scores.h",
+    "Objective": "KGFAST_OBJECTIVES in csrc/include/kgfast/objectives.h",
+    "Update": "KGFAST_UPDATES in csrc/include/kgfast/updates.h",
+    "Regularizer": "KGFAST_REGULARIZERS in csrc/include/kgfast/regularizers.h",
+}
+
+
+def differences_of_codes(ours, compiled):
+    """A sentence for each word that has not the same code in {enumeration: {word: code}} of both sides."""
+    found = []
+    for enumeration, file in LISTS.items():
+        here, there = ours.get(enumeration, {}), compiled.get(enumeration, {})
+        where = f"{enumeration} in kgfast/core/registry.py"
+        for word in sorted({*here, *there}):
+            if word not in there:
+                found.append(f"{word!r} is in {where}, but not in {file} (or not built yet).")
+            elif word not in here:
+                found.append(f"{word!r} is in {file}, but not in {where}.")
+            elif here[word] != there[word]:
+                found.append(f"{word!r} has code {here[word]} in {where}, but {there[word]} in {file}.")
+    return found
+
+
+def test_both_sides_hold_the_same_codes():
+    ours = {one.__name__: {code.word: int(code) for code in one} for one in registry.ENUMERATIONS}
+    assert set(ours) == set(LISTS) == set(_C.enumerations())
+    assert not (found := differences_of_codes(ours, _C.enumerations())), "\n" + "\n".join(found)
+
+
+def test_a_difference_of_codes_is_told_in_a_sentence():
+    ours = {"Side": {"tail": 0, "head": 1}, "Update": {"sgd": 0, "adam": 1}}
+    sentences = differences_of_codes(ours, {"Side": {"tail": 0}, "Update": {"sgd": 1, "adam": 1, "new": 2}})
+    assert sentences[0].startswith("'head' is in Side in kgfast/core/registry.py, but not in KGFAST_SIDES in csrc")
+    assert sentences[1].startswith("'new' is in KGFAST_UPDATES in csrc/include/kgfast/updates.h, but not in Update in")
+    assert sentences[2].startswith("'sgd' has code 0 in Update in") and "but 1 in KGFAST_UPDATES" in sentences[2]
+    assert len(sentences) == 3
 
 
 def test_both_lists_hold_the_same_scores():

@@ -139,7 +139,8 @@ def sampled(dtype):
 def candidates(dtype):
     axes = dict(
         similarity=SIMILARITIES, dim=DIMS, batch=(*BATCHES, 400), rows=(1, 2, 37, 70, 1100), objective=(1, 2),
-        smoothing=(0.0, 0.1), bias=(False, True), several=(False, True), gradient=(True, False), space=(1, 1 << 25),
+        smoothing=(0.0, 0.1), bias=(False, True), several=(False, True), known=(False, True), gradient=(True, False),
+        space=(1, 1 << 25),
     )  # fmt: skip
     before = cpu.workspace_bytes
     for case in testing.pairwise(**axes):
@@ -148,13 +149,14 @@ def candidates(dtype):
         query, table, targets = random(batch, dim, dtype=dtype), random(count, dim, dtype=dtype), ids(count, batch)
         places = torch.arange(batch)
         answers = ranges(targets, count) if case["several"] else (places, places + 1, targets)
+        known = ranges(targets, count) if case["known"] else None
         weights = torch.ones(batch, dtype=dtype)
         weights[::3] = 0
         rounds = similarity == 0 and dtype == torch.float32 and cpu.bf16_reason() is None
         for bf16 in (False, True) if rounds else (False,):
             cpu.candidate_loss(
                 query, table, random(count if case["bias"] else 0, dtype=dtype), *answers, weights, similarity,
-                case["objective"], case["smoothing"], case["gradient"], bf16=bf16,
+                case["objective"], case["smoothing"], case["gradient"], bf16=bf16, known=known,
             )  # fmt: skip
     cpu.workspace_bytes = before
 
@@ -239,7 +241,7 @@ def main():
                 work(dtype)
                 count += 1
     samples()
-    told = {"scores", "cpu_level", "cpu_levels", "set_cpu_level", "scratch_bytes", "release_scratch"}
+    told = {"scores", "enumerations", "cpu_level", "cpu_levels", "set_cpu_level", "scratch_bytes", "release_scratch"}
     functions = {name for name in dir(native) if callable(getattr(native, name)) and not name.startswith("_")}
     missed = functions - told - Recorder.called
     assert not missed, f"never called: {', '.join(sorted(missed))}"

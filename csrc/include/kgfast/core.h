@@ -1,12 +1,14 @@
-// Vocabulary shared by host and device code: qualifiers, enums, and the one list of scores.
+// Vocabulary shared by host and device code: qualifiers, codes and the few structs that all kernels take.
 #pragma once
 
 #include <cstdint>
 
 #if defined(__CUDACC__)
 #define KG_HD __host__ __device__ __forceinline__
+#define KG_CALLS __device__ __forceinline__  // calls what it is given: code of kernels, where there is a device
 #else
 #define KG_HD inline __attribute__((always_inline))
+#define KG_CALLS KG_HD
 #endif
 
 // Everything that is compiled once per instruction set lives in a namespace of its own, so that the linker
@@ -15,25 +17,32 @@
 #define KGFAST_LEVEL generic
 #endif
 
+// Codes are made of lists X(word, Type, ..) in the order of their numbers: kgfast/core/registry.py knows the words, an
+// enumeration has a kType for each. A list stands with the structs that it lists: similarities and scores in scores.h,
+// objectives in objectives.h, updates in updates.h, regularizers in regularizers.h; sides are alone.
+#define KGFAST_ENUMERATOR(word, Type, ...) k##Type,
+#define KGFAST_WORD(word, ...) #word,
+
+#define KGFAST_SIDES(X) X(tail, Tail) X(head, Head)
+
 namespace kgfast {
 
-enum class Side : int { kTail = 0, kHead = 1 };
-enum class Similarity : int { kDot = 0, kL1 = 1, kL2 = 2, kModulus = 3 };
-enum class Objective : int { kLogistic = 0, kSoftmax = 1, kBce = 2, kMargin = 3 };
-enum class Ties : int { kOptimistic = 0, kPessimistic = 1, kRealistic = 2 };
-enum class Update : int { kDense = 0, kSparse = 1, kSgd = 2, kAdagrad = 3, kRowAdagrad = 4, kAdam = 5 };
-enum class Regularizer : int { kNone = 0, kN3 = 1, kL2 = 2 };
+enum class Side : int { KGFAST_SIDES(KGFAST_ENUMERATOR) };
 enum class Dtype : int { kFloat32 = 0, kFloat64 = 1 };
 
-}  // namespace kgfast
+// Ascending ids of query b: ids[starts[b] .. ends[b]); all null where there are none.
+struct IdRanges {
+  const int64_t *starts, *ends, *ids;
+};
 
-// name, query operator (scores.h), similarity. Bindings, dispatch, tests and benchmarks iterate over this list.
-#define KGFAST_SCORES(X)            \
-  X(transe_l1, TransE, kL1)         \
-  X(transe_l2, TransE, kL2)         \
-  X(distmult, DistMult, kDot)       \
-  X(complex, ComplEx, kDot)         \
-  X(rotate, RotatE, kModulus)       \
-  X(simple, SimplE, kDot)           \
-  X(cp, CP, kDot)                   \
-  X(rescal, Rescal, kDot)
+namespace KGFAST_LEVEL {
+
+template <class F> struct Pair {
+  F a, b;
+};
+
+// The known entity of a query is the head when tails are ranked, and the tail when heads are.
+KG_HD int64_t anchor_of(const int64_t* triple, Side side) { return side == Side::kTail ? triple[0] : triple[2]; }
+
+}  // namespace KGFAST_LEVEL
+}  // namespace kgfast

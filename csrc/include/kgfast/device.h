@@ -1,20 +1,19 @@
 // Plain-pointer entry points of the CUDA kernels (kernels/cuda), float32, on the caller's stream. They exist twice: in
-// namespace device, compiled by nvcc where there is one, and in namespace host, where the same kernels are run thread by
-// thread on the CPU (kernels/cuda/emulate.h; tests).
+// namespace device, compiled by nvcc where there is one, and in namespace host, where the same kernels are run thread
+// by thread on the CPU (kernels/cuda/emulate.h; tests).
 #pragma once
 
 #include <cstdint>
 
 #include "core.h"
 #include "objectives.h"
+#include "regularizers.h"
 #include "sampling.h"
+#include "scores.h"
 #include "updates.h"
 
 namespace kgfast {
 
-struct AnswerRanges {  // ascending known ids of query b: ids[starts[b] .. ends[b]); all null where there are none
-  const int64_t *starts, *ends, *ids;
-};
 struct QueryRows {
   Side side;
   const float *entities, *relations;
@@ -29,10 +28,10 @@ struct PairRows {
 };
 struct SampledRows {
   Similarity similarity;
-  generic::ObjectiveOptions<float> objective;
+  ObjectiveOptions<float> objective;
   const float *query, *table;
   const int64_t *targets, *negatives;  // [batch], [groups, count]
-  AnswerRanges known;
+  IdRanges known;
   const float* weights;  // [batch], already divided by their sum
   int64_t batch, groups, count, dim;
   float *losses, *d_query;  // [batch], weighted; [batch, dim] or null where no gradient is wanted
@@ -41,7 +40,7 @@ struct SampledRows {
   float* scores;            // shared: [batch, count], scores and then their coefficients
   float* d_negatives;       // shared: [groups, count, dim]
 };
-// Sorted (id << 32 | position): positions count the pairs first, then the ready rows of each source.
+// Sorted (id << 32 | position): positions count the pairs first, then the extra rows of each source.
 struct SortedRows {
   Similarity similarity;
   const uint64_t* entries;
@@ -52,23 +51,31 @@ struct SortedRows {
   int64_t extra_count[4];
   float* partial;  // [2, tiles, dim]
 };
+// Constants are float64 in memory, in the order of UpdateConstants: a captured graph must read them there.
+struct DeviceRowUpdate {
+  Update rule;
+  float *rows, *state1, *state2;
+  const double* constants;
+};
 constexpr int64_t kTilePairs = 64;  // sorted entries of a team
 
-#define KGFAST_DEVICE_FUNCTIONS                                                                                            \
-  void sample(const generic::Draws&, const AnswerRanges& known, int64_t lists, int64_t count, int64_t* ids, void* stream); \
-  void queries(int score, const QueryRows&, float* out, void* stream);                                                     \
-  void queries_adjoint(int score, const QueryRows&, const float* d_query, float* d_anchor, float* d_relation, void* stream); \
-  void pair_scores(const PairRows&, float* scores, void* stream);                                                          \
-  void pair_query_gradient(const PairRows&, const float* scores, const float* g, float* coefficients, float* d_query, void* stream); \
-  void independent_loss(const SampledRows&, void* stream);                                                                 \
-  void shared_loss(const SampledRows&, void* stream);                                                                      \
-  void sort_bytes(int64_t total, int64_t& bytes);                                                                           \
-  void sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, uint64_t* entries, uint64_t* other, \
-                 void* workspace, int64_t workspace_bytes, void* stream);                                                  \
-  void reduce_rows(const SortedRows&, const generic::UpdateRule<float>&, void* stream);                                    \
-  void update_all_rows(int64_t rows, int64_t dim, const float* gradients, const generic::UpdateRule<float>&, void* stream); \
-  void regularizer(Regularizer, int parts, float weight, const float* table, const int64_t* ids, int64_t count, int64_t dim, \
-                   float* gradients, void* stream);
+#define KGFAST_DEVICE_FUNCTIONS                                                                                        \
+  void sample(const generic::Draws&, const IdRanges& known, int64_t lists, int64_t count, int64_t* ids, void* stream); \
+  void queries(int score, const QueryRows&, float* out, void* stream);                                                 \
+  void queries_adjoint(int score, const QueryRows&, const float* d_query, float* d_anchor, float* d_relation,          \
+                       void* stream);                                                                                  \
+  void pair_scores(const PairRows&, float* scores, void* stream);                                                      \
+  void pair_query_gradient(const PairRows&, const float* scores, const float* g, float* coefficients, float* d_query,  \
+                           void* stream);                                                                              \
+  void independent_loss(const SampledRows&, void* stream);                                                             \
+  void shared_loss(const SampledRows&, void* stream);                                                                  \
+  void sort_bytes(int64_t total, int64_t& bytes);                                                                      \
+  void sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, uint64_t* entries,      \
+                 uint64_t* other, void* workspace, int64_t workspace_bytes, void* stream);                             \
+  void reduce_rows(const SortedRows&, const DeviceRowUpdate&, void* stream);                                           \
+  void update_all_rows(int64_t rows, int64_t dim, const float* gradients, const DeviceRowUpdate&, void* stream);       \
+  void regularizer(Regularizer, int parts, float weight, const float* table, const int64_t* ids, int64_t count,        \
+                   int64_t dim, float* gradients, void* stream);
 
 namespace device {
 KGFAST_DEVICE_FUNCTIONS

@@ -1,5 +1,6 @@
-// Objectives of one row over negatives that come one by one, for host and device: a running sum with its largest exponent,
-// so that each negative's row is visited once. A masked negative is not added.
+// What is made of a query's scores, for host and device: the target against sampled negatives, or the answers against
+// all candidates. A new objective is a struct here and its entry in the list. F is a scalar, V a scalar or a vector of
+// lanes.
 #pragma once
 
 #include <cmath>
@@ -7,94 +8,165 @@
 #include "core.h"
 #include "scores.h"
 
-namespace kgfast {
-namespace KGFAST_LEVEL {
+#define KGFAST_OBJECTIVES(X) X(logistic, Logistic) X(softmax, Softmax) X(bce, BinaryCrossEntropy) X(margin, Margin)
 
-// log(1 + e^x) and its derivative, without overflow: (value, slope).
-template <class F> KG_HD Pair<F> softplus_pair(F x) {
-  const F u = std::exp(-absolute(x));
-  return {(x > 0 ? x : F(0)) + std::log1p(u), (x >= 0 ? F(1) : u) / (1 + u)};
-}
+namespace kgfast {
+
+enum class Objective : int { KGFAST_OBJECTIVES(KGFAST_ENUMERATOR) };
 
 template <class F> struct ObjectiveOptions {
   Objective objective;
   F margin, temperature;
+};
 
-  // Negatives weigh e^(exponent * score) where this is not 0, else alike.
-  KG_HD F exponent() const {
-    if (objective == Objective::kSoftmax) return F(1);
-    return objective == Objective::kBce ? F(0) : temperature;
+namespace KGFAST_LEVEL {
+
+// Scalar forms; csrc/cpu/simd.h has the same names for vectors of lanes.
+KG_HD float exponential(float x) { return std::exp(x); }
+KG_HD double exponential(double x) { return std::exp(x); }
+KG_HD float log_one_plus(float x) { return std::log1p(x); }
+KG_HD double log_one_plus(double x) { return std::log1p(x); }
+
+// (log(1 + e^x), its derivative), without overflow.
+template <class V> KG_HD Pair<V> softplus(V x) {
+  const V u = exponential(-absolute(x)), one = V{} + 1;
+  return {(x > 0 ? x : V{}) + log_one_plus(u), (x >= 0 ? one : u) / (one + u)};
+}
+// 1 / x, and 0 of 0.
+template <class F> KG_HD F reciprocal(F x) { return x > 0 ? 1 / x : F(0); }
+
+// Sums over the negatives n that count: of their weights p_n = e^(exponent * s_n - largest), or 1 where the exponent is
+// 0, and of what negative() gives.
+template <class F> struct NegativeSums {
+  F largest, weight, value, gradient;
+};
+
+// A row's loss, its derivative by the target's score, and what negative()'s derivatives must be multiplied and divided
+// by to be the loss's.
+template <class F> struct RowLoss {
+  F loss, d_target, factor, divisor;
+};
+
+// - negative(): p times a negative's part of the loss, and the derivative of that by its score.
+// - loss(): what the sums give.
+// - kCompetes: the target competes with the negatives, so exponents are the scores.
+// - kMean: the loss is of the negatives' mean, each weighing e^(temperature * score), held constant.
+// An objective over all candidates (kOverCandidates) has also:
+// - label(): what an answer weighs.
+// - candidate(): a score's part of the sum over candidates, and its derivative but for what all share.
+// - candidate_loss(): what that sum gives, `right` being the sum of scores times labels. Where answers compete, a query
+//   without one does not count; where not, the loss is the mean of the `count` candidates that do.
+
+struct Logistic {  // (-log sigma(margin + t) - sum_n w_n log sigma(-margin - s_n)) / 2
+  static constexpr bool kCompetes = false, kMean = true, kOverCandidates = false;
+  template <class F, class V> static KG_HD Pair<V> negative(const ObjectiveOptions<F>& o, F, V score, V p) {
+    const Pair<V> term = softplus(score + o.margin);
+    return {p * term.a, p * term.b};
+  }
+  template <class F> static KG_HD RowLoss<F> loss(const ObjectiveOptions<F>& o, F target, const NegativeSums<F>& sums) {
+    const F share = reciprocal(sums.weight);
+    const Pair<F> own = softplus(-(o.margin + target));
+    return {(own.a + share * sums.value) / 2, -own.b / 2, share / 2, F(1)};
   }
 };
 
-// A negative's part of the loss before weighting, and its derivative: (value, slope).
-template <class F> KG_HD Pair<F> negative_term(const ObjectiveOptions<F>& o, F target, F score) {
-  if (o.objective == Objective::kLogistic) return softplus_pair(score + o.margin);
-  if (o.objective == Objective::kBce) return softplus_pair(score);
-  if (o.objective == Objective::kSoftmax) return {F(0), F(1)};
-  const F gap = score + (o.margin - target);
-  return gap <= 0 ? Pair<F>{F(0), F(0)} : Pair<F>{gap, F(1)};  // NaN goes through
-}
-
-// Sums over negatives n of p_n = e^(exponent * s_n - top), p_n * value and p_n * slope.
-template <class F> struct ObjectiveSums {
-  F top, weight, value, slope;
-};
-template <class F> KG_HD ObjectiveSums<F> no_negatives(const ObjectiveOptions<F>& o, F target) {
-  return {o.objective == Objective::kSoftmax ? target : F(-3.4e38), F(0), F(0), F(0)};
-}
-// What sums relative to `top` must be scaled by to be relative to `larger`.
-template <class F> KG_HD F rescaling(F top, F larger) { return top == larger ? F(1) : std::exp(top - larger); }
-
-// The factor by which everything summed so far must be scaled before a negative of this score is added.
-template <class F> KG_HD F make_room(const ObjectiveOptions<F>& o, ObjectiveSums<F>& sums, F score) {
-  const F exponent = o.exponent(), e = exponent * score;
-  if (exponent == 0 || !(e > sums.top)) return F(1);
-  const F scale = std::exp(sums.top - e);
-  sums = {e, sums.weight * scale, sums.value * scale, sums.slope * scale};
-  return scale;
-}
-template <class F> KG_HD F weight_of(const ObjectiveOptions<F>& o, F top, F score) {
-  const F exponent = o.exponent();
-  return exponent == 0 ? F(1) : std::exp(exponent * score - top);
-}
-// Adds a negative for which there is room; returns p * slope.
-template <class F> KG_HD F add_negative(const ObjectiveOptions<F>& o, ObjectiveSums<F>& sums, F target, F score) {
-  const Pair<F> term = negative_term(o, target, score);
-  const F p = weight_of(o, sums.top, score), slope = term.b == 0 ? F(0) : p * term.b;
-  sums.weight += p, sums.value += term.b == 0 ? F(0) : p * term.a, sums.slope += slope;
-  return slope;
-}
-template <class F> KG_HD ObjectiveSums<F> merge(ObjectiveSums<F> x, ObjectiveSums<F> y) {
-  const F top = x.top > y.top ? x.top : y.top, a = rescaling(x.top, top), b = rescaling(y.top, top);
-  return {top, x.weight * a + y.weight * b, x.value * a + y.value * b, x.slope * a + y.slope * b};
-}
-
-// loss; its derivative by the target's score; what p_n * slope_n must be multiplied by to be that by a negative's score.
-template <class F> struct Outcome {
-  F loss, d_target, share;
-};
-template <class F> KG_HD Outcome<F> outcome(const ObjectiveOptions<F>& o, F target, const ObjectiveSums<F>& sums, F valid) {
-  if (o.objective == Objective::kSoftmax) {
-    const F total = std::exp(target - sums.top) + sums.weight;
-    return {sums.top - target + std::log(total), -sums.weight / total, 1 / total};
+struct Softmax {  // log(e^t + sum_n e^(s_n)) - t | log(sum_c e^(s_c)) - the answers' mean score
+  static constexpr bool kCompetes = true, kMean = false, kOverCandidates = true;
+  template <class F, class V> static KG_HD Pair<V> negative(const ObjectiveOptions<F>&, F, V, V p) { return {V{}, p}; }
+  template <class F> static KG_HD RowLoss<F> loss(const ObjectiveOptions<F>&, F target, const NegativeSums<F>& sums) {
+    const F total = std::exp(target - sums.largest) + sums.weight;
+    return {sums.largest - target + std::log(total), -sums.weight / total, F(1), total};
   }
-  if (o.objective == Objective::kBce) {
-    const F share = 1 / (1 + valid);
-    const Pair<F> own = softplus_pair(-target);
-    return {(own.a + sums.value) * share, -own.b * share, share};
+
+  template <class F> static KG_HD F label(F smoothing, int64_t answers) { return (1 - smoothing) / F(answers); }
+  template <class F, class V> static KG_HD Pair<V> candidate(V score, F largest) {
+    const V e = exponential(score - largest);
+    return {e, e};
   }
-  const F total = o.temperature == 0 ? valid : sums.weight;
-  const F share = total == 0 ? F(0) : 1 / total;
-  if (o.objective == Objective::kMargin) return {share * sums.value, -share * sums.slope, share};
-  const Pair<F> own = softplus_pair(-(o.margin + target));
-  return {(own.a + share * sums.value) / 2, -own.b / 2, share / 2};
+  template <class F> static KG_HD F candidate_loss(F largest, F total, F right, F) {
+    return largest - right + std::log(total);
+  }
+};
+
+struct BinaryCrossEntropy {  // (-log sigma(t) - sum_n log sigma(-s_n)) / (1 + number of n), or so over all candidates
+  static constexpr bool kCompetes = false, kMean = false, kOverCandidates = true;
+  template <class F, class V> static KG_HD Pair<V> negative(const ObjectiveOptions<F>&, F, V score, V) {
+    return softplus(score);
+  }
+  template <class F> static KG_HD RowLoss<F> loss(const ObjectiveOptions<F>&, F target, const NegativeSums<F>& sums) {
+    const F share = 1 / (1 + sums.weight);
+    const Pair<F> own = softplus(-target);
+    return {(own.a + sums.value) * share, -own.b * share, share, F(1)};
+  }
+
+  template <class F> static KG_HD F label(F smoothing, int64_t) { return 1 - smoothing; }
+  template <class F, class V> static KG_HD Pair<V> candidate(V score, F) { return softplus(score); }
+  template <class F> static KG_HD F candidate_loss(F, F total, F right, F count) { return (total - right) / count; }
+};
+
+struct Margin {  // sum_n w_n max(0, margin - t + s_n)
+  static constexpr bool kCompetes = false, kMean = true, kOverCandidates = false;
+  template <class F, class V> static KG_HD Pair<V> negative(const ObjectiveOptions<F>& o, F target, V score, V p) {
+    const V gap = score + (o.margin - target), zero{};
+    const V weight = gap <= 0 ? zero : p;  // NaN goes through
+    return {gap <= 0 ? zero : weight * gap, weight};
+  }
+  template <class F> static KG_HD RowLoss<F> loss(const ObjectiveOptions<F>&, F, const NegativeSums<F>& sums) {
+    const F share = reciprocal(sums.weight);
+    return {share * sums.value, -share * sums.gradient, share, F(1)};
+  }
+};
+
+template <class Call> KG_CALLS auto with_objective(Objective objective, Call call) {
+  switch (objective) {
+#define KGFAST_CASE(word, Type) \
+  case Objective::k##Type: return call(Type{});
+    KGFAST_OBJECTIVES(KGFAST_CASE)
+#undef KGFAST_CASE
+  }
+  __builtin_unreachable();  // codes are checked before they come here
 }
 
-// The coefficient of a slope: dL/ds, through the root for L2 (s = -|x - y|, so ds/dx = (x - y) / s).
-template <class Sim, class F> KG_HD F chained(F g, F score) {
-  if constexpr (Sim::kTag == Similarity::kL2) return score < 0 ? g / score : F(0);
-  return g;
+template <class Call> KG_CALLS void with_candidate_objective(Objective objective, Call call) {
+  with_objective(objective, [&](auto objective) {
+    if constexpr (decltype(objective)::kOverCandidates) call(objective);
+  });
+}
+
+template <class Of, class F> KG_HD F exponent(const ObjectiveOptions<F>& o) {
+  return Of::kCompetes ? F(1) : (Of::kMean ? o.temperature : F(0));
+}
+template <class Of, class F> KG_HD NegativeSums<F> no_negatives(F target) {
+  return {Of::kCompetes ? target : F(-3.4e38), F(0), F(0), F(0)};
+}
+
+// ---- negatives that come one by one, so that each one's row is visited once ---------------------------------
+
+// What sums relative to `largest` must be scaled by to be relative to a larger exponent.
+template <class F> KG_HD F rescaling(F largest, F larger) {
+  return largest == larger ? F(1) : std::exp(largest - larger);
+}
+template <class Of, class F> KG_HD F weight_of(const ObjectiveOptions<F>& o, F largest, F score) {
+  return exponent<Of>(o) == 0 ? F(1) : std::exp(exponent<Of>(o) * score - largest);
+}
+// Adds a negative; returns what everything summed so far had to be scaled by for that, and the derivative by its score.
+template <class Of, class F> KG_HD Pair<F> add_negative(const ObjectiveOptions<F>& o, NegativeSums<F>& sums, F target,
+                                                        F score) {
+  const F own = exponent<Of>(o) * score;
+  F scale = 1;
+  if (exponent<Of>(o) != 0 && own > sums.largest) {
+    scale = std::exp(sums.largest - own);
+    sums = {own, sums.weight * scale, sums.value * scale, sums.gradient * scale};
+  }
+  const F p = weight_of<Of>(o, sums.largest, score);
+  const Pair<F> term = Of::negative(o, target, score, p);
+  sums.weight += p, sums.value += term.a, sums.gradient += term.b;
+  return {scale, term.b};
+}
+template <class F> KG_HD NegativeSums<F> merge(NegativeSums<F> x, NegativeSums<F> y) {
+  const F largest = x.largest > y.largest ? x.largest : y.largest;
+  const F a = rescaling(x.largest, largest), b = rescaling(y.largest, largest);
+  return {largest, x.weight * a + y.weight * b, x.value * a + y.value * b, x.gradient * a + y.gradient * b};
 }
 
 }  // namespace KGFAST_LEVEL

@@ -36,14 +36,18 @@ KG_HD int64_t nth_unknown(int64_t j, const int64_t* known, int64_t count) {
   return j + low;
 }
 
-KG_HD bool contains(const int64_t* sorted, int64_t count, int64_t id) {
-  int64_t low = 0, high = count;
+// The first place in [low, high) of ascending ids whose id is at least `id`, or high.
+KG_HD int64_t lower_bound(const int64_t* ids, int64_t low, int64_t high, int64_t id) {
   while (low < high) {
     const int64_t middle = (low + high) / 2;
-    if (sorted[middle] < id) low = middle + 1;
+    if (ids[middle] < id) low = middle + 1;
     else high = middle;
   }
-  return low < count && sorted[low] == id;
+  return low;
+}
+KG_HD bool contains(const int64_t* sorted, int64_t count, int64_t id) {
+  const int64_t place = lower_bound(sorted, 0, count, id);
+  return place < count && sorted[place] == id;
 }
 
 }  // namespace KGFAST_LEVEL

@@ -1,18 +1,30 @@
-// The mathematics of every score, for host and device: a query operator with its adjoint, and a similarity.
-// F is a scalar or a vector of lanes. A row of an even-dim model is two halves, given here as a Pair.
+// The mathematics of every score, for host and device: a query operator with its adjoint, and a similarity. A new one
+// is a struct here and its line in the list. F is a scalar or a vector of lanes. A row of an even-dim model is two
+// halves, given here as a Pair.
 #pragma once
 
 #include <cmath>
 
 #include "core.h"
 
-namespace kgfast {
-namespace KGFAST_LEVEL {
+#define KGFAST_SIMILARITIES(X) X(dot, Dot) X(l1, L1) X(l2, L2) X(modulus, Modulus)
 
-template <class F>
-struct Pair {
-  F a, b;
-};
+// name, query operator, similarity
+#define KGFAST_SCORES(X)     \
+  X(transe_l1, TransE, L1)   \
+  X(transe_l2, TransE, L2)   \
+  X(distmult, DistMult, Dot) \
+  X(complex, ComplEx, Dot)   \
+  X(rotate, RotatE, Modulus) \
+  X(simple, SimplE, Dot)     \
+  X(cp, CP, Dot)             \
+  X(rescal, Rescal, Dot)
+
+namespace kgfast {
+
+enum class Similarity : int { KGFAST_SIMILARITIES(KGFAST_ENUMERATOR) };
+
+namespace KGFAST_LEVEL {
 
 // Scalar forms; csrc/cpu/simd.h has the same names for vectors of lanes.
 KG_HD float absolute(float x) { return std::fabs(x); }
@@ -29,9 +41,9 @@ KG_HD float inverse_root(float x) { return x > 0 ? 1 / std::sqrt(x) : 0; }
 KG_HD double inverse_root(double x) { return x > 0 ? 1 / std::sqrt(x) : 0; }
 
 // ---- query operators -------------------------------------------------------------------------------------
-// tail(h, r) and head(t, r) make the query; *_adjoint maps g = dL/dq to (d entity, d relation).
-// kParts: halves of an entity row. kRelationParts: the same for relation rows, in units of dim / kParts.
-// kPhases: a relation row holds angles, handed over as (cos, sin).
+// - tail(h, r), head(t, r): the query. *_adjoint(): maps g = dL/dq to (d entity, d relation).
+// - kParts: halves of an entity row. kRelationParts: the same for relation rows, in units of dim / kParts.
+// - kPhases: a relation row holds angles, handed over as (cos, sin).
 
 struct TransE {  // q = h + r | t - r                                             (Bordes et al. 2013)
   static constexpr int kParts = 1, kRelationParts = 1;
@@ -90,12 +102,8 @@ struct RotatE {  // q = h e^{i phase} | t e^{-i phase}; r holds (cos, sin), dr.a
 struct SimplE {  // q = (r' h_b, r h_a) / 2 | (r t_b, r' t_a) / 2, with r = (r, r')  (Kazemi and Poole 2018)
   static constexpr int kParts = 2, kRelationParts = 2;
   static constexpr bool kPhases = false;
-  template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) {
-    return {r.b * h.b * 0.5f, r.a * h.a * 0.5f};
-  }
-  template <class F> static KG_HD Pair<F> head(Pair<F> t, Pair<F> r) {
-    return {r.a * t.b * 0.5f, r.b * t.a * 0.5f};
-  }
+  template <class F> static KG_HD Pair<F> tail(Pair<F> h, Pair<F> r) { return {r.b * h.b * 0.5f, r.a * h.a * 0.5f}; }
+  template <class F> static KG_HD Pair<F> head(Pair<F> t, Pair<F> r) { return {r.a * t.b * 0.5f, r.b * t.a * 0.5f}; }
   template <class F>
   static KG_HD void tail_adjoint(Pair<F> g, Pair<F> h, Pair<F> r, Pair<F>& dh, Pair<F>& dr) {
     dh = {g.b * r.a * 0.5f, g.a * r.b * 0.5f}, dr = {g.b * h.a * 0.5f, g.a * h.b * 0.5f};
@@ -121,56 +129,84 @@ struct CP {  // q = (0, r h_a) | (r t_b, 0)                                     
   }
 };
 
-struct Rescal {  // q = R^T h | R t, R a dim x dim matrix: not elementwise, so kernels treat it by name (Nickel et al. 2011)
+struct Rescal {  // q = R^T h | R t, R a dim x dim matrix: not elementwise, so kernels treat it by name (Nickel et al.
+                 // 2011)
   static constexpr int kParts = 0, kRelationParts = 0;
   static constexpr bool kPhases = false;
 };
 
 // ---- similarities ----------------------------------------------------------------------------------------
-// accumulate() adds one coordinate, finish() turns the sum into the score, add_slope() is sum + c * d score / d x at (x, y),
-// slope() that without the sum. All are symmetric in (x, y), so one slope serves the query's and the row's gradient, and that
-// of a distance at (y, x) is minus that at (x, y). Where a slope does not
-// exist (x = y) it is 0. For L2 the chain through the root is in the coefficient: kernels pass g / score.
+// - accumulate(): adds one coordinate. score(): turns the sum into the score.
+// - add_gradient(): sum + c * ds/dx at (x, y). gradient(): that without the sum, for distances.
+// - kMatrixProduct: all scores of many queries are one, and so are both gradients.
+// - kComplex: a coordinate is a complex number, real parts in the first half of a row.
+// - kDividesByScore: c is dL/ds divided by the score, see coefficient().
+// All are symmetric in (x, y), so one gradient serves the query and the row, and that of a distance at (y, x) is minus
+// that at (x, y). Where it does not exist (x = y) it is 0.
 
-struct Dot {
-  static constexpr Similarity kTag = Similarity::kDot;
+struct Dot {  // s = sum_d x_d y_d
+  static constexpr bool kMatrixProduct = true, kComplex = false, kDividesByScore = false;
   template <class V> static KG_HD V accumulate(V sum, V x, V y) { return sum + x * y; }
-  template <class V> static KG_HD V finish(V sum) { return sum; }
-  template <class V> static KG_HD V add_slope(V sum, V c, V, V y) { return sum + c * y; }
+  template <class V> static KG_HD V score(V sum) { return sum; }
+  template <class V> static KG_HD V add_gradient(V sum, V c, V, V y) { return sum + c * y; }
 };
 
-struct L1 {
-  static constexpr Similarity kTag = Similarity::kL1;
+struct L1 {  // s = -sum_d |x_d - y_d|
+  static constexpr bool kMatrixProduct = false, kComplex = false, kDividesByScore = false;
   template <class V> static KG_HD V accumulate(V sum, V x, V y) { return plus(sum, absolute(x - y)); }
-  template <class V> static KG_HD V finish(V sum) { return -sum; }
-  template <class V> static KG_HD V add_slope(V sum, V c, V x, V y) { return add_signed(sum, c, y - x); }
-  template <class V> static KG_HD V slope(V c, V x, V y) { return signed_like(c, y - x); }
+  template <class V> static KG_HD V score(V sum) { return -sum; }
+  template <class V> static KG_HD V add_gradient(V sum, V c, V x, V y) { return add_signed(sum, c, y - x); }
+  template <class V> static KG_HD V gradient(V c, V x, V y) { return signed_like(c, y - x); }
 };
 
-struct L2 {
-  static constexpr Similarity kTag = Similarity::kL2;
+struct L2 {  // s = -sqrt(sum_d (x_d - y_d)^2), so ds/dx = (x - y) / s
+  static constexpr bool kMatrixProduct = false, kComplex = false, kDividesByScore = true;
   template <class V> static KG_HD V accumulate(V sum, V x, V y) { return sum + (x - y) * (x - y); }
-  template <class V> static KG_HD V finish(V sum) { return -root(sum); }
-  template <class V> static KG_HD V add_slope(V sum, V c, V x, V y) { return sum + c * (x - y); }
-  template <class V> static KG_HD V slope(V c, V x, V y) { return c * (x - y); }
+  template <class V> static KG_HD V score(V sum) { return -root(sum); }
+  template <class V> static KG_HD V add_gradient(V sum, V c, V x, V y) { return sum + c * (x - y); }
+  template <class V> static KG_HD V gradient(V c, V x, V y) { return c * (x - y); }
 };
 
-struct Modulus {  // coordinates are complex numbers
-  static constexpr Similarity kTag = Similarity::kModulus;
+struct Modulus {  // s = -sum_k |x_k - y_k| over complex numbers
+  static constexpr bool kMatrixProduct = false, kComplex = true, kDividesByScore = false;
   template <class V> static KG_HD V accumulate(V sum, Pair<V> x, Pair<V> y) {
     const V a = x.a - y.a, b = x.b - y.b;
     return sum + root(a * a + b * b);
   }
-  template <class V> static KG_HD V finish(V sum) { return -sum; }
-  template <class V> static KG_HD Pair<V> add_slope(Pair<V> sum, V c, Pair<V> x, Pair<V> y) {
+  template <class V> static KG_HD V score(V sum) { return -sum; }
+  template <class V> static KG_HD Pair<V> add_gradient(Pair<V> sum, V c, Pair<V> x, Pair<V> y) {
     const V a = y.a - x.a, b = y.b - x.b, scale = c * inverse_root(a * a + b * b);
     return {sum.a + a * scale, sum.b + b * scale};
   }
-  template <class V> static KG_HD Pair<V> slope(V c, Pair<V> x, Pair<V> y) {
+  template <class V> static KG_HD Pair<V> gradient(V c, Pair<V> x, Pair<V> y) {
     const V a = y.a - x.a, b = y.b - x.b, scale = c * inverse_root(a * a + b * b);
     return {a * scale, b * scale};
   }
 };
+
+// c of add_gradient(): dL/ds and the part of ds/dx that all coordinates share.
+template <class Sim, class F> KG_HD F coefficient(F g, F score) {
+  if constexpr (Sim::kDividesByScore) return score < 0 ? g / score : F(0);
+  return g;
+}
+
+// ---- from codes to structs -------------------------------------------------------------------------------
+
+template <class Call> static inline void with_similarity(Similarity similarity, Call call) {
+#define KGFAST_CASE(word, Type) \
+  if (similarity == Similarity::k##Type) return call(Type{});
+  KGFAST_SIMILARITIES(KGFAST_CASE)
+#undef KGFAST_CASE
+}
+
+// score: its place in the list.
+template <class Call> static inline void with_operator(int score, Call call) {
+  int place = 0;
+#define KGFAST_CASE(word, Operator, Similarity) \
+  if (score == place++) return call(Operator{});
+  KGFAST_SCORES(KGFAST_CASE)
+#undef KGFAST_CASE
+}
 
 }  // namespace KGFAST_LEVEL
 }  // namespace kgfast

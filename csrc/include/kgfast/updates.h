@@ -1,4 +1,5 @@
-// What a row optimizer does to one number of a row, for host and device.
+// What happens to a row under its gradient, for host and device: it is added up, or it is an optimizer's step. A new
+// rule is a struct here and its entry in the list.
 #pragma once
 
 #include <cmath>
@@ -6,49 +7,85 @@
 #include "core.h"
 #include "scores.h"
 
+#define KGFAST_UPDATES(X) \
+  X(dense, Dense) X(sparse, Sparse) X(sgd, Sgd) X(adagrad, Adagrad) X(row_adagrad, RowAdagrad) X(adam, Adam)
+
 namespace kgfast {
+
+enum class Update : int { KGFAST_UPDATES(KGFAST_ENUMERATOR) };
+
+template <class F> struct UpdateConstants {
+  F lr, eps, beta1, beta2;
+  F adam_rate;  // lr with both corrections of Adam's bias
+};
+
+// Where the gradients of rows go.
+template <class F> struct RowUpdate {
+  Update rule;
+  F *rows, *state1, *state2;
+  UpdateConstants<F> constants;
+};
+
 namespace KGFAST_LEVEL {
 
-// Where a row's gradient goes: added to rows (kDense: the table's gradient; kSparse: one row for each unique id), or an
-// optimizer's step of the table in place. adam_rate is lr with both corrections of Adam's bias. `constants`, where not null,
-// holds the five last fields on the device: what a captured graph reads must lie in memory.
-template <class F> struct UpdateRule {
-  Update update;
-  F *rows, *state1, *state2;
-  const double* constants;
-  F lr, eps, beta1, beta2, adam_rate;
+// - step(): changes a number x of a row, and its state, by its gradient g.
+// - kStates: numbers of state beside each number of a row, in state1 and state2.
+// - kRowState: one number of state for a row instead, in state1; rate() changes it by the row's mean square and returns
+//   what step() gets as the row's rate.
+// - kCompact: `rows` holds the touched rows alone, in the order of their ids.
 
-  KG_HD UpdateRule read() const {
-    if (!constants) return *this;
-    return {update, rows, state1, state2, nullptr, F(constants[0]), F(constants[1]), F(constants[2]), F(constants[3]), F(constants[4])};
+struct Dense {  // the gradient of a table
+  static constexpr int kStates = 0;
+  static constexpr bool kRowState = false, kCompact = false;
+  template <class F> static KG_HD void step(const UpdateConstants<F>&, F, F g, F& x, F&, F&) { x += g; }
+};
+
+struct Sparse : Dense {  // the gradient of the touched rows
+  static constexpr bool kCompact = true;
+};
+
+struct Sgd {
+  static constexpr int kStates = 0;
+  static constexpr bool kRowState = false, kCompact = false;
+  template <class F> static KG_HD void step(const UpdateConstants<F>& c, F, F g, F& x, F&, F&) { x -= c.lr * g; }
+};
+
+struct Adagrad {  // Duchi et al. 2011
+  static constexpr int kStates = 1;
+  static constexpr bool kRowState = false, kCompact = false;
+  template <class F> static KG_HD void step(const UpdateConstants<F>& c, F, F g, F& x, F& sum, F&) {
+    sum += g * g;
+    x -= c.lr * g / (root(sum) + c.eps);
   }
 };
 
-// The step size of a row under row-wise Adagrad whose sum of squares has grown to `sum`.
-template <class F> KG_HD F row_rate(const UpdateRule<F>& rule, F sum) { return rule.lr / (root(sum) + rule.eps); }
-
-// x, and its state, under the gradient g; rate: of row-wise Adagrad.
-template <class F> KG_HD void update_number(const UpdateRule<F>& rule, F g, F rate, F& x, F& state1, F& state2) {
-  switch (rule.update) {
-    case Update::kDense:
-    case Update::kSparse: x += g; break;
-    case Update::kSgd: x -= rule.lr * g; break;
-    case Update::kRowAdagrad: x -= rate * g; break;
-    case Update::kAdagrad:
-      state1 += g * g;
-      x -= rule.lr * g / (root(state1) + rule.eps);
-      break;
-    case Update::kAdam:
-      state1 = rule.beta1 * state1 + (1 - rule.beta1) * g;
-      state2 = rule.beta2 * state2 + (1 - rule.beta2) * g * g;
-      x -= rule.adam_rate * state1 / (root(state2) + rule.eps);
+struct RowAdagrad {  // Adagrad with one sum for a row
+  static constexpr int kStates = 0;
+  static constexpr bool kRowState = true, kCompact = false;
+  template <class F> static KG_HD F rate(const UpdateConstants<F>& c, F mean_square, F& sum) {
+    sum += mean_square;
+    return c.lr / (root(sum) + c.eps);
   }
-}
-KG_HD int states_of(Update update) { return update == Update::kAdam ? 2 : (update == Update::kAdagrad ? 1 : 0); }
+  template <class F> static KG_HD void step(const UpdateConstants<F>&, F rate, F g, F& x, F&, F&) { x -= rate * g; }
+};
 
-// d/dx of weight * (|x|^3 | x^2); modulus: |x| where a row is of real numbers, the complex number's where not.
-template <class F> KG_HD F regularizer_slope(Regularizer kind, F weight, F x, F modulus) {
-  return kind == Regularizer::kL2 ? 2 * weight * x : 3 * weight * modulus * x;
+struct Adam {  // Kingma and Ba 2015, for touched rows only
+  static constexpr int kStates = 2;
+  static constexpr bool kRowState = false, kCompact = false;
+  template <class F> static KG_HD void step(const UpdateConstants<F>& c, F, F g, F& x, F& first, F& second) {
+    first = c.beta1 * first + (1 - c.beta1) * g;
+    second = c.beta2 * second + (1 - c.beta2) * g * g;
+    x -= c.adam_rate * first / (root(second) + c.eps);
+  }
+};
+
+template <class Call> KG_CALLS void with_rule(Update rule, Call call) {
+  switch (rule) {
+#define KGFAST_CASE(word, Type) \
+  case Update::k##Type: return call(Type{});
+    KGFAST_UPDATES(KGFAST_CASE)
+#undef KGFAST_CASE
+  }
 }
 
 }  // namespace KGFAST_LEVEL
