@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kgfast import backends, reference
+from kgfast.core.registry import Similarity
 from kgfast.joint.tasks.qa.edges import Edges
 from kgfast.ops.autograd import AllScores
 
@@ -88,8 +89,8 @@ class Fill:
 
 def all_scores(query: Tensor, table: Tensor, score: str) -> Tensor:
     """Similarity of each query [P, D] to every row of the table [E, D]: [P, E], with gradients."""
-    similarity = int(reference.find_score(score).similarity_code)
-    if similarity == "dot":
+    similarity = reference.find_score(score).similarity_code
+    if similarity is Similarity.DOT:
         return query @ table.t()
     backend = backends.choose(None, query.device)
-    return AllScores.apply(query.contiguous(), table.contiguous(), similarity, backend)
+    return AllScores.apply(query.contiguous(), table.contiguous(), int(similarity), backend)
