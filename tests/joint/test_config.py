@@ -6,8 +6,8 @@ import pytest
 
 from kgfast.errors import ConfigError
 from kgfast.joint.config import JointConfig, is_joint, resolve
-from kgfast.joint.recipes import RECIPES
 from kgfast.joint.tasks import task_names
+from kgfast.run.recipes import JOINT as RECIPES
 
 LINK = {"tasks": {"link": {}}}
 
