@@ -86,7 +86,7 @@ def differences(
 ) -> Iterator[tuple[str, Any, Any]]:
     """(dotted key, saved value, value now) of the settings that differ, section by section.
 
-    `ignored` settings are not looked at, nor those that the checkpoint does not know. `whole`: sections that are a value.
+    Neither `ignored` settings count nor those that the checkpoint does not know. `whole`: sections that are one value.
     """
     for key, value in now.items():
         if (not path and key in ignored) or key not in saved:

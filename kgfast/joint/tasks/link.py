@@ -147,7 +147,7 @@ class LinkTask(Task):
     def groups_of(cls, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Either side; entities seen and unseen in training, where there are unseen ones."""
         yield from ((side, metrics[side]) for side in ("tail", "head"))
-        entities = metrics["entities"]
+        entities = metrics.get("entities", {})
         if "unseen" in entities:
             yield from ((f"{group} entities", entities[group]) for group in ("seen", "unseen") if group in entities)
 
