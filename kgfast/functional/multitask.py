@@ -49,16 +49,11 @@ class Term:
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A task whose loss is ready: a scalar through which gradients flow."""
+    """A task whose losses are ready: a number an example [n], or a scalar. Gradients flow through them."""
 
-    loss: Tensor
+    losses: Tensor
     weight: float = 1.0
     name: str | None = None
-
-    @classmethod
-    def mean(cls, losses: Tensor, *, weight: float = 1.0, name: str | None = None) -> LossTerm:
-        """The mean of `losses` [n]; 0 where there are none."""
-        return cls(losses.sum() / max(len(losses), 1), weight, name)
 
 
 def multitask_loss(
@@ -66,7 +61,7 @@ def multitask_loss(
 ) -> tuple[Tensor, Tensor]:
     """(sum_i weights_i * term_i.weight * loss_i, [loss_1 .. loss_T]), loss_i the mean of term i.
 
-    A mean is over the rows with an answer; a `LossTerm` brings its loss.
+    A mean is over the rows with an answer; a `LossTerm` brings its losses.
 
     weights: T numbers, or a tensor [T] through which gradients flow; None: all 1. A term without any answer counts 0.
     Memory: 20 MB of scores at most, and the gradients of queries and tables.
@@ -95,10 +90,10 @@ def multitask_loss(
 
 
 def ready_loss(term: LossTerm, place: int) -> Tensor:
-    """The loss of a term that brings it; KgfastError unless it is a scalar."""
-    if term.loss.dim():
-        raise KgfastError(f"terms[{place}].loss has shape {list(term.loss.shape)}; a scalar is needed")
-    return term.loss
+    """The mean of the losses of a term that brings them; 0 where there are none."""
+    if term.losses.dim() > 1:
+        raise KgfastError(f"terms[{place}].losses has shape {list(term.losses.shape)}; a number an example is needed")
+    return term.losses.sum() / max(term.losses.numel(), 1)
 
 
 def term_losses(asked: Mapping[int, Term], backend: str) -> list[Tensor]:

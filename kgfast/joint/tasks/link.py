@@ -134,7 +134,7 @@ class LinkTask(Task):
         sizes = torch.stack([cubed(part, self.score.complex_rows) for part in rows_used])
         # both queries of a triple use its head and tail, each its own relation row: per query, both and one
         cubes = sizes[:2].sum(0) + sizes[2:].sum(0) / 2
-        return [term, LossTerm.mean(cubes, weight=self.options.n3, name="n3")]
+        return [term, LossTerm(cubes, weight=self.options.n3, name="n3")]
 
     def evaluate(self, model, split: str) -> dict:
         """Filtered MRR, hits and mean rank over both sides, all entities competing; seen and unseen entities apart."""

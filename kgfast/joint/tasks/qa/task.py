@@ -141,7 +141,7 @@ class QATask(Task):
             if "following" in self.options.heads:
                 following = answering.follow(topics, reading, self.edges_on(device), self.fill)
                 losses = answer_losses((following.t() + LEAST_MASS).log(), batch)
-                terms.append(LossTerm.mean(losses, name="qa/following"))
+                terms.append(LossTerm(losses, name="qa/following"))
             taught, chosen = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
             if "embedding" in self.options.heads:
                 terms += self.embedding_terms(table, topics, reading, batch, taught)
@@ -149,7 +149,7 @@ class QATask(Task):
                 terms.append(self.evidence_term(model, table, reading.fixed(taught.to(device)), select(batch, taught)))
             if self.both:
                 log_sum = self.together(model, batch.topics[chosen].to(device), reading.fixed(chosen.to(device)), table)
-                terms.append(LossTerm.mean(answer_losses(log_sum, select(batch, chosen)), name="qa/gate"))
+                terms.append(LossTerm(answer_losses(log_sum, select(batch, chosen)), name="qa/gate"))
             return terms
 
     def embedding_terms(self, table, topics, reading: Reading, batch: QABatch, chosen: Tensor) -> list[Term | LossTerm]:
@@ -166,7 +166,7 @@ class QATask(Task):
             sizes = sizes.index_add(0, owner, cubed(table[answers], spec.complex_rows) / offsets.diff()[owner])
             if not spec.phases:
                 sizes = sizes + cubed(relations[chosen.to(device)], spec.complex_relations)
-            terms.append(LossTerm.mean(sizes, weight=self.options.n3, name="qa/n3"))
+            terms.append(LossTerm(sizes, weight=self.options.n3, name="qa/n3"))
         return terms
 
     def evidence_term(self, model, table: Tensor, reading: Reading, batch: QABatch) -> LossTerm:
@@ -175,7 +175,7 @@ class QATask(Task):
         fill = Fill(table, model.relations, self.score, *factors, self.options.predicted)
         mass = answering.follow(batch.topics.to(table.device), reading, self.edges_on(table.device), fill)
         losses = answer_losses((mass.t() + LEAST_MASS).log(), batch)
-        return LossTerm.mean(losses, weight=self.options.evidence, name="qa/evidence")
+        return LossTerm(losses, weight=self.options.evidence, name="qa/evidence")
 
     def edges_on(self, device) -> Edges:
         if self.edges.heads.device != device:
