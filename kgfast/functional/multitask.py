@@ -71,7 +71,7 @@ def multitask_loss(
         raise KgfastError("terms: an empty list has no loss")
     if weights is not None and len(weights) != len(terms):
         raise KgfastError(f"weights: {len(weights)} of them for {len(terms)} terms")
-    asked = {place: term for place, term in enumerate(terms) if isinstance(term, Term)}
+    asked = {place: term for place, term in enumerate(terms) if not isinstance(term, LossTerm)}
     losses = [None if place in asked else ready_loss(term, place) for place, term in enumerate(terms)]
     for place, term in asked.items():
         Similarity.of(term.similarity, f"terms[{place}].similarity")
