@@ -30,7 +30,7 @@ def collect():
 
 def cuda_kernels():
     """With what they were built, or why they were not."""
-    from kgfast.backends.cpu import _C
+    from kgfast import _C
 
     return f"built by {_C.cuda.about}" if _C.cuda.built else f"not built: {_C.cuda.about}"
 

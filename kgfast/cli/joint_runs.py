@@ -17,7 +17,7 @@ from kgfast.joint.checkpoint import load_run
 from kgfast.joint.config import resolve
 from kgfast.joint.evaluate import evaluate_tasks
 from kgfast.joint.loop import train_joint
-from kgfast.joint.tasks.link import link_model
+from kgfast.joint.tasks.link import LinkTask, link_model
 from kgfast.joint.unseen import evaluate_unseen
 from kgfast.run.settings import check_device, found_device
 
@@ -64,7 +64,7 @@ def evaluate(run, split, unseen, data, threads, device, as_json):
     if unseen is None:
         found = evaluate_tasks(model, split)
     else:
-        found = {"link": evaluate_unseen(model, KnowledgeGraph.load(unseen), split)}
+        found = {LinkTask.name: evaluate_unseen(model, KnowledgeGraph.load(unseen), split)}
     if as_json:
         print_json(found)
     else:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from kgfast.cli.console import plain_table
 from kgfast.joint import ablate
-
-COUNTS = ("triples", "tokens", "questions", "pairs", "queries")
+from kgfast.joint.tasks import task_class
 
 
 def figure(value: Any) -> str:
@@ -20,52 +20,24 @@ def figure(value: Any) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}"
 
 
-def plain(headings: list[str], words: int = 1) -> Table:
-    made = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
-    for column, heading in enumerate(headings):
-        made.add_column(heading, justify="left" if column < words else "right", overflow="fold")
-    return made
-
-
 def show_tasks(console: Console, tasks: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """A table for link prediction, one for language, one for questions, one for what else there is."""
-    ranked = {name: splits for name, splits in tasks.items() if name in ("link", "relation", "contrast")}
-    for name, splits in ranked.items():
-        keys = ["mrr", "hits@1", "hits@3", "hits@10", "mean_rank"]
-        made = plain([f"{name}", "MRR", "Hits@1", "Hits@3", "Hits@10", "mean rank"])
+    """A table a task, with the columns and groups that the task names: a line a split, its groups under it."""
+    for name, splits in tasks.items():
+        if not splits:
+            continue
+        task = task_class(name)
+        columns = task.columns_of(next(iter(splits.values())))
+        made = plain_table([name, *columns.values()])
         for split, found in splits.items():
-            made.add_row(split, *(figure(found.get(key)) for key in keys), style="bold")
-            for side in ("tail", "head"):
-                if side in found:
-                    made.add_row(f"  {side}", *(figure(found[side].get(key)) for key in keys), style="dim")
-            groups = found.get("entities", {})
-            if "unseen" in groups:
-                for group in ("seen", "unseen"):
-                    if group in groups:
-                        values = (figure(groups[group].get(key)) if key in groups[group] else "" for key in keys)
-                        made.add_row(f"  {group} entities", *values, style="dim")
+            made.add_row(split, *cells(found, columns), style="bold")
+            for group, part in task.groups_of(found):
+                made.add_row(f"  {group}", *cells(part, columns), style="dim")
         console.print(made)
         console.print()
-    language = [(name, splits) for name, splits in tasks.items() if name in ("mlm", "clm", "nsp")]
-    if language:
-        made = plain(["language", "split", "perplexity", "loss", "accuracy"], words=2)
-        for name, splits in language:
-            for split, found in splits.items():
-                made.add_row(name, split, *(figure(found[key]) if key in found else "" for key in
-                                            ("perplexity", "loss", "accuracy")))  # fmt: skip
-        console.print(made)
-        console.print()
-    if "qa" in tasks:
-        made = plain(["questions", "", "questions", "Hits@1", "F1"], words=2)
-        for split, found in tasks["qa"].items():
-            made.add_row(split, "all", *(figure(found[key]) for key in ("questions", "hits@1", "f1")), style="bold")
-            for hops, part in found.get("hops", {}).items():
-                word = f"{hops} hop{'s' * (hops != '1')}" if hops != "beyond" else "further"
-                made.add_row("", word, *(figure(part[key]) for key in ("questions", "hits@1", "f1")), style="dim")
-            for head, part in found.get("heads", {}).items():
-                made.add_row("", head, "", figure(part["hits@1"]), figure(part["f1"]), style="dim")
-        console.print(made)
-        console.print()
+
+
+def cells(metrics: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
+    return [figure(metrics[key]) if key in metrics else "" for key in columns]
 
 
 def show_answers(console: Console, found: dict[str, Any]) -> None:
@@ -79,11 +51,11 @@ def show_answers(console: Console, found: dict[str, Any]) -> None:
 
 def show_ablation(console: Console, complete: dict[str, Any]) -> None:
     """Joint against alone: mean and spread over seeds."""
-    made = plain(["task", "metric", "together", "alone", "trained alone", "together is"], words=2)
+    made = plain_table(["task", "metric", "together", "alone", "trained alone", "together is"], left=(0, 1))
     for task, metric, cells in ablate.rows(complete):
         joint = cells[0][1]
         for run, alone in cells[1:] or [("", None)]:
-            told = "" if alone is None else ablate.better(metric, joint, alone)
+            told = "" if alone is None else ablate.better(task, metric, joint, alone)
             made.add_row(task, metric, spread(joint), "" if alone is None else spread(alone), run, told)
     console.print(made)
     count = len(complete["seeds"])

@@ -7,16 +7,8 @@ from typing import Annotated
 
 import typer
 
-from kgfast.cli.console import (
-    add_sides,
-    details_table,
-    errors,
-    metrics_table,
-    plain_table,
-    print_json,
-    progress_bar,
-    screen,
-)
+from kgfast.cli.console import errors, plain_table, print_json, progress_bar, screen
+from kgfast.cli.options import SettingsCommand, setting
 from kgfast.errors import CheckpointError, ConfigError, KgfastError
 
 # Before torch loads OpenMP: by default its threads spin for a millisecond at every barrier, which makes a training run
@@ -55,44 +47,35 @@ def main(arguments=None):
         sys.exit(2)
 
 
-def setting(help, **more):
-    """An option of `train`; None means not given, so that recipe, file and pairs count."""
-    return typer.Option(show_default=False, help=help, **more)
-
-
-@app.command()
+@app.command(cls=SettingsCommand)
 def train(
     settings: Annotated[
         list[str] | None,
         typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Any setting.", show_default=False),
     ] = None,
-    data: Annotated[str | None, setting("Dataset folder, file of triples, or built-in graph (world).")] = None,
-    recipe: Annotated[
-        str | None, setting("A whole configuration: complex-n3, distmult, transe, rotate; joint, kgqa, text.")
-    ] = None,
-    model: Annotated[
-        str | None, setting("transe_l1, transe_l2, distmult, complex, rotate, simple, cp, rescal.")
-    ] = None,
-    dim: Annotated[int | None, setting("Real numbers in the row of an entity.")] = None,
-    batch_size: Annotated[int | None, setting("Triples a step.")] = None,
-    negatives: Annotated[int | None, setting("Sampled negatives per triple.")] = None,
-    negative_sharing: Annotated[str | None, setting("Who shares negatives.", metavar="none|chunk|batch")] = None,
-    objective: Annotated[str | None, setting("Loss.", metavar="logistic|softmax|bce|margin")] = None,
-    optimizer: Annotated[str | None, setting("Optimizer.", metavar="row_adagrad|adagrad|adam|sgd")] = None,
-    lr: Annotated[float | None, setting("Learning rate.")] = None,
-    epochs: Annotated[int | None, setting("Passes over the triples.")] = None,
-    minutes: Annotated[float | None, setting("Bound on training time; evaluation comes after it.")] = None,
-    seed: Annotated[int | None, setting("Source of all randomness.")] = None,
-    threads: Annotated[int | None, setting("CPU threads.")] = None,
-    device: Annotated[str | None, setting("cpu, cuda or cuda:N; auto: cuda if there is one.")] = None,
-    out: Annotated[Path | None, setting("Folder of the run; by default a new one under runs/.")] = None,
+    data: Annotated[str | None, setting()] = None,
+    recipe: Annotated[str | None, setting()] = None,
+    model: Annotated[str | None, setting()] = None,
+    dim: Annotated[int | None, setting()] = None,
+    batch_size: Annotated[int | None, setting()] = None,
+    negatives: Annotated[int | None, setting()] = None,
+    negative_sharing: Annotated[str | None, setting()] = None,
+    objective: Annotated[str | None, setting()] = None,
+    optimizer: Annotated[str | None, setting()] = None,
+    lr: Annotated[float | None, setting()] = None,
+    epochs: Annotated[int | None, setting()] = None,
+    minutes: Annotated[float | None, setting()] = None,
+    seed: Annotated[int | None, setting()] = None,
+    threads: Annotated[int | None, setting()] = None,
+    device: Annotated[str | None, setting()] = None,
+    out: Annotated[Path | None, setting()] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     as_json: Json = False,
 ):
     """Train a model and evaluate it; leaves RUN/config.yaml, metrics.json, checkpoint/ and report.html.
 
     Settings count in this order, later ones win: recipe, YAML file, KEY=VALUE pairs, options. A file with `tasks:`, or
-    the recipes joint, kgqa and text, train a Transformer, the graph and questions together.
+    a recipe that has tasks, trains a Transformer, the graph and questions together.
     """
     options = {key: value for key, value in locals().items() if key not in ("settings", "as_json")}
     options |= {"out": None if out is None else str(out), "resume": resume or None}
@@ -100,37 +83,10 @@ def train(
     from kgfast.joint.config import is_joint
 
     if is_joint(file, pairs, options):
-        from kgfast.cli import joint_runs as commands
-
-        return commands.train(file, pairs, options, as_json)
-    from kgfast.train.config import resolve
-
-    config = resolve(file, pairs=pairs, options=options)
-    from kgfast.data import KnowledgeGraph
-    from kgfast.train import loop
-
-    graph = KnowledgeGraph.load(config.data)
-    run = loop.run_folder(config.out, loop.run_name(config, graph), config.resume)
-    console = errors()
-    console.print(f"{graph.name}: {graph.num_entities:,} entities, {graph.num_relations:,} relations")
-    try:
-        metrics = loop.train(config.replace(out=str(run)), resume=config.resume, console=console, graph=graph)
-    except KeyboardInterrupt as stop:
-        console.print(str(stop) or "interrupted")
-        raise typer.Exit(130) from None
-    if as_json:
-        return print_json({"run": str(run), **metrics})
-    table = metrics_table()
-    for split in ("test", "valid"):
-        if metrics[split]:
-            add_sides(table, split, metrics[split])
-    speed = metrics["train"]
-    console = screen()
-    if table.row_count:
-        console.print(table)
-    memory = speed["peak_memory_bytes"] / 2**20
-    console.print(f"{speed['triples_per_second']:,.0f} triples/s, {speed['seconds']:,.1f} s, {memory:,.0f} MiB")
-    console.print(f"{run / 'report.html'}", soft_wrap=True)
+        from kgfast.cli import joint_runs as runs
+    else:
+        from kgfast.cli import graph_runs as runs
+    runs.train(file, pairs, options, as_json)
 
 
 def words(settings):
@@ -159,36 +115,18 @@ def evaluate(
 ):
     """Filtered ranking of a run: all triples of a split, both sides, all entities."""
     if is_joint_run(run):
-        from kgfast.cli import joint_runs as commands
+        from kgfast.cli import joint_runs
 
         given = {"--details": details, "--ties": ties != "realistic", "--batch-size": batch_size != RANKED_AT_ONCE}
         refused = [name for name, used in given.items() if used]
         if refused:
             raise KgfastError(f"{run} is a joint run, whose tasks have measures of their own: {refused[0]} can't apply")
-        return commands.evaluate(run, split, unseen, data, threads, device, as_json)
+        return joint_runs.evaluate(run, split, unseen, data, threads, device, as_json)
     if unseen is not None:
         raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --unseen has no meaning")
-    from kgfast.evaluate.metrics import evaluate
+    from kgfast.cli import graph_runs
 
-    model, graph = open_run(run, data, threads, device)
-    with progress_bar(f"ranking {split}") as advance:
-        found = evaluate(model, graph, split, batch_size=batch_size, ties=ties, details=details, progress=advance)
-    if as_json:
-        return print_json(found)
-    table = metrics_table()
-    add_sides(table, split, found)
-    console = screen()
-    console.print(table)
-    if details:
-        console.print(
-            details_table("kind", [(name, part["relations"], part) for name, part in found["per_category"].items()])
-        )
-        rows = [(part["relation"], part["category"], part) for part in found["per_relation"]]
-        console.print(details_table("relation", rows[:25]))
-        if len(rows) > 25:
-            console.print(f"and {len(rows) - 25} more relations: --json prints all")
-        if "unseen" in found["entities"]:
-            console.print(details_table("entities", [(name, "", part) for name, part in found["entities"].items()]))
+    graph_runs.evaluate(*open_run(run, data, threads, device), split, details, ties, batch_size, as_json)
 
 
 @app.command()
@@ -211,22 +149,12 @@ def predict(
             raise ConfigError("--head-text needs --relation, and neither --head nor --tail")
         if not is_joint_run(run):
             raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --head-text has no meaning")
-        from kgfast.cli import joint_runs as commands
+        from kgfast.cli import joint_runs
 
-        return commands.predict_for_text(run, head_text, relation, k, data, as_json)
-    from kgfast.evaluate.predict import predict
+        return joint_runs.predict_for_text(run, head_text, relation, k, data, as_json)
+    from kgfast.cli import graph_runs
 
-    model, graph = open_run(run, data, names_only=known == "ignore")
-    rows = predict(model, graph, head=head, relation=relation, tail=tail, k=k, known=known)
-    if as_json:
-        return print_json({"head": head, "relation": relation, "tail": tail, "answers": rows})
-    labelled = any(row["label"] != row["name"] for row in rows)
-    words = ["name"] + ["label"] * labelled
-    table = plain_table(["", *words, "score"] + ["known"] * (known == "mark"), left=range(1, 1 + len(words)))
-    for row in rows:
-        marks = ["yes" if row["known"] else ""] if known == "mark" else []
-        table.add_row(str(row["rank"]), *(row[word] for word in words), f"{row['score']:.4f}", *marks)
-    screen().print(table if rows else "no answers remain: all are known (--known mark shows them)")
+    graph_runs.predict(*open_run(run, data, names_only=known == "ignore"), head, relation, tail, k, known, as_json)
 
 
 @app.command()
@@ -244,9 +172,9 @@ def ask(
         raise KgfastError(
             f"{run} was not trained with questions, so it can't answer {question!r}; try `kgfast predict`"
         )
-    from kgfast.cli import joint_runs as commands
+    from kgfast.cli import joint_runs
 
-    return commands.ask(run, question, topic, k, data, threads, as_json)
+    return joint_runs.ask(run, question, topic, k, data, threads, as_json)
 
 
 @app.command()
@@ -259,15 +187,15 @@ def ablate(
         list[str] | None,
         typer.Option(help="Tasks trained without the others, such as mlm,nsp; repeatable.", show_default="each task"),
     ] = None,
-    out: Annotated[Path | None, setting("Folder for all runs and ablation.json.")] = None,
+    out: Annotated[Path | None, setting(help="Folder for all runs and ablation.json.")] = None,
     as_json: Json = False,
 ):
     """Joint training against each task alone, over seeds: mean and spread of every metric on test."""
-    from kgfast.cli import joint_runs as commands
+    from kgfast.cli import joint_runs
 
     file, pairs = words(settings)
     parts = [part.split(",") for part in alone] if alone else None
-    commands.ablate(file, pairs, {"out": None if out is None else str(out)}, seeds, parts, as_json)
+    joint_runs.ablate(file, pairs, {"out": None if out is None else str(out)}, seeds, parts, as_json)
 
 
 @app.command()
@@ -352,32 +280,14 @@ def show_data(
 
 
 def open_run(run, data=None, threads=None, device="auto", names_only=False):
-    """(model, graph) of a run; with `names_only` id maps stand in for the graph, whose data may be gone."""
+    """(model, graph) of a run; with `names_only` id maps may stand in for the graph, whose data may be gone."""
     if is_joint_run(run):
-        from kgfast.cli import joint_runs as commands
+        from kgfast.cli import joint_runs
 
-        return commands.open_links(run, data, threads, device)
-    import torch
+        return joint_runs.open_links(run, data, threads, device)
+    from kgfast.cli import graph_runs
 
-    from kgfast.run.settings import check_device, found_device
-    from kgfast.run.storage import read_manifest
-    from kgfast.train.checkpoint import load_run
-
-    device = found_device(device)
-    check_device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    model, names, config = load_run(run)
-    if names_only:
-        return model, names
-    from kgfast.data import KnowledgeGraph
-
-    graph = KnowledgeGraph.load(data or config.data)
-    if graph.fingerprint != read_manifest(run)["graph"]["fingerprint"]:
-        raise CheckpointError(
-            f"{run} was trained on other data than {data or config.data} holds now: names or triples differ"
-        )
-    return model.to(device), graph
+    return graph_runs.open_run(run, data, threads, device, names_only)
 
 
 def is_joint_run(run):

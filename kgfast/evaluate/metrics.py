@@ -5,6 +5,7 @@ import torch
 from kgfast.errors import ConfigError, DataError, KgfastError
 
 HITS = (1, 3, 10)
+HEADINGS = {"mrr": "MRR", "hits@1": "Hits@1", "hits@3": "Hits@3", "hits@10": "Hits@10", "mean_rank": "Mean rank"}
 TIES = ("realistic", "optimistic", "pessimistic")
 CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
 CATEGORY_THRESHOLD = 1.5  # Bordes et al. 2013, section 4.3

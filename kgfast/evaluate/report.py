@@ -10,16 +10,8 @@ from kgfast.errors import KgfastError
 from kgfast.evaluate import plots
 from kgfast.evaluate.embedding_map import embedding_map
 from kgfast.evaluate.export import replacing
-from kgfast.evaluate.metrics import evaluate
+from kgfast.evaluate.metrics import HEADINGS, evaluate
 
-METRICS = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank")
-HEADINGS = {
-    "mrr": "MRR",
-    "hits@1": "Hits@1",
-    "hits@3": "Hits@3",
-    "hits@10": "Hits@10",
-    "mean_rank": "Mean rank",
-}
 FIRST_ROWS = 15  # of the relation table; the others are folded
 
 
@@ -204,9 +196,9 @@ def ranking(metrics, details, split):
         found = metrics.get(name) or (details if name == split else None)
         if not found:
             continue
-        rows.append([name, *(found[key] for key in METRICS)])
+        rows.append([name, *(found[key] for key in HEADINGS)])
         for side, word in (("tail", " tail"), ("head", " head")):
-            rows.append([word, *(found[side][key] for key in METRICS)])
+            rows.append([word, *(found[side][key] for key in HEADINGS)])
     left = card(table(["", *HEADINGS.values()], rows), title="Metrics")
     edges = details["histogram"]["edges"]
     names = [

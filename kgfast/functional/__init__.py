@@ -6,12 +6,13 @@ KgfastError before anything is computed; on a GPU the check of ids waits for the
 """
 
 from kgfast.functional.candidates import linear_cross_entropy, one_vs_all_loss
-from kgfast.functional.multitask import Term, multitask_loss
+from kgfast.functional.multitask import LossTerm, Term, multitask_loss
 from kgfast.functional.negatives import NegativeSampler, negative_sampling_loss, sample_negatives
 from kgfast.functional.ranking import rank, topk
 from kgfast.functional.scoring import score_candidates, score_triples
 
 __all__ = [
+    "LossTerm",
     "NegativeSampler",
     "Term",
     "linear_cross_entropy",

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from kgfast import backends, reference
+from kgfast import backends
 from kgfast.core import checks
 from kgfast.core.csr import places_among
 from kgfast.core.registry import Similarity
@@ -20,6 +20,7 @@ from kgfast.errors import KgfastError
 from kgfast.functional.answers import no_answers, single_answers
 from kgfast.functional.candidates import bias_of, candidate_objective
 from kgfast.ops import autograd
+from kgfast.reference.multitask import term_loss as reference_loss
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,21 @@ class Term:
     name: str | None = None
 
 
+@dataclass(frozen=True)
+class LossTerm:
+    """A task whose losses are ready: a number an example [n], or a scalar. Gradients flow through them."""
+
+    losses: Tensor
+    weight: float = 1.0
+    name: str | None = None
+
+
 def multitask_loss(
-    terms: Sequence[Term], weights: Sequence[float] | Tensor | None = None, *, impl: str | None = None
+    terms: Sequence[Term | LossTerm], weights: Sequence[float] | Tensor | None = None, *, impl: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """(sum_i weights_i * term_i.weight * loss_i, [loss_1 .. loss_T]), loss_i the mean of term i.
 
-    A mean is over the rows with an answer.
+    A mean is over the rows with an answer; a `LossTerm` brings its losses.
 
     weights: T numbers, or a tensor [T] through which gradients flow; None: all 1. A term without any answer counts 0.
     Memory: 20 MB of scores at most, and the gradients of queries and tables.
@@ -59,24 +69,38 @@ def multitask_loss(
         raise KgfastError("terms: an empty list has no loss")
     if weights is not None and len(weights) != len(terms):
         raise KgfastError(f"weights: {len(weights)} of them for {len(terms)} terms")
-    for place, term in enumerate(terms):
+    asked = {place: term for place, term in enumerate(terms) if not isinstance(term, LossTerm)}
+    losses = [None if place in asked else ready_loss(term, place) for place, term in enumerate(terms)]
+    for place, term in asked.items():
         Similarity.of(term.similarity, f"terms[{place}].similarity")
         candidate_objective(f"terms[{place}].objective", term.objective)
         if term.bias is not None and term.similarity != "dot":
             raise KgfastError(f"terms[{place}].bias: only dot products take one, not {term.similarity!r}")
         checks.table(f"terms[{place}].query", term.query)
-    backend = backends.choose(impl, terms[0].query.device)
-    if backend == "reference":
-        return reference.multitask_loss(terms, weights)
-    per_task = torch.stack(term_losses(terms, backend))
+    if asked:
+        backend = backends.choose(impl, next(iter(asked.values())).query.device)
+        for place, loss in zip(asked, term_losses(asked, backend), strict=True):
+            losses[place] = loss
+    per_task = torch.stack(losses)
     own = per_task.new_tensor([float(term.weight) for term in terms])
     outer = 1.0 if weights is None else torch.as_tensor(weights, dtype=per_task.dtype, device=per_task.device)
     return (outer * own * per_task).sum(), per_task
 
 
-def term_losses(terms: Sequence[Term], backend: str) -> list[Tensor]:
-    """Mean loss of each term over its rows with an answer; where the backend can, terms share its launches."""
-    ready = [prepare(term, f"terms[{place}]") for place, term in enumerate(terms)]
+def ready_loss(term: LossTerm, place: int) -> Tensor:
+    """The mean of the losses of a term that brings them; 0 where there are none."""
+    if term.losses.dim() > 1:
+        raise KgfastError(f"terms[{place}].losses has shape {list(term.losses.shape)}; a number an example is needed")
+    return term.losses.sum() / max(term.losses.numel(), 1)
+
+
+def term_losses(asked: Mapping[int, Term], backend: str) -> list[Tensor]:
+    """Mean loss of each term, given by its place, over its rows with an answer; where the backend can, terms share its
+    launches."""
+    terms = list(asked.values())
+    if backend == "reference":
+        return [reference_loss(term) for term in terms]
+    ready = [prepare(term, f"terms[{place}]") for place, term in asked.items()]
     losses: list[Tensor | None] = [None] * len(terms)
     alike = [
         place

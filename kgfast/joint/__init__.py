@@ -3,10 +3,10 @@
 A step has several tasks. Each turns its batch into terms (query, table, targets), and one `kgfast.multitask_loss` takes
 them all: `L = sum_i w_i L_i`. A task is one file in `kgfast/joint/tasks/`.
 
-    tasks/       what a task is, and each of them
-    packed.py    texts side by side without padding      texts.py, tokens.py, corpus.py    where they come from
-    backbone.py  the Transformer                         sharing.py    one for all tasks, one each, or routed experts
-    encoders.py  entities as rows of a table, as texts, or both; unseen.py: those of another graph, by their texts
+    task.py, tasks/  what a task is, and each of them    balance/   weights of their losses, shares of the steps
+    model/           the Transformer, rows of entities   text/      where texts come from: tokens, corpus
+    sections.py, config.py, build.py, step.py, loop.py, checkpoint.py, evaluate.py, report.py    a run
+    ask.py, unseen.py, ablate.py                         what is done with one
 
 Needs `pip install "kgfast[joint]"`.
 """

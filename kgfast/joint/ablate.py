@@ -15,8 +15,8 @@ from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
 from kgfast.joint.build import build_model, fit_to_data, load_graph
 from kgfast.joint.config import JointConfig
-from kgfast.joint.evaluate import LOWER_IS_BETTER
 from kgfast.joint.loop import train_joint
+from kgfast.joint.tasks import task_class
 from kgfast.run.storage import write_durably
 
 SPLIT = "test"
@@ -114,11 +114,11 @@ def rows(complete: dict[str, Any]) -> list[tuple[str, str, list[tuple[str, dict[
     return result
 
 
-def better(metric: str, joint: dict[str, Any], alone: dict[str, Any]) -> str:
+def better(task: str, metric: str, joint: dict[str, Any], alone: dict[str, Any]) -> str:
     """ "better", "worse" or "same": whether the means are further apart than the larger spread."""
     if joint["mean"] is None or alone["mean"] is None:
         return "same"
     difference = joint["mean"] - alone["mean"]
     if abs(difference) <= max(joint["spread"] or 0.0, alone["spread"] or 0.0):
         return "same"
-    return "better" if (difference < 0) == (metric in LOWER_IS_BETTER) else "worse"
+    return "better" if (difference < 0) == (metric in task_class(task).lower_is_better) else "worse"

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from kgfast import optim
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError, ConfigError, DataError
 from kgfast.joint.balance.weights import make_weights
@@ -20,13 +19,13 @@ from kgfast.joint.model.sharing import ENTITIES, make_sharing
 from kgfast.joint.tasks import ModelDims, task_class
 from kgfast.joint.tasks.qa.questions import with_fewer_triples, with_questions
 from kgfast.joint.text.corpus import Corpus
-from kgfast.joint.text.store import TextStore, all_texts, graph_texts
+from kgfast.joint.text.store import TextStore, all_texts, graph_texts, has_texts
 from kgfast.joint.text.tokenizer import Tokenizer
 from kgfast.nn import KGEModel
+from kgfast.run.optimizers import table_optimizer
 from kgfast.run.settings import check_device
 
 WEIGHTS_RATE = 10  # learned weights of tasks move so many times faster than the Transformer: they are a handful
-LANGUAGE = ("mlm", "nsp", "clm")  # tasks that read the corpus
 
 
 def load_graph(config: JointConfig, data: str | None = None) -> KnowledgeGraph:
@@ -43,23 +42,20 @@ def fit_to_data(config: JointConfig, graph: KnowledgeGraph, say: Callable[[str],
     """With `leave_out`, the configuration without tasks and texts that the data has nothing for; each is said."""
     if not config.leave_out:
         return config
-    tasks, changes = dict(config.tasks), {}
-    described = graph.entity_text is not None or graph.entity_description is not None
-    if not described and not config.corpus.files:
-        for name in [name for name in tasks if name in LANGUAGE]:
-            say(f"{graph.name} has no texts of entities: the task {name} is left out")
-            del tasks[name]
-    if not graph.questions.get("train") and "qa" in tasks:
-        say(f"{graph.name} has no questions: the task qa is left out")
-        del tasks["qa"]
-    if not described and config.entities.kind != "table":
-        say(f"{graph.name} has no texts of entities: they are rows of a table")
-        changes["entities"] = {"kind": "table"}
-        if "link" in tasks:
-            tasks["link"] = {key: value for key, value in tasks["link"].items() if key != "text_weight"}
+    missing = {name: task_class(name).lacks(graph, config) for name in config.tasks}
+    for name, what in missing.items():
+        if what is not None:
+            say(f"{graph.name} has no {what}: the task {name} is left out")
+    tasks = {name: given for name, given in config.tasks.items() if missing[name] is None}
     if not tasks:
         raise DataError(f"{graph.name} has nothing for any of the tasks {', '.join(config.tasks)}")
-    return config.replace(tasks=tasks, leave_out=False, **changes)
+    if has_texts(graph) or config.entities.kind == "table":
+        return config.replace(tasks=tasks, leave_out=False)
+    say(f"{graph.name} has no texts of entities: they are rows of a table")
+    for name, given in tasks.items():
+        unused = task_class(name).unused_options("table")
+        tasks[name] = {key: value for key, value in given.items() if key not in unused}
+    return config.replace(tasks=tasks, leave_out=False, entities={"kind": "table"})
 
 
 def build_tokenizer(config: JointConfig, graph: KnowledgeGraph, run: Path | None) -> Tokenizer | None:
@@ -92,7 +88,7 @@ def build_texts(config: JointConfig, graph: KnowledgeGraph, tokenizer: Tokenizer
     if tokenizer is None:
         return None
     texts = TextStore.of_graph(graph, tokenizer, config.backbone.max_length)
-    if any(name in LANGUAGE for name in config.tasks):
+    if any(task_class(name).reads_corpus for name in config.tasks):
         corpus = config.corpus
         texts.corpus = Corpus.of_graph(
             graph, tokenizer, files=corpus.files, triples=corpus.triples, held_out=corpus.held_out, seed=config.seed
@@ -193,14 +189,7 @@ def build_optimizers(config: JointConfig, model: JointModel, weights: nn.Module)
     groups = [group for group in groups if group["params"]]
     if groups:
         optimizers["dense"] = torch.optim.AdamW(groups, lr=config.lr, fused=True)
-    if config.table_optimizer == "adamw":
-        optimizers["tables"] = torch.optim.AdamW(own, lr=config.table_lr, weight_decay=0.0, fused=True)
-    elif config.table_optimizer == "adam":
-        optimizers["tables"] = optim.RowAdam(own, lr=config.table_lr)
-    else:
-        optimizers["tables"] = optim.RowAdagrad(own, lr=config.table_lr, full=config.table_optimizer == "adagrad")
-    if hasattr(optimizers["tables"], "ensure_state"):
-        optimizers["tables"].ensure_state()
+    optimizers["tables"] = table_optimizer(config.table_optimizer, own, config.table_lr)
     return optimizers
 
 

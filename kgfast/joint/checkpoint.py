@@ -28,6 +28,14 @@ from kgfast.joint.build import build_model, check_tokenizer, load_graph
 from kgfast.joint.config import JointConfig
 from kgfast.joint.model.joint_model import JointModel
 from kgfast.joint.text.store import graph_texts
+from kgfast.run import checkpoint as common
+from kgfast.run.checkpoint import (
+    check_graph,
+    differences,
+    load_optimizer_state,
+    optimizer_state,
+    refuse_differences,
+)
 from kgfast.run.storage import (
     file_of_run,
     previous_manifest,
@@ -36,25 +44,17 @@ from kgfast.run.storage import (
     remove_leftovers,
     write_checkpoint,
 )
-from kgfast.train.checkpoint import check_graph, load_optimizer_state, optimizer_state, refuse_differences
 
 KIND = "joint"
-# A run may go on with other values of these; all others decide what is learnt.
-CHANGEABLE = {"data", "out", "resume", "recipe", "steps", "epochs", "minutes", "threads", "device", "checkpoint_every",
-              "tensorboard"}  # fmt: skip
+CHANGEABLE = common.CHANGEABLE | {"recipe", "steps"}
 
 
 @dataclass
-class Position:
+class Position(common.Position):
     """Where training stands, between two steps."""
 
-    step: int = 0  # the next to come
     batches: dict[str, int] = field(default_factory=dict)  # of each task, the next to come
     last: dict[str, int] = field(default_factory=dict)  # the step each task was last in
-    seconds: float = 0.0  # spent in steps
-    elapsed: float = 0.0  # with validations and checkpoints; this is what `minutes` bounds
-    validated_step: int | None = None
-    history_bytes: int = 0
     processes: int = 1
 
 
@@ -113,7 +113,7 @@ def read(run: Path, config: JointConfig, graph: KnowledgeGraph) -> Saved | None:
     check_data(folder, manifest, graph, config)
     refuse_differences(folder, [
         f"{key}: {saved!r} in the checkpoint, {now!r} now"
-        for key, saved, now in compare(manifest["config"], config.model_dump())
+        for key, saved, now in differences(manifest["config"], config.model_dump(), CHANGEABLE, whole=("tasks",))
     ])  # fmt: skip
     files = manifest["files"]
     remove_leftovers(folder, files)
@@ -125,17 +125,6 @@ def read(run: Path, config: JointConfig, graph: KnowledgeGraph) -> Saved | None:
         optimizers={name: {**numbers[name], **read_tensors(folder, files[name])} for name in numbers},
         tokenizer=manifest["tokenizer"],
     )
-
-
-def compare(saved: dict[str, Any], now: dict[str, Any], path: str = ""):
-    """(dotted key, saved value, value now) of the settings that differ."""
-    for key, value in now.items():
-        if (not path and key in CHANGEABLE) or key not in saved:
-            continue
-        if isinstance(value, dict) and isinstance(saved[key], dict) and key != "tasks":
-            yield from compare(saved[key], value, f"{path}{key}.")
-        elif saved[key] != json.loads(json.dumps(value)):
-            yield f"{path}{key}", saved[key], value
 
 
 def restore(saved: Saved, model: JointModel, weights: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> None:

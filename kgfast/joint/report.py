@@ -20,12 +20,9 @@ from kgfast.evaluate.report import (
     table,
     write_page,
 )
-from kgfast.joint.evaluate import headline
 from kgfast.joint.model.joint_model import JointModel
+from kgfast.joint.tasks import task_class
 from kgfast.joint.tasks.link import link_model
-
-WORDS = {"mrr": "MRR", "hits@1": "Hits@1", "hits@3": "Hits@3", "hits@10": "Hits@10", "mean_rank": "Mean rank",
-         "f1": "F1", "perplexity": "Perplexity", "accuracy": "Accuracy"}  # fmt: skip
 
 
 def write_joint_report(run: Path, model: JointModel, metrics: dict[str, Any]) -> Path:
@@ -47,15 +44,21 @@ def write_joint_report(run: Path, model: JointModel, metrics: dict[str, Any]) ->
     return write_page(Path(run), f"{', '.join(names)} on {graph.name}", subtitle, parts)
 
 
+def headline(task: str, metrics: dict[str, Any]) -> tuple[str, float | None]:
+    """(heading, value) of the one number that stands for a task."""
+    name, value = task_class(task).headline_of(metrics)
+    return task_class(task).columns.get(name, name), value
+
+
 def tiles(metrics: dict[str, Any]) -> str:
     """The one number of each task, and what training took."""
     values = []
     for task, splits in metrics["tasks"].items():
         for split in ("test", "valid"):
             if split in splits:
-                name, value = headline(task, splits[split])
+                word, value = headline(task, splits[split])
                 if value is not None:
-                    values.append((figure(value), f"{task}: {WORDS.get(name, name)}, {split}"))
+                    values.append((figure(value), f"{task}: {word}, {split}"))
                 break
     train = metrics["train"]
     values.append((duration(train["seconds"]), f"{train['steps']:,} steps"))
@@ -88,7 +91,7 @@ def validation(history: list[dict[str, Any]], names: list[str]) -> str:
         for name, metrics in row.get("valid", {}).items():
             word, value = headline(name, metrics)
             if value is not None:
-                found[f"{name}: {WORDS.get(word, word)}"] = value
+                found[f"{name}: {word}"] = value
         if found:
             rows.append({"step": row["step"], "valid": found})
     labels = list(dict.fromkeys(label for row in rows for label in row["valid"]))
@@ -100,7 +103,8 @@ def results(task: str, splits: dict[str, dict[str, Any]]) -> str:
     columns = [split for split in ("test", "valid") if split in splits]
     found = {split: dict(flat(splits[split])) for split in columns}
     keys = list(dict.fromkeys(key for split in columns for key in found[split]))
-    rows = [[WORDS.get(key, key), *(found[split].get(key, "") for split in columns)] for key in keys]
+    words = task_class(task).columns
+    rows = [[words.get(key, key), *(found[split].get(key, "") for split in columns)] for key in keys]
     return section(f"Results: {task}", card(table(["Metric", *columns], rows))) if rows else ""
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from kgfast.functional.multitask import Term, multitask_loss
+from kgfast.functional.multitask import LossTerm, Term, multitask_loss
 from kgfast.joint.balance.pcgrad import project
 from kgfast.joint.config import JointConfig
 from kgfast.joint.model.joint_model import JointModel
 from kgfast.joint.parallel import Processes
-from kgfast.train.batches import generator
+from kgfast.run.seeds import generator, global_seed
 
 
 class Step:
@@ -47,10 +46,10 @@ class Step:
         present = torch.tensor([name in names for name in self.names], device=config.device)
         results, norms, projected = [], None, {}
         for part in range(config.accumulate):
-            torch.manual_seed(step_seed(config.seed, index, part, self.processes.rank))
             rank = self.processes.rank
+            torch.manual_seed(global_seed(config.seed, f"joint/{index}/{part}/{rank}"))  # of dropout
             made = {name: self.model.tasks[name].batch((batches[name] + part) * size + rank) for name in names}
-            turn = (index * config.accumulate + part) * size + self.processes.rank
+            turn = (index * config.accumulate + part) * size + rank
             terms, owners, shared = self.model(made, turn)
             if self.weights.needs_norms and part == 0 and index % self.weights.every == 0:
                 norms = self.norms(terms, owners, shared)
@@ -75,7 +74,7 @@ class Step:
         self.weights.observe(index, torch.where(present, told[:-1].nan_to_num(), 0.0), present, norms)
         return torch.where(torch.cat([present, present.new_ones(1)]), told, math.nan)
 
-    def backward(self, terms: list[Term], owners: list[str], present: Tensor) -> Tensor:
+    def backward(self, terms: list[Term | LossTerm], owners: list[str], present: Tensor) -> Tensor:
         """All tasks at once."""
         place = torch.tensor([self.names.index(owner) for owner in owners], device=present.device)
         weights = self.weights.weights()
@@ -84,7 +83,7 @@ class Step:
         (total / self.config.accumulate).backward()
         return self.losses(terms, place, per_term, total)
 
-    def losses(self, terms: list[Term], place: Tensor, per_term: Tensor, total: Tensor) -> Tensor:
+    def losses(self, terms: list[Term | LossTerm], place: Tensor, per_term: Tensor, total: Tensor) -> Tensor:
         """[K + 1]: each task's loss before weighting, a sum over its terms, and the total."""
         own = per_term.new_tensor([float(term.weight) for term in terms])
         tasks = per_term.new_zeros(len(self.names)).index_add(0, place, per_term.detach() * own)
@@ -99,7 +98,11 @@ class Step:
         return total if balance is None else total + balance
 
     def backward_apart(
-        self, terms: list[Term], owners: list[str], present: Tensor, projected: dict[str, list[Tensor | None]]
+        self,
+        terms: list[Term | LossTerm],
+        owners: list[str],
+        present: Tensor,
+        projected: dict[str, list[Tensor | None]],
     ) -> Tensor:
         """A backward pass a task, whose gradients are kept apart in `projected` (see `pcgrad`)."""
         place = torch.tensor([self.names.index(owner) for owner in owners], device=present.device)
@@ -128,7 +131,7 @@ class Step:
         for parameter, gradient in zip(self.parameters, total, strict=True):
             parameter.grad = add(parameter.grad, gradient)
 
-    def norms(self, terms: list[Term], owners: list[str], shared: Mapping[str, list[Tensor]]) -> Tensor:
+    def norms(self, terms: list[Term | LossTerm], owners: list[str], shared: Mapping[str, list[Tensor]]) -> Tensor:
         """|dL_i / d representation| of each task [K]; 0 where it is absent."""
         found = torch.zeros(len(self.names), device=self.config.device)
         for which, name in enumerate(self.names):
@@ -149,9 +152,3 @@ def add(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     if first is None or second is None:
         return second if first is None else first
     return first + second
-
-
-def step_seed(seed: int, step: int, part: int, rank: int) -> int:
-    """A seed of torch's global generator (dropout) of its own for each batch of each process."""
-    digest = hashlib.sha256(f"{seed}/joint/{step}/{part}/{rank}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from kgfast.train.config import TrainConfig
+from kgfast.run.settings import RunSettings
 
 
 def part_over(step: int, steps: int | None, seconds: float, minutes: float | None) -> float:
@@ -14,7 +14,7 @@ def part_over(step: int, steps: int | None, seconds: float, minutes: float | Non
     return min(1.0, max(by_steps, by_time))
 
 
-def learning_rate(config: TrainConfig, step: int, steps: int | None, seconds: float) -> float:
+def learning_rate(config: RunSettings, step: int, steps: int | None, seconds: float) -> float:
     """The rate of step `step` of `steps` (None: no bound), `seconds` after the start.
 
     With f = `lr_final` and p in [0, 1] the part of training that is over: linear lr (1 - (1 - f) p);

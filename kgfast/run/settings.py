@@ -1,20 +1,76 @@
-"""Settings as people write them: YAML files and key=value pairs read, wrong keys and values named in plain words."""
+"""What every kind of training is told in the same words, and how files and command lines become one configuration.
+
+Precedence, lowest first: defaults < recipe < YAML file < key=value pairs < named options.
+"""
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+import torch
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+from typing_extensions import Self
 
 from kgfast.errors import ConfigError
+from kgfast.reference import SCORES
+from kgfast.run import reading
 
-DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 ALIASES = {"transe": "transe_l1"}
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Lets one of the words through. A table that grows is read anew for each value."""
+
+    words: Iterable[str]
+
+    def __call__(self, value: str) -> str:
+        words = [repr(word) for word in self.words]
+        if repr(value) not in words:
+            expected = f"{', '.join(words[:-1])} or {words[-1]}"
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+        return value
+
+
+def choices(section: type[BaseModel], name: str) -> list[str]:
+    """The words that a setting may be; none where it is no choice."""
+    field = section.model_fields[name]
+    for rule in field.metadata:
+        if isinstance(rule, AfterValidator) and isinstance(rule.func, OneOf):
+            return list(rule.func.words)
+    return [word for word in get_args(field.annotation) if isinstance(word, str)]
+
+
+def found_device(value: str) -> str:
+    """A device by name; auto is the GPU where there is one."""
+    if value != "auto":
+        return value
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """ConfigError where the device isn't there."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={device!r}: no CUDA device is available, use cpu")
+
+
+def known_as(value: Any) -> Any:
+    return ALIASES.get(value, value) if isinstance(value, str) else value
+
+
+def as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+# Settings of both kinds of training whose defaults differ.
+Dim = Annotated[int, Field(gt=0, description="real numbers in the row of an entity")]
+Course = Annotated[Literal["constant", "linear", "cosine", "step"], Field(description="course of the lr")]
+Warmup = Annotated[int, Field(ge=0, description="steps over which the lr rises from nothing")]
 
 
 class Section(BaseModel):
@@ -23,109 +79,146 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class Settings(Section):
-    """What both kinds of training are told in the same words."""
+class RunSettings(Section):
+    """Settings of every run. Any wrong key or value raises ConfigError, which names the key, the value and what is
+    allowed. A kind of training adds its own, and says what its recipes are and which settings don't go together.
+    """
 
-    @field_validator("model", mode="before", check_fields=False)
+    default_epochs: ClassVar[int]
+    ends: ClassVar[Sequence[str]] = ("epochs", "minutes")  # one of them is given, or training lasts default_epochs
+
+    data: Annotated[str, BeforeValidator(as_text)] = Field(
+        description="dataset folder, single file of triples, or the name of a built-in graph"
+    )
+    recipe: str | None = Field(None, description="name of a whole configuration, which the other settings override")
+    out: Annotated[str | None, BeforeValidator(as_text)] = Field(
+        None, description="folder of the run; by default a new one under runs/"
+    )
+    resume: bool = Field(False, description="continue from the checkpoint in `out`")
+
+    model: Annotated[str, BeforeValidator(known_as), AfterValidator(OneOf(SCORES))] = Field(
+        "complex", description="score function (transe means transe_l1)"
+    )
+    dim: Dim = 256
+    reciprocal: bool = Field(False, description="rank heads as tails of a second set of relations")
+    init_scale: float | None = Field(None, gt=0, description="scale of the initial tables; by default the model's own")
+
+    lr: float = Field(0.1, gt=0, description="learning rate")
+    lr_schedule: Course = "constant"
+    lr_final: float = Field(0.1, ge=0, le=1, description="part of the lr which is left at the end of a schedule")
+    lr_step_at: float = Field(0.5, gt=0, lt=1, description="part of training after which `step` falls to lr_final")
+    warmup: Warmup = 0
+    epochs: int | None = Field(None, gt=0, description="passes over the examples")
+    minutes: float | None = Field(
+        None, gt=0, description="bound on training with its validations; the final evaluation comes after it"
+    )
+
+    checkpoint_every: float = Field(1.0, gt=0, description="minutes between checkpoints")
+    seed: int = Field(0, ge=0, lt=2**63, description="the one source of all randomness")
+    threads: int | None = Field(None, gt=0, description="CPU threads; by default torch's")
+    device: Annotated[str, AfterValidator(found_device)] = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        validate_default=True,
+        description="cpu, cuda or cuda:N; auto: cuda if there is one",
+    )
+    tensorboard: bool = Field(True, description="write TensorBoard events into the run's folder")
+
+    def __init__(self, /, **values: Any) -> None:
+        kind = type(self)
+        reading.refuse_unknown(values, kind.model_fields)
+        if values.get("recipe") is not None:
+            values = kind.merge(kind.recipe_values(values["recipe"]), values)
+        values = kind.prepare(values)
+        if all(values.get(end) is None for end in kind.ends):
+            values["epochs"] = kind.default_epochs
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(reading.explain(error, kind)) from None
+        self.check_combination()
+
     @classmethod
-    def _alias(cls, value: Any) -> Any:
-        return ALIASES.get(value, value) if isinstance(value, str) else value
+    def resolve(
+        cls,
+        file: str | os.PathLike | None = None,
+        pairs: Iterable[str] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Settings from a YAML file, `key=value` pairs and named options (None means not given).
 
-    @field_validator("device", check_fields=False)
+        Precedence, lowest first: defaults < recipe < file < pairs < options. With `resume`, the settings of the run
+        in `out` take the place of a file which is not given.
+        """
+        named = {reading.canonical(key): value for key, value in (options or {}).items() if value is not None}
+        paired = cls.nest(reading.parse_pairs(pairs))
+        reading.refuse_unknown(named, cls.model_fields)
+        reading.refuse_unknown(paired, cls.model_fields)
+        values = cls.merge(paired, named)
+        if file is None and reading.boolean(values.get("resume", False)) and values.get("out") is not None:
+            saved = Path(str(values["out"])) / "config.yaml"
+            file = saved if saved.exists() else None
+        if file is not None:
+            values = cls.merge(cls.read_file(file), values)
+        config = cls(**values)
+        config.check_given(values)
+        return config
+
     @classmethod
-    def _device(cls, value: str) -> str:
-        return found_device(value)
+    def read_file(cls, path: str | os.PathLike) -> dict[str, Any]:
+        """The settings in a YAML file, keys checked; ConfigError names the file."""
+        values = reading.read_yaml(path)
+        try:
+            reading.refuse_unknown(values, cls.model_fields)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        return values
 
-    @field_validator("data", "out", mode="before", check_fields=False)
     @classmethod
-    def _path(cls, value: Any) -> Any:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
+    def load(cls, path: str | os.PathLike) -> Self:
+        """Read what `save` wrote, or any YAML file of settings."""
+        return cls.resolve(path)
 
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the settings as YAML (to a temporary name, then renamed)."""
+        left_out = {"resume", *self.unsaved()}
+        reading.write_yaml(path, {key: value for key, value in self.model_dump().items() if key not in left_out})
 
-def found_device(value: str) -> str:
-    """A device by name; auto is the GPU where there is one."""
-    if value != "auto":
-        return value
-    import torch
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed, checked as a whole again."""
+        changed = type(self)(**{**self.model_dump(), "recipe": None, **changes})
+        return changed if "recipe" in changes else changed.model_copy(update={"recipe": self.recipe})
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    # What a kind of training says of its own
 
+    @classmethod
+    def recipe_values(cls, name: str) -> dict[str, Any]:
+        """The settings of a recipe; ConfigError names the recipes there are."""
+        raise NotImplementedError
 
-def check_device(device: str) -> None:
-    """ConfigError where the device isn't there."""
-    import torch
+    @classmethod
+    def nest(cls, pairs: dict[str, Any]) -> dict[str, Any]:
+        """Values by key from `key=value` pairs."""
+        return pairs
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device={device!r}: no CUDA device is available, use cpu")
+    @classmethod
+    def merge(cls, below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+        """`above` over `below`."""
+        return {**below, **above}
 
+    @classmethod
+    def prepare(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Short ways to say things become the long ones, before values are checked."""
+        return values
 
-def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
-    """The settings in a YAML file; ConfigError names the file."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: must hold `key: value` lines, got a {type(values).__name__}")
-    return {canonical(str(key)): value for key, value in values.items()}
+    def check_combination(self) -> None:
+        """ConfigError for settings that are right one by one and wrong together."""
+        if SCORES[self.model].even_dim and self.dim % 2:
+            raise ConfigError(f"dim={self.dim}: must be even for model={self.model}, whose rows are two halves")
 
+    def check_given(self, values: Mapping[str, Any]) -> None:
+        """ConfigError for what was given and has no effect."""
 
-def write_yaml(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
-    """Write to a temporary name, then rename."""
-    temporary = Path(f"{path}.tmp")
-    temporary.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["dim=100", "minutes=null"]` as a dictionary; values stay text, which validation converts."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"{pair!r} is not a key=value pair, such as dim=200")
-        values[canonical(key)] = None if value == "null" else value
-    return values
-
-
-def canonical(key: str) -> str:
-    """`--batch-size` and `batch-size` are `batch_size`."""
-    return key.strip().lstrip("-").replace("-", "_")
-
-
-def refuse_unknown(values: Iterable[str], known: Iterable[str], where: str = "") -> None:
-    """ConfigError for the first key that is no setting, with the nearest ones; `where` is the section's name."""
-    known = list(known)
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known settings: {', '.join(known)}"
-            raise ConfigError(f"unknown setting {f'{where}.{key}' if where else key!r}; {hint}")
-
-
-def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
-    """All that pydantic found, each as `key=value: what is allowed`."""
-    return "; ".join(describe(one, model, where) for one in error.errors())
-
-
-def describe(error: Mapping[str, Any], model: type[BaseModel], where: str = "") -> str:
-    field = str(error["loc"][0]) if error["loc"] else "settings"
-    key = ".".join([*([where] if where else []), *(str(part) for part in error["loc"] or ["settings"])])
-    told = model.model_fields[field].description if field in model.model_fields else None
-    if error["type"] == "missing":
-        return f"{key} is missing: {told}"
-    if error["type"] == "extra_forbidden":
-        return f"{key}={error['input']!r}: there is no such setting"
-    if error["type"] == "string_pattern_mismatch":
-        return f"{key}={error['input']!r}: must be {told}"
-    return f"{key}={error['input']!r}: {error['msg'].replace('Input should be', 'must be')}"
-
-
-def boolean(value: Any) -> bool:
-    return str(value).lower() in ("true", "1", "yes", "on", "y", "t")
+    def unsaved(self) -> Iterable[str]:
+        """Settings that `save` leaves out."""
+        return ()

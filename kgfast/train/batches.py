@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
+
+from kgfast.run.seeds import generator
 
 
 class Batches:
@@ -39,12 +39,6 @@ class Batches:
         count = len(self.triples)
         rows = slice(index * count // self.per_epoch, (index + 1) * count // self.per_epoch)
         return self._permuted[rows], None if self._weights is None else self._weights[rows]
-
-
-def generator(seed: int, epoch: int | str) -> torch.Generator:
-    """A CPU generator of its own for (seed, epoch)."""
-    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
 def frequency_weights(triples: Tensor, num_entities: int) -> Tensor:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kgfast import optim
 from kgfast.nn import KGEModel
+from kgfast.run.optimizers import table_optimizer
 from kgfast.run.settings import check_device
 from kgfast.steps import CapturedStep, HostTablesStep, NegativeSamplingStep, OneVsAllStep
 from kgfast.train.config import TrainConfig
@@ -36,16 +36,8 @@ def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> K
 
 
 def build_optimizer(config: TrainConfig, model: KGEModel) -> torch.optim.Optimizer:
-    """The row optimizer over both tables, with its state, which a checkpoint may fill."""
-    parameters = [model.entities, model.relations]
-    if config.optimizer == "adam":
-        optimizer = optim.RowAdam(parameters, lr=config.lr)
-    elif config.optimizer == "sgd":
-        optimizer = optim.RowSGD(parameters, lr=config.lr)
-    else:
-        optimizer = optim.RowAdagrad(parameters, lr=config.lr, full=config.optimizer == "adagrad")
-    optimizer.ensure_state()
-    return optimizer
+    """The row optimizer over both tables."""
+    return table_optimizer(config.optimizer, [model.entities, model.relations], config.lr)
 
 
 def build_step(

@@ -21,9 +21,16 @@ from torch import Tensor
 
 from kgfast.errors import CheckpointError
 from kgfast.nn import KGEModel
+from kgfast.run import checkpoint as common
+from kgfast.run.checkpoint import (
+    check_graph,
+    differences,
+    load_optimizer_state,
+    optimizer_state,
+    refuse_differences,
+)
 from kgfast.run.storage import (
     file_of_run,
-    graph_entry,
     previous_manifest,
     read_manifest,
     read_names,
@@ -38,27 +45,20 @@ from kgfast.train.id_maps import IdMaps
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
 
-# A run may go on with other values of these; all others decide what is learnt.
-CHANGEABLE = {"data", "out", "resume", "epochs", "minutes", "threads", "device", "tables", "checkpoint_every",
-              "early_stopping_patience", "tensorboard"}  # fmt: skip
+CHANGEABLE = common.CHANGEABLE | {"tables", "early_stopping_patience"}
 
 
 @dataclass
-class Position:
+class Position(common.Position):
     """Where training stands, between two steps."""
 
     epoch: int = 0
     batch: int = 0  # of this epoch, the next to come
-    step: int = 0  # of all, the next to come
     triples: int = 0  # seen so far
-    seconds: float = 0.0  # spent in steps
-    elapsed: float = 0.0  # with validations and checkpoints; this is what `minutes` bounds
     best_mrr: float | None = None
     best_epoch: float | None = None
     best_step: int | None = None
-    validated_step: int | None = None
     stale: int = 0  # validations since the best one
-    history_bytes: int = 0
 
 
 @dataclass
@@ -114,27 +114,10 @@ def read(run: str | os.PathLike, config: TrainConfig, graph: KnowledgeGraph) -> 
     )
 
 
-def restore(checkpoint: Checkpoint, model: KGEModel, optimizer: torch.optim.Optimizer) -> None:
+def restore(saved: Checkpoint, model: KGEModel, optimizer: torch.optim.Optimizer) -> None:
     """Copy tables and optimizer state into place, bit for bit."""
-    load_tables(model, checkpoint.tables)
-    load_optimizer_state(optimizer, checkpoint.optimizer)
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, values: dict[str, Tensor | int | float]) -> None:
-    """Put what `optimizer_state` returned in place, bit for bit; CheckpointError where a shape differs."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for key, value in values.items():
-        index, name = key.split("/", 1)
-        state = optimizer.state[parameters[int(index)]]
-        if isinstance(value, Tensor) and isinstance(state.get(name), Tensor):
-            if state[name].shape != value.shape:
-                raise CheckpointError(
-                    f"optimizer state {key} has shape {list(value.shape)} in the checkpoint, "
-                    f"{list(state[name].shape)} here"
-                )
-            state[name].copy_(value)
-        else:
-            state[name] = value.to(parameters[int(index)].device) if isinstance(value, Tensor) else value
+    load_tables(model, saved.tables)
+    load_optimizer_state(optimizer, saved.optimizer)
 
 
 def load_run(run: str | os.PathLike) -> tuple[KGEModel, IdMaps, TrainConfig]:
@@ -168,44 +151,6 @@ def load_tables(model: KGEModel, values: dict[str, Tensor]) -> None:
         table.copy_(values[name])
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, int | float]]:
-    """The optimizer's tensors and its plain numbers, keyed "parameter index/name"."""
-    tensors: dict[str, Tensor] = {}
-    numbers: dict[str, int | float] = {}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, parameter in enumerate(parameters):
-        for name, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}/{name}"] = value.detach()
-            elif isinstance(value, (int, float)):
-                numbers[f"{index}/{name}"] = value
-            else:
-                raise CheckpointError(f"optimizer state {name!r} is a {type(value).__name__}, which can't be stored")
-    return tensors, numbers
-
-
-def check_graph(folder: Path, saved: dict[str, Any], graph: KnowledgeGraph) -> None:
-    if saved["fingerprint"] != graph.fingerprint:
-        here = graph_entry(graph)
-        raise CheckpointError(f"{folder} is a checkpoint of {graph_text(saved)}, not of {graph_text(here)}")
-
-
-def graph_text(entry: dict[str, Any]) -> str:
-    size = f"{entry['num_entities']} entities, {entry['num_relations']} relations"
-    return f"graph {entry['name']!r} ({size}, fingerprint {entry['fingerprint'][:12]})"
-
-
 def check_config(folder: Path, saved: dict[str, Any], config: TrainConfig) -> None:
-    without_effect = unused(config)
-    refuse_differences(folder, [
-        f"{key}={saved[key]!r} in the checkpoint, {key}={value!r} now"
-        for key, value in config.model_dump().items()
-        if key in saved and key not in CHANGEABLE and key not in without_effect and saved[key] != value
-    ])  # fmt: skip
-
-
-def refuse_differences(folder: Path, differences: list[str]) -> None:
-    """CheckpointError for settings with another value than those of the checkpoint."""
-    if differences:
-        raise CheckpointError(f"{folder} is a checkpoint of another configuration: {'; '.join(differences)}. "
-                              "Go on with its own settings, or start anew in another folder")  # fmt: skip
+    found = differences(saved, config.model_dump(), CHANGEABLE | unused(config).keys())
+    refuse_differences(folder, [f"{key}={old!r} in the checkpoint, {key}={now!r} now" for key, old, now in found])

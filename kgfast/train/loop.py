@@ -1,14 +1,7 @@
-"""The training loop.
-
-All randomness comes from (seed, epoch, step), so a run that was killed and resumed has the bits of one that
-was not. Nothing in a step waits for the device: losses are read when a line is logged.
-"""
+"""Training on the graph alone: what its run is, in the loop of all runs (`kgfast.run.loop`)."""
 
 from __future__ import annotations
 
-import json
-import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +10,13 @@ from rich.console import Console
 from torch import Tensor
 
 from kgfast.data import KnowledgeGraph
-from kgfast.errors import ConfigError, DataError
 from kgfast.evaluate.metrics import all_ranks, evaluate, summarize
 from kgfast.evaluate.report import write_report
-from kgfast.run.monitor import Monitor
-from kgfast.run.schedule import learning_rate
-from kgfast.run.session import TrainingError, TrainingLoop, leave, peak_memory_bytes, run_folder, stop_signals
-from kgfast.run.storage import write_durably
+from kgfast.run.loop import TrainingLoop
+from kgfast.run.seeds import generator
+from kgfast.run.session import TrainingError, check_triples, run_folder, start
 from kgfast.train import checkpoint
-from kgfast.train.batches import Batches, frequency_weights, generator
+from kgfast.train.batches import Batches, frequency_weights
 from kgfast.train.build import build_model, build_optimizer, build_step
 from kgfast.train.config import TrainConfig
 
@@ -50,17 +41,11 @@ def train(
     first; they cost a second copy of the tables. Raises ConfigError, DataError, CheckpointError on bad
     input, TrainingError when the loss is no number any more.
     """
-    resume = resume or config.resume
-    console = console or Console(stderr=True)
-    if resume and config.out is None:
-        raise ConfigError("resume: needs out=RUN, the folder of the run to go on with")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    resume = start(config, resume)
     graph = KnowledgeGraph.load(config.data) if graph is None else graph
-    if len(graph.train) == 0:
-        raise DataError(f"graph {graph.name!r} has no train triples")
+    check_triples(graph)
     run = run_folder(config.out, run_name(config, graph), resume)
-    return Training(config, graph, run, console, resume=resume).run_to_end()
+    return Training(config, graph, run, console or Console(stderr=True), resume=resume).run_to_end()
 
 
 def run_name(config: TrainConfig, graph: KnowledgeGraph) -> str:
@@ -71,6 +56,9 @@ def run_name(config: TrainConfig, graph: KnowledgeGraph) -> str:
 class Training(TrainingLoop):
     """One run: its model, optimizer, step, and where it stands."""
 
+    config: TrainConfig
+    position: checkpoint.Position
+
     def __init__(
         self, config: TrainConfig, graph: KnowledgeGraph, run: Path, console: Console, *, resume: bool
     ) -> None:
@@ -80,13 +68,7 @@ class Training(TrainingLoop):
         self.optimizer = build_optimizer(config, self.model)
         self.position = checkpoint.Position()
         self.best: dict[str, Tensor] | None = None
-        if saved is not None:
-            checkpoint.restore(saved, self.model, self.optimizer)
-            self.position = saved.position
-            self.best = saved.best and {name: table.to(config.table_device) for name, table in saved.best.items()}
-            self.say(f"resuming {run} at step {self.position.step} (epoch {self.position.epoch + 1})")
-        elif resume:
-            self.say(f"{run} holds no checkpoint yet: starting from the beginning")
+        self.go_on(saved, resume)
         self.step = build_step(config, self.model, self.optimizer, graph)
         triples = graph.train.to(config.table_device)
         weights = frequency_weights(triples, graph.num_entities) if config.subsampling else None
@@ -94,93 +76,54 @@ class Training(TrainingLoop):
         self.steps = config.epochs * self.batches.per_epoch if config.epochs else None
         self.valid = self.validation_triples()
         self.losses = torch.empty(LOG_STEPS, dtype=torch.float64, device=config.device)
-        self.logged = self.position.step  # the first step that isn't logged yet
         self.logged_triples = self.position.triples
         config.save(run / "config.yaml")
 
-    def run_to_end(self) -> dict[str, Any]:
-        """Train, evaluate, write the results."""
-        resume_from = dict(history_bytes=self.position.history_bytes, step=self.position.step)
-        with Monitor(self.run, self.console, tensorboard=self.config.tensorboard, **resume_from) as self.monitor:
-            stopped = self.train_until_stop()
-        memory = peak_memory_bytes(self.config.device)
-        if self.best is not None:
-            checkpoint.load_tables(self.model, self.best)
-        splits = [split for split in ("test", "valid") if len(getattr(self.graph, split))]
-        asked = " and ".join(splits) or "nothing"
-        self.say(f"stopped by {stopped} after {self.epoch():.1f} epochs; evaluating {asked}")
-        details = evaluate(self.model, self.graph, splits[0], details=True) if splits else None
-        metrics: dict[str, Any] = {"test": None, "valid": None}
-        for split in splits:
-            found = details if split == splits[0] else evaluate(self.model, self.graph, split)
-            metrics[split] = {key: found[key] for key in REPORTED}
-        position = self.position
-        metrics["train"] = {
-            "triples_per_second": position.triples / position.seconds if position.seconds else 0.0,
-            "seconds": position.seconds,
-            "peak_memory_bytes": memory,
-            "steps": position.step,
-            "epochs": self.epoch(),
-            "best_epoch": position.best_epoch,
-            "stopped": stopped,
-        }
-        metrics["tasks"] = {}
-        write_durably(self.run / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
-        write_report(self.run, model=self.model, graph=self.graph, details=details)
-        return metrics
+    def restore(self, saved: checkpoint.Checkpoint) -> None:
+        checkpoint.restore(saved, self.model, self.optimizer)
+        self.position = saved.position
+        device = self.config.table_device
+        self.best = saved.best and {name: table.to(device) for name, table in saved.best.items()}
 
-    def train_until_stop(self) -> str:
-        """Steps, validations and checkpoints until epochs, minutes or patience end; says which."""
-        config, position, batches = self.config, self.position, self.batches
-        budget = 60 * config.minutes if config.minutes else math.inf
-        self.start_clock()
-        rate, stopped = None, None
-        with stop_signals() as received:
-            while stopped is None:
-                if self.steps is not None and position.step >= self.steps and position.batch == 0:
-                    stopped = "epochs"
-                elif config.early_stopping_patience and position.stale >= config.early_stopping_patience:
-                    stopped = "early stopping"
-                else:
-                    batches.begin(position.epoch)
-                while stopped is None and position.batch < batches.per_epoch:
-                    now = time.monotonic()
-                    elapsed = now - self.begin
-                    if received:
-                        self.save()
-                        leave(received[0], self.run)
-                    self.log_and_save(now)
-                    if elapsed >= budget:
-                        stopped = "minutes"
-                        break
-                    new_rate = learning_rate(config, position.step, self.steps, elapsed)
-                    if new_rate != rate:
-                        rate = new_rate
-                        for group in self.optimizer.param_groups:
-                            group["lr"] = rate
-                    triples, weights = batches[position.batch]
-                    index = position.step - self.logged
-                    self.losses[index] = self.step(triples, position.step, weights)
-                    position.step += 1
-                    position.batch += 1
-                    position.triples += len(triples)
-                    if index + 1 == LOG_STEPS:
-                        self.log()
-                if position.batch == batches.per_epoch:
-                    every = config.validate_every if self.valid is not None else 0
-                    if every and (position.epoch + 1) % every == 0 and position.validated_step != position.step:
-                        self.log()
-                        self.validate()
-                        position.stale = 0 if position.best_step == position.step else position.stale + 1
-                    position.epoch += 1
-                    position.batch = 0
-            self.log()
-            if position.validated_step != position.step:
-                self.validate()
-            self.save()
-            if received:
-                leave(received[0], self.run)
-        return stopped
+    def place(self) -> str:
+        return f"step {self.position.step} (epoch {self.position.epoch + 1})"
+
+    def set_rates(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def take_step(self) -> Tensor:
+        position = self.position
+        self.batches.begin(position.epoch)
+        triples, weights = self.batches[position.batch]
+        loss = self.step(triples, position.step, weights)
+        position.batch += 1
+        position.triples += len(triples)
+        return loss
+
+    def after_step(self) -> None:
+        """The end of an epoch: validation, where it is due, and the count of those that found nothing better."""
+        position, config = self.position, self.config
+        if position.batch < self.batches.per_epoch:
+            return
+        every = config.validate_every if self.valid is not None else 0
+        if every and (position.epoch + 1) % every == 0:
+            self.validate()
+            position.stale = 0 if position.best_step == position.step else position.stale + 1
+        position.epoch += 1
+        position.batch = 0
+
+    def ended(self) -> str | None:
+        position, patience = self.position, self.config.early_stopping_patience
+        if position.batch:
+            return None
+        if self.steps is not None and position.step >= self.steps:
+            return "epochs"
+        return "early stopping" if patience and position.stale >= patience else None
+
+    def at_end(self) -> None:
+        if self.valid is not None:
+            self.validate()
 
     def check_finite(self, losses: Tensor) -> None:
         wrong = (~torch.isfinite(losses)).nonzero()
@@ -193,48 +136,66 @@ class Training(TrainingLoop):
             )
 
     def write_line(self, losses: Tensor, seconds: float) -> None:
-        position = self.position
-        triples = position.triples - self.logged_triples
-        self.logged_triples = position.triples
-        over, left = self.progress()
-        record = {
-            "step": position.step,
-            "epoch": self.epoch(),
+        triples = self.position.triples - self.logged_triples
+        self.logged_triples = self.position.triples
+        numbers = {
             "loss": losses.mean().item(),
             "triples_per_second": triples / seconds,
             "lr": self.optimizer.param_groups[0]["lr"],
         }
-        text = f"loss {record['loss']:.4f}  {record['triples_per_second']:,.0f} triples/s  {left}"
-        self.monitor.training(record, over, text, f"epoch {record['epoch']:.1f}")
+        text = f"loss {numbers['loss']:.4f}  {numbers['triples_per_second']:,.0f} triples/s"
+        self.tell(numbers, text, f"epoch {self.epoch():.1f}")
 
-    def validate(self) -> None:
-        """Filtered MRR of the valid triples (or the drawn ones); the best tables so far are kept."""
-        if self.valid is None:
-            return
+    def measure(self) -> tuple[dict[str, Any], str]:
+        """Filtered ranks of the valid triples (or the drawn ones); the tables with the best MRR so far are kept."""
         position = self.position
         ranks = all_ranks(self.model, self.graph, self.valid)
         metrics = summarize(torch.cat([ranks["tail"], ranks["head"]]))
-        position.validated_step = position.step
         better = position.best_mrr is None or metrics["mrr"] > position.best_mrr
         if better:
             position.best_mrr, position.best_step = metrics["mrr"], position.step
             position.best_epoch = self.epoch()
-            if self.best is None:
-                self.best = {name: table.clone() for name, table in checkpoint.tables(self.model).items()}
-            else:
-                for name, table in checkpoint.tables(self.model).items():
-                    self.best[name].copy_(table)
+            self.keep_tables()
         text = f"epoch {self.epoch():.1f}  valid MRR {metrics['mrr']:.4f}  hits@10 {metrics['hits@10']:.4f}"
-        record = {"step": position.step, "epoch": self.epoch(), "valid": metrics}
-        self.monitor.validation(record, text + "  best so far" * better)
-        self.mark = time.monotonic()  # validation is no training time
+        return metrics, text + "  best so far" * better
+
+    def keep_tables(self) -> None:
+        tables = checkpoint.tables(self.model)
+        if self.best is None:
+            self.best = {name: table.clone() for name, table in tables.items()}
+        else:
+            for name, table in tables.items():
+                self.best[name].copy_(table)
 
     def write_checkpoint(self) -> None:
         checkpoint.save(self.run, self.config, self.graph, self.position, self.model, self.optimizer, self.best)
 
     def epoch(self) -> float:
-        """Passes over the triples so far."""
         return self.position.step / self.batches.per_epoch
+
+    def evaluate(self, stopped: str) -> dict[str, Any]:
+        """Both held-out splits, with the best tables where there were validations."""
+        if self.best is not None:
+            checkpoint.load_tables(self.model, self.best)
+        splits = [split for split in ("test", "valid") if len(getattr(self.graph, split))]
+        asked = " and ".join(splits) or "nothing"
+        self.say(f"stopped by {stopped} after {self.epoch():.1f} epochs; evaluating {asked}")
+        self.details = evaluate(self.model, self.graph, splits[0], details=True) if splits else None
+        metrics: dict[str, Any] = {"test": None, "valid": None, "tasks": {}}
+        for split in splits:
+            found = self.details if split == splits[0] else evaluate(self.model, self.graph, split)
+            metrics[split] = {key: found[key] for key in REPORTED}
+        return metrics
+
+    def pace(self) -> dict[str, Any]:
+        position = self.position
+        return {
+            "triples_per_second": position.triples / position.seconds if position.seconds else 0.0,
+            "best_epoch": position.best_epoch,
+        }
+
+    def write_report(self, metrics: dict[str, Any]) -> None:
+        write_report(self.run, model=self.model, graph=self.graph, details=self.details)
 
     def validation_triples(self) -> Tensor | None:
         """The valid triples to ask, all or `validate_triples` drawn by the seed; None without validation."""

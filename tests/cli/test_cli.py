@@ -275,6 +275,19 @@ def test_names_with_brackets_are_printed_as_they_are(kgfast, tmp_path):
     assert "no test triples" in error
 
 
+def test_help_of_train_names_what_there_is(kgfast, monkeypatch):
+    from kgfast.core.registry import Objective
+    from kgfast.reference import SCORES
+    from kgfast.run.optimizers import ROW_OPTIMIZERS
+    from kgfast.run.recipes import GRAPH, JOINT
+
+    monkeypatch.setenv("COLUMNS", "400")
+    code, output, _ = kgfast("train", "--help")
+    assert code == 0
+    for words in (SCORES, GRAPH, JOINT, ROW_OPTIMIZERS, Objective.words()):
+        assert ", ".join(words) in output
+
+
 def test_help_does_not_import_torch():
     program = "import sys, kgfast.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

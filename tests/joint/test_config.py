@@ -6,8 +6,8 @@ import pytest
 
 from kgfast.errors import ConfigError
 from kgfast.joint.config import JointConfig, is_joint, resolve
-from kgfast.joint.recipes import RECIPES
 from kgfast.joint.tasks import task_names
+from kgfast.run.recipes import JOINT as RECIPES
 
 LINK = {"tasks": {"link": {}}}
 
@@ -64,8 +64,31 @@ def test_precedence_and_dots(tmp_path):
     assert config.tasks["qa"] == {"batch_size": 32}
     assert (config.sharing.mode, config.sharing.strength) == ("soft", 0.5)
     assert (config.dim, config.backbone.layers, config.entities.kind) == (64, 1, "hybrid")
-    with pytest.raises(ConfigError, match="has a value already"):
-        resolve(None, ["sharing=soft", "sharing.strength=1"], {"data": "world"})
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_word_for_a_section_and_keys_of_it(turned, tmp_path):
+    """In any order; the word says what the section is, whatever a file says of it."""
+    file = tmp_path / "joint.yaml"
+    file.write_text("data: world\ntasks: {mlm: {batch_size: 3}, link: {n3: 0.5}}\nsharing: {mode: soft, strength: 2}\n")
+
+    def read(*pairs):
+        return resolve(file, reversed(pairs) if turned else pairs)
+
+    sharing = read("sharing=routed", "sharing.gate=token", "sharing.experts=3").sharing
+    assert (sharing.mode, sharing.gate, sharing.experts, sharing.strength) == ("routed", "token", 3, None)
+    backbone = read("backbone=some/folder", "backbone.max_length=32").backbone
+    assert (backbone.path, backbone.max_length) == ("some/folder", 32)
+    corpus = read("corpus.triples=false", "corpus=a.txt").corpus
+    assert (corpus.files, corpus.triples) == (["a.txt"], False)
+    assert read("sharing=null", "sharing.mode=routed").sharing.strength is None
+    assert read("tasks=link,relation", "tasks.link.batch_size=8").tasks == {"link": {"batch_size": 8}, "relation": {}}
+    assert read("tasks.link.batch_size=8").tasks == {"mlm": {"batch_size": 3}, "link": {"n3": 0.5, "batch_size": 8}}
+    assert read("sharing.strength=3").sharing.strength == 3
+    with pytest.raises(ConfigError, match="sharing.strength=.* has no effect with sharing.mode=hard"):
+        read("sharing=hard", "sharing.strength=1")
+    with pytest.raises(ConfigError, match="dim.x='3': dim has a value already"):
+        read("dim=3", "dim.x=3")
 
 
 def test_a_word_or_a_list_stands_for_a_section():

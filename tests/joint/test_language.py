@@ -8,10 +8,10 @@ from joint_text_helpers import LENGTH, Tasks, dims, texts, tokenizer, world
 
 from kgfast import Term, multitask_loss
 from kgfast.errors import ConfigError, DataError
-from kgfast.joint.language_task import read
 from kgfast.joint.tasks import Task, task_class
 from kgfast.joint.tasks.clm import shift
 from kgfast.joint.text.corpus import Corpus, verbalise
+from kgfast.joint.text.language import read
 from kgfast.joint.text.store import TextStore
 from kgfast.testing import assert_no_worse
 

@@ -9,11 +9,11 @@ from torch import nn
 from training_helpers import ENTITIES, RELATIONS, grouped_graph
 
 import kgfast
-from kgfast import ConfigError, multitask_loss
+from kgfast import ConfigError, KgfastError, Term, multitask_loss
 from kgfast.data import KnowledgeGraph
 from kgfast.evaluate.metrics import evaluate
-from kgfast.joint.likelihood import cubed, likelihood_term
-from kgfast.joint.tasks import ModelDims, task_class
+from kgfast.functional.regularizers import cubed
+from kgfast.joint.tasks import LossTerm, ModelDims, task_class
 from kgfast.joint.tasks.link import link_model
 from kgfast.nn import KGEModel
 from kgfast.reference import SCORES
@@ -44,12 +44,32 @@ def task(name, score="complex", **options):
     return made(made.Options(**options), graph(), None, dims, 0)
 
 
-def test_a_likelihood_term_is_its_loss():
+def test_a_ready_loss_is_a_term():
     losses = torch.tensor([1e-3, 0.5, 3.0, 40.0], dtype=torch.float64, requires_grad=True)
-    total, each = multitask_loss([likelihood_term(losses)], [0.7])
+    total, each = multitask_loss([LossTerm(losses)], [0.7])
     (gradient,) = torch.autograd.grad(total, losses)
     torch.testing.assert_close(each[0], losses.mean(), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(gradient, torch.full_like(losses, 0.7 / 4), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("impl", [None, "reference"])
+def test_ready_losses_stand_among_the_others(impl):
+    losses = torch.tensor([-2.0, 0.0, 8.0], dtype=torch.float64, requires_grad=True)
+    query = torch.eye(3, dtype=torch.float64, requires_grad=True)
+    term = Term(query, torch.eye(3, dtype=torch.float64), torch.arange(3))
+    alone = multitask_loss([term], impl=impl)[1]
+    total, each = multitask_loss(
+        [LossTerm(losses, weight=0.5), term, LossTerm(losses[:0])], torch.tensor([3.0, 1.0, 1.0]), impl=impl
+    )
+    torch.testing.assert_close(each, torch.cat([losses.mean()[None], alone, losses.new_zeros(1)]))
+    torch.testing.assert_close(total, 1.5 * losses.mean() + alone[0])
+    torch.testing.assert_close(torch.autograd.grad(total, losses)[0], torch.full_like(losses, 0.5))
+
+
+def test_ready_losses_are_a_number_an_example():
+    assert multitask_loss([LossTerm(torch.tensor(3.0))])[0] == 3
+    with pytest.raises(KgfastError, match=r"terms\[1\].losses has shape \[2, 2\]"):
+        multitask_loss([LossTerm(torch.zeros(())), LossTerm(torch.zeros(2, 2))])
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -242,9 +242,9 @@ def test_the_walk_leaves_the_rows_alone_and_the_gate_moves_alone():
         assert (of_gate is not None and bool(of_gate.any())) == gate
         assert (of_reader is not None and bool(of_reader.any())) == (name == "qa/following")
     held, batch = task.held_out, task.batch(0)
-    assert len(terms["qa/gate"].query) == int(held[batch.topics].sum()) > 0
+    assert len(terms["qa/gate"].losses) == int(held[batch.topics].sum()) > 0
     taught = int((~held[batch.topics]).sum())
-    assert len(terms["qa/embedding"].query) == len(terms["qa/evidence"].query) == taught
+    assert len(terms["qa/embedding"].query) == len(terms["qa/evidence"].losses) == taught
     assert terms["qa/evidence"].weight == 0.7
 
 

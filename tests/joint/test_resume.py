@@ -18,7 +18,7 @@ from kgfast.errors import CheckpointError
 from kgfast.joint import checkpoint
 from kgfast.joint import loop as joint_loop
 from kgfast.joint.config import JointConfig
-from kgfast.run import session
+from kgfast.run import loop as run_loop
 
 pytest.importorskip("transformers")
 
@@ -80,7 +80,7 @@ SETTINGS = [
 def test_a_crash_at_any_step(graph, tmp_path, monkeypatch, settings):
     whole = joint_config(tmp_path / "whole", steps=9, **settings)
     run_joint(whole, graph)
-    monkeypatch.setattr(session, "CHECKPOINT_SHARE", 0)
+    monkeypatch.setattr(run_loop, "CHECKPOINT_SHARE", 0)
     cut = whole.replace(out=str(tmp_path / "cut"), checkpoint_every=1e-9)
 
     def crash():
@@ -119,13 +119,13 @@ KILLED = """
 import sys
 from kgfast.joint import loop
 from kgfast.joint.config import JointConfig
-from kgfast.train import session
+from kgfast.run import loop as run_loop
 train = loop.JointTraining.train_until_stop
 def told(self):
     print("ready", flush=True)
     return train(self)
 loop.JointTraining.train_until_stop = told
-session.CHECKPOINT_SHARE = 0
+run_loop.CHECKPOINT_SHARE = 0
 loop.train_joint(JointConfig.load(sys.argv[1]), resume=True)
 """
 

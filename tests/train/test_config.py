@@ -1,8 +1,11 @@
 """Training settings: what is refused and how it is said, and which source wins."""
 
+from dataclasses import replace
+
 import pytest
 
 from kgfast.errors import ConfigError
+from kgfast.reference import SCORES, find_score
 from kgfast.run.schedule import learning_rate
 from kgfast.train import RECIPES, TrainConfig, resolve
 from kgfast.train.config import unused
@@ -141,6 +144,16 @@ def test_replace_checks_again_and_configurations_are_frozen():
         config.replace(dim=9)
     with pytest.raises(ValueError):
         config.dim = 3
+
+
+def test_a_score_that_was_registered_is_a_choice(monkeypatch):
+    score = find_score("distmult")
+    with pytest.raises(ConfigError, match="model='mine': must be"):
+        TrainConfig(data="world", model="mine")
+    monkeypatch.setitem(SCORES, "mine", replace(score, name="mine", even_dim=True))
+    assert TrainConfig(data="world", model="mine").model == "mine"
+    with pytest.raises(ConfigError, match="dim=9: must be even for model=mine"):
+        TrainConfig(data="world", model="mine", dim=9)
 
 
 def test_epochs_default_only_without_minutes():

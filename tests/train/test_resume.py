@@ -13,7 +13,7 @@ import pytest
 from training_helpers import grouped_graph, run, same_bits, small_config, write_dataset
 
 from kgfast.data import KnowledgeGraph
-from kgfast.run import session
+from kgfast.run import loop as run_loop
 from kgfast.train import checkpoint
 from kgfast.train import loop as training_loop
 
@@ -89,7 +89,7 @@ def test_a_crash_at_any_step(graph, tmp_path, monkeypatch, settings):
     whole = small_config(tmp_path / "whole", **settings)
     run(whole, graph)
     # A checkpoint before every step, so that the crash is in the middle of an epoch.
-    monkeypatch.setattr(session, "CHECKPOINT_SHARE", 0)
+    monkeypatch.setattr(run_loop, "CHECKPOINT_SHARE", 0)
     cut = whole.replace(out=str(tmp_path / "cut"), checkpoint_every=1e-9)
 
     def crash():
@@ -170,7 +170,8 @@ def test_minutes_carry_over(graph, tmp_path, monkeypatch):
 # Steps last 2 ms at least and saving takes half of the time, so that half of the kills hit a save.
 KILLED = """
 import sys, time
-from kgfast.train import loop, resolve, session
+from kgfast.run import loop as run_loop
+from kgfast.train import loop, resolve
 build, started = loop.build_step, []
 def build_slow(*arguments):
     step = build(*arguments)
@@ -182,7 +183,7 @@ def build_slow(*arguments):
         return loss
     return slow
 loop.build_step = build_slow
-session.CHECKPOINT_SHARE = 1
+run_loop.CHECKPOINT_SHARE = 1
 loop.train(resolve(None, sys.argv[1:]), resume=True)
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from kgfast.errors import ConfigError
-from kgfast.train.batches import generator
+from kgfast.run.seeds import generator
 
 METHODS = ("every", "proportional", "temperature", "round_robin")
 BLOCK = 1024  # steps whose tasks are drawn together

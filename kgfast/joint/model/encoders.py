@@ -13,7 +13,7 @@ from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.model.sharing import ENTITIES, Sharing
 from kgfast.joint.text.store import TextStore
 from kgfast.nn import KGEModel
-from kgfast.train.batches import generator
+from kgfast.run.seeds import generator
 
 ENCODERS = ("table", "text", "hybrid")
 GATE = 2.0  # a hybrid begins as the whole row and 0.12 of the text

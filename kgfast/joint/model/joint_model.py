@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kgfast.functional.multitask import Term
+from kgfast.functional.multitask import LossTerm, Term
 from kgfast.joint.model.encoders import EntityEncoder
 from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.model.sharing import ENTITIES, Sharing
@@ -59,7 +59,9 @@ class JointModel(nn.Module):
             encoded = self.backbone.encode_all({name: packed.to(self.device) for name, packed in requests.items()})
         return {name: Encoded(one.hidden.float(), one.offsets, one.pooled.float()) for name, one in encoded.items()}
 
-    def forward(self, batches: Mapping[str, Any], step: int) -> tuple[list[Term], list[str], dict[str, list[Tensor]]]:
+    def forward(
+        self, batches: Mapping[str, Any], step: int
+    ) -> tuple[list[Term | LossTerm], list[str], dict[str, list[Tensor]]]:
         """(terms, the task of each term, representation) of the batches of a step's tasks.
 
         representation: for each task the tensors it shares with others: the states of its texts, rows of entities and

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 
 from kgfast.errors import ConfigError
-from kgfast.joint.language_task import LanguageTask, TokenBatch
 from kgfast.joint.model.packed import Packed
 from kgfast.joint.tasks import ModelDims, TaskOptions, register
+from kgfast.joint.text.language import LanguageTask, TokenBatch
 
 
 @register
@@ -28,7 +28,7 @@ class CausalLanguageTask(LanguageTask):
             raise ConfigError(
                 "task clm needs a GPT-like backbone; a BERT-like one has mlm, for it sees what comes next"
             )
-        super().__init__(options, texts, seed)
+        super().__init__(options, graph, texts, dims, seed)
 
     def batch(self, step: int) -> TokenBatch:
         return shift(self.pieces(step))

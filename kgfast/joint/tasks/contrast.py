@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from kgfast.core.csr import places_among
 from kgfast.errors import DataError
 from kgfast.functional.answers import answers_of_both_sides
-from kgfast.joint.language_task import device_of
 from kgfast.joint.model.packed import Encoded, Packed
-from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, register
-from kgfast.joint.text.store import relation_texts
+from kgfast.joint.task import device_of
+from kgfast.joint.tasks import ModelDims, Task, TaskOptions, Term, register
+from kgfast.joint.text.store import has_texts, relation_texts
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ContrastBatch:
 
 
 @register
-class ContrastTask(nn.Module):
+class ContrastTask(Task):
     """Query: the unit vector of the pair of texts "entity, relation", over a learned temperature. Table: the unit
     vectors of the texts of the batch's answers. Both sides are asked, heads through "inverse of" the relation's text.
 
@@ -40,7 +40,10 @@ class ContrastTask(nn.Module):
     text is left out of training.
     """
 
-    name, backbone = "contrast", True
+    name = "contrast"
+    backbone = True
+    headline = "mrr"
+    columns = {"mrr": "MRR", "hits@10": "Hits@10", "queries": "queries"}
 
     class Options(TaskOptions):
         batch_size: int = Field(64, gt=0, description="triples in a step, each asked from both sides")
@@ -48,10 +51,9 @@ class ContrastTask(nn.Module):
         evaluate_triples: int = Field(500, gt=0, description="triples that an evaluation ranks at most")
 
     def __init__(self, options, graph, texts, dims: ModelDims, seed: int):
-        super().__init__()
+        super().__init__(options, graph, texts, dims, seed)
         if texts is None or "entity" not in texts:
             raise DataError("task contrast needs texts of entities")
-        self.options, self.graph, self.texts = options, graph, texts
         self.present = texts.present("entity")
         self.triples = graph.train[self.present[graph.train[:, 0]] & self.present[graph.train[:, 2]]]
         if not len(self.triples):
@@ -59,11 +61,12 @@ class ContrastTask(nn.Module):
         if "inverse" not in texts:
             texts.add("inverse", [f"inverse of {text}" for text in relation_texts(graph)])
         self.answers = graph.known("train")
-        self.schedule = Schedule(len(self.triples), options.batch_size, seed, self.name)
+        self.schedule_over(len(self.triples))
         self.log_scale = nn.Parameter(torch.tensor(-math.log(options.temperature)))
 
-    def __len__(self) -> int:
-        return len(self.schedule)
+    @classmethod
+    def lacks(cls, graph, config) -> str | None:
+        return None if has_texts(graph) else "texts of entities"
 
     def batch(self, step: int) -> ContrastBatch:
         return self.of_triples(self.triples[self.schedule.rows(step)])
@@ -86,9 +89,6 @@ class ContrastTask(nn.Module):
 
     def requests(self, batch: ContrastBatch) -> Packed:
         return batch.packed
-
-    def entities(self, batch: ContrastBatch) -> None:
-        return None
 
     def terms(self, model, batch: ContrastBatch, encoded: Encoded) -> list[Term]:
         vectors = F.normalize(encoded.pooled.to(self.log_scale.dtype), dim=1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from kgfast import reference
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import DataError
-from kgfast.evaluate.metrics import evaluate
+from kgfast.evaluate.metrics import HEADINGS, evaluate
 from kgfast.functional.answers import answers_of_both_sides
-from kgfast.joint.likelihood import cubed, likelihood_term
-from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, generator, register
+from kgfast.functional.regularizers import cubed
+from kgfast.joint.tasks import LossTerm, ModelDims, Task, TaskOptions, Term, generator, register
 from kgfast.nn import KGEModel
 
 
@@ -45,7 +46,7 @@ class LinkBatch:
 
 
 @register
-class LinkTask(nn.Module):
+class LinkTask(Task):
     """Terms: the queries of both sides of B triples [2B, D] against the entities' rows [E, D] or [K, D].
 
     With 2R relation rows, row r + R asks for heads as tails of the inverse relation; with R rows the score's own head
@@ -55,21 +56,22 @@ class LinkTask(nn.Module):
     graph's rows and relations stay its own. Memory O(B D) beyond the rows: no scores are stored.
     """
 
-    name: ClassVar[str] = "link"
-    backbone: ClassVar[bool] = False
-    Options: ClassVar[type[TaskOptions]] = LinkOptions
+    name = "link"
+    Options = LinkOptions
+    headline = "mrr"
+    columns = HEADINGS
 
     def __init__(self, options: LinkOptions, graph: KnowledgeGraph, texts, dims: ModelDims, seed: int):
-        super().__init__()
-        self.options, self.graph, self.seed = options, graph, seed
+        super().__init__(options, graph, texts, dims, seed)
         self.score = reference.find_score(dims.score)
         self.known = graph.known("train")
         self.seen = graph.train[:, [0, 2]].unique()
-        self.schedule = Schedule(len(graph.train), options.batch_size, seed, self.name)
+        self.schedule_over(len(graph.train))
         self.dropout = nn.Dropout(options.dropout)
 
-    def __len__(self) -> int:
-        return len(self.schedule)
+    @classmethod
+    def unused_options(cls, entities: str) -> Mapping[str, str]:
+        return {} if entities == "hybrid" else {"text_weight": f"with entities.kind={entities}"}
 
     def batch(self, step: int) -> LinkBatch:
         triples = self.graph.train[self.schedule.rows(step)]
@@ -85,13 +87,10 @@ class LinkTask(nn.Module):
         entities, places = torch.unique(torch.cat([answers, self.seen[drawn]]), return_inverse=True)
         return LinkBatch(triples, offsets, places[: len(answers)], entities)
 
-    def requests(self, batch: LinkBatch) -> None:
-        return None
-
     def entities(self, batch: LinkBatch) -> Tensor:
         return batch.triples[:, [0, 2]].flatten() if batch.entities is None else batch.entities
 
-    def terms(self, model, batch: LinkBatch, encoded) -> list[Term]:
+    def terms(self, model, batch: LinkBatch, encoded) -> list[Term | LossTerm]:
         device = model.relations.device
         rows, texts = model.entities.both_rows(None if batch.entities is None else batch.entities.to(device))
         everyone = batch.entities is not None or not model.entities.reads or len(self.seen) == len(rows)
@@ -107,7 +106,9 @@ class LinkTask(nn.Module):
             terms += [replace(term, weight=share * term.weight, name=f"{term.name}/text") for term in by_text]
         return terms
 
-    def losses(self, table: Tensor, relations: Tensor, batch: LinkBatch, candidates: Tensor | None) -> list[Term]:
+    def losses(
+        self, table: Tensor, relations: Tensor, batch: LinkBatch, candidates: Tensor | None
+    ) -> list[Term | LossTerm]:
         """The loss over entities' rows `table`, [E, D] or [K, D] of `batch.entities`, and its regulariser."""
         head, relation, tail = batch.triples.to(table.device).unbind(1)
         if batch.entities is not None:  # the answers are among them: every head and tail of the batch
@@ -133,7 +134,7 @@ class LinkTask(nn.Module):
         sizes = torch.stack([cubed(part, self.score.complex_rows) for part in rows_used])
         # both queries of a triple use its head and tail, each its own relation row: per query, both and one
         cubes = sizes[:2].sum(0) + sizes[2:].sum(0) / 2
-        return [term, likelihood_term(cubes, weight=self.options.n3, name="n3")]
+        return [term, LossTerm(cubes, weight=self.options.n3, name="n3")]
 
     def evaluate(self, model, split: str) -> dict:
         """Filtered MRR, hits and mean rank over both sides, all entities competing; seen and unseen entities apart."""
@@ -141,6 +142,14 @@ class LinkTask(nn.Module):
         for name in ("per_relation", "per_category", "histogram"):
             del result[name]
         return result
+
+    @classmethod
+    def groups_of(cls, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Either side; entities seen and unseen in training, where there are unseen ones."""
+        yield from ((side, metrics[side]) for side in ("tail", "head"))
+        entities = metrics.get("entities", {})
+        if "unseen" in entities:
+            yield from ((f"{group} entities", entities[group]) for group in ("seen", "unseen") if group in entities)
 
 
 def link_model(model, graph: KnowledgeGraph) -> KGEModel:

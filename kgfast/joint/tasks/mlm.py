@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from kgfast.errors import ConfigError
-from kgfast.joint.language_task import LanguageTask, TokenBatch, corpus_of
 from kgfast.joint.model.packed import Packed
 from kgfast.joint.tasks import ModelDims, TaskOptions, generator, register
+from kgfast.joint.text.language import LanguageTask, TokenBatch
 
 
 @register
@@ -31,12 +31,11 @@ class MaskedLanguageTask(LanguageTask):
     ROUNDS = 7
 
     def __init__(self, options, graph, texts, dims: ModelDims, seed: int):
-        corpus_of(texts, self.name)
+        super().__init__(options, graph, texts, dims, seed)
         if dims.causal:
             raise ConfigError("task mlm needs a BERT-like backbone; a GPT-like one has clm")
         if texts.tokenizer.mask is None:
             raise ConfigError("task mlm: the tokenizer has no [MASK] token")
-        super().__init__(options, texts, seed)
 
     def batch(self, step: int) -> TokenBatch:
         packed, tokenizer = self.pieces(step), self.texts.tokenizer

@@ -9,10 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kgfast.errors import ConfigError, DataError
-from kgfast.joint.language_task import corpus_of, device_of
 from kgfast.joint.model.packed import Encoded, Packed, gather_places
 from kgfast.joint.model.pooling import pool
-from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, generator, register
+from kgfast.joint.task import device_of
+from kgfast.joint.tasks import ModelDims, TaskOptions, Term, generator, register
+from kgfast.joint.text.language import CorpusTask
 
 
 @dataclass(frozen=True)
@@ -26,29 +27,29 @@ class PairBatch:
 
 
 @register
-class NextSentenceTask(nn.Module):
+class NextSentenceTask(CorpusTask):
     """Query: tanh W [p, u * v], p the pooled state of the pair, u and v the means of either sentence's states. Table:
     two rows, is not next and is next. (BERT takes p alone; small models are then slow to see what sentences share.)
 
     Half of the pairs are real; the second of the others is drawn from the sentences of all other documents.
     """
 
-    name, backbone = "nsp", True
+    name = "nsp"
+    headline = "accuracy"
+    columns = {"accuracy": "accuracy", "pairs": "pairs"}
 
     class Options(TaskOptions):
         batch_size: int = Field(32, gt=0, description="pairs of sentences in a step")
         evaluate_pairs: int = Field(2000, gt=0, description="held-out pairs that an evaluation reads at most")
 
     def __init__(self, options, graph, texts, dims: ModelDims, seed: int):
-        super().__init__()
-        self.corpus = corpus_of(texts, self.name)
+        super().__init__(options, graph, texts, dims, seed)
         if dims.causal:
             raise ConfigError("task nsp needs a BERT-like backbone")
-        self.options, self.texts, self.seed = options, texts, seed
         self.firsts = self.corpus.following("train")
         if not len(self.firsts):
             raise DataError("task nsp: no document of the corpus has two sentences")
-        self.schedule = Schedule(len(self.firsts), options.batch_size, seed, self.name)
+        self.schedule_over(len(self.firsts))
         self.transform = nn.Linear(2 * dims.hidden, dims.hidden)
         self.table = nn.Parameter(torch.zeros(2, dims.hidden))
         with torch.no_grad():
@@ -57,8 +58,8 @@ class NextSentenceTask(nn.Module):
             self.transform.bias.zero_()
             self.table.copy_(torch.randn(2, dims.hidden, generator=draws) * 0.02)
 
-    def __len__(self) -> int:
-        return len(self.schedule)
+    def can_evaluate(self, split: str) -> bool:
+        return len(self.corpus.following(split)) > 0
 
     def batch(self, step: int) -> PairBatch:
         return self.pairs(self.firsts, self.schedule.rows(step), generator(self.seed, f"nsp/pairs/{step}"))
@@ -86,9 +87,6 @@ class NextSentenceTask(nn.Module):
 
     def requests(self, batch: PairBatch) -> Packed:
         return batch.packed
-
-    def entities(self, batch: PairBatch) -> None:
-        return None
 
     def query(self, batch: PairBatch, encoded: Encoded) -> Tensor:
         means = pool(encoded.hidden, batch.halves.to(encoded.hidden.device), "mean")

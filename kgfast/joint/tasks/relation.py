@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from kgfast import reference
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
-from kgfast.evaluate.metrics import split_triples, summarize
+from kgfast.evaluate.metrics import HEADINGS, split_triples, summarize
 from kgfast.joint.model.packed import gather_places
-from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, register
+from kgfast.joint.tasks import ModelDims, Task, TaskOptions, Term, register
 
 
 class RelationOptions(TaskOptions):
@@ -33,36 +32,30 @@ class RelationBatch:
 
 
 @register
-class RelationTask(nn.Module):
+class RelationTask(Task):
     """Terms: relation_query(h, t) [B, W] against the R relation rows; all relations between h and t are right.
 
     An auxiliary task for link prediction (Chen et al. 2021). Scores without a relation query (rotate) are refused.
     """
 
-    name: ClassVar[str] = "relation"
-    backbone: ClassVar[bool] = False
-    Options: ClassVar[type[TaskOptions]] = RelationOptions
+    name = "relation"
+    Options = RelationOptions
+    headline = "mrr"
+    columns = HEADINGS
 
     def __init__(self, options: RelationOptions, graph: KnowledgeGraph, texts, dims: ModelDims, seed: int):
-        super().__init__()
-        self.options, self.graph = options, graph
+        super().__init__(options, graph, texts, dims, seed)
         self.score = reference.find_score(dims.score)
         if self.score.relation_query is None:
             able = ", ".join(name for name, score in reference.SCORES.items() if score.relation_query is not None)
             raise ConfigError(f"task relation: score {dims.score!r} has no relation query; these have one: {able}")
         self.pairs, self.offsets, self.answers = relations_between(graph.train)
-        self.schedule = Schedule(len(self.pairs), options.batch_size, seed, self.name)
-
-    def __len__(self) -> int:
-        return len(self.schedule)
+        self.schedule_over(len(self.pairs))
 
     def batch(self, step: int) -> RelationBatch:
         rows = self.schedule.rows(step)
         places, offsets = gather_places(self.offsets, rows)
         return RelationBatch(self.pairs[rows], offsets, self.answers[places])
-
-    def requests(self, batch: RelationBatch) -> None:
-        return None
 
     def entities(self, batch: RelationBatch) -> Tensor:
         return batch.pairs.flatten()

@@ -14,7 +14,7 @@ from kgfast.data.lines import read_lines
 from kgfast.errors import ConfigError, DataError
 from kgfast.joint.text.store import entity_texts, relation_texts, spell
 from kgfast.joint.text.tokenizer import Tokenizer
-from kgfast.train.batches import generator
+from kgfast.run.seeds import generator
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\sa-z])")
 SPLITS = ("train", "valid", "test")

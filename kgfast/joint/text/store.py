@@ -127,6 +127,11 @@ def join(label: str | None, description: str | None) -> str | None:
     return description if description.startswith(label) else f"{label}: {description}"
 
 
+def has_texts(graph: KnowledgeGraph) -> bool:
+    """Whether any entity of the graph may have a text."""
+    return graph.entity_text is not None or graph.entity_description is not None
+
+
 def relation_texts(graph: KnowledgeGraph) -> list[str]:
     """The text of each relation, or else its name with spaces for punctuation."""
     texts = graph.relation_text if graph.relation_text is not None else [None] * graph.num_relations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 
 from kgfast import reference
 from kgfast.data import KnowledgeGraph
-from kgfast.joint.likelihood import cubed, likelihood_term
+from kgfast.functional.regularizers import cubed
 from kgfast.joint.model.packed import Encoded, Packed, gather_places
-from kgfast.joint.tasks import ModelDims, Schedule, TaskOptions, Term, generator, register
+from kgfast.joint.tasks import LossTerm, ModelDims, Task, TaskOptions, Term, generator, register
 from kgfast.joint.tasks.qa import answering
 from kgfast.joint.tasks.qa.answering import HEADS, Gate, Reader, Reading
 from kgfast.joint.tasks.qa.edges import Edges
@@ -60,7 +61,7 @@ class QABatch:
 
 
 @register
-class QATask(nn.Module):
+class QATask(Task):
     """Terms, each a mean over questions of the mean -log likelihood of their answers:
 
     following  the mass that walked to the answers, along edges and, where there is none, to where the relation leads
@@ -73,16 +74,17 @@ class QATask(nn.Module):
                Gradients reach the gate, and how far the link predictor is trusted
     """
 
-    name: ClassVar[str] = "qa"
-    backbone: ClassVar[bool] = True
-    Options: ClassVar[type[TaskOptions]] = QAOptions
+    name = "qa"
+    backbone = True
+    Options = QAOptions
+    headline = "hits@1"
+    columns = {"questions": "questions", "hits@1": "Hits@1", "f1": "F1"}
 
     def __init__(self, options: QAOptions, graph: KnowledgeGraph, texts: TextStore, dims: ModelDims, seed: int):
-        super().__init__()
-        self.options, self.graph, self.seed, self.texts = options, graph, seed, texts
+        super().__init__(options, graph, texts, dims, seed)
         self.score = dims.score
         self.questions: dict[str, Questions] = {}
-        self.schedule = Schedule(len(self.load("train")), options.batch_size, seed, self.name)
+        self.schedule_over(len(self.load("train")))
         self.edges = Edges.of(graph.train, graph.num_entities, graph.num_relations)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -103,8 +105,12 @@ class QATask(nn.Module):
             self.texts.add(f"qa/{split}", self.questions[split].texts)
         return self.questions[split]
 
-    def __len__(self) -> int:
-        return len(self.schedule)
+    @classmethod
+    def lacks(cls, graph: KnowledgeGraph, config) -> str | None:
+        return None if graph.questions.get("train") else "questions"
+
+    def can_evaluate(self, split: str) -> bool:
+        return bool(self.graph.questions.get(split))
 
     @property
     def fill(self) -> Fill | None:
@@ -126,7 +132,7 @@ class QATask(nn.Module):
     def entities(self, batch: QABatch) -> Tensor:
         return torch.cat([batch.topics, batch.answers])
 
-    def terms(self, model, batch: QABatch, encoded: Encoded) -> list[Term]:
+    def terms(self, model, batch: QABatch, encoded: Encoded) -> list[Term | LossTerm]:
         device = encoded.pooled.device
         with torch.autocast(device.type, enabled=False):
             reading, table = self.reader(encoded), model.entities.all_rows()
@@ -135,7 +141,7 @@ class QATask(nn.Module):
             if "following" in self.options.heads:
                 following = answering.follow(topics, reading, self.edges_on(device), self.fill)
                 losses = answer_losses((following.t() + LEAST_MASS).log(), batch)
-                terms.append(likelihood_term(losses, name="qa/following"))
+                terms.append(LossTerm(losses, name="qa/following"))
             taught, chosen = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
             if "embedding" in self.options.heads:
                 terms += self.embedding_terms(table, topics, reading, batch, taught)
@@ -143,10 +149,10 @@ class QATask(nn.Module):
                 terms.append(self.evidence_term(model, table, reading.fixed(taught.to(device)), select(batch, taught)))
             if self.both:
                 log_sum = self.together(model, batch.topics[chosen].to(device), reading.fixed(chosen.to(device)), table)
-                terms.append(likelihood_term(answer_losses(log_sum, select(batch, chosen)), name="qa/gate"))
+                terms.append(LossTerm(answer_losses(log_sum, select(batch, chosen)), name="qa/gate"))
             return terms
 
-    def embedding_terms(self, table, topics, reading: Reading, batch: QABatch, chosen: Tensor) -> list[Term]:
+    def embedding_terms(self, table, topics, reading: Reading, batch: QABatch, chosen: Tensor) -> list[Term | LossTerm]:
         """The embedding head's loss over the questions `chosen` of a batch, and its regulariser."""
         device = table.device
         offsets, answers = (part.to(device) for part in slices(batch, chosen))
@@ -160,16 +166,16 @@ class QATask(nn.Module):
             sizes = sizes.index_add(0, owner, cubed(table[answers], spec.complex_rows) / offsets.diff()[owner])
             if not spec.phases:
                 sizes = sizes + cubed(relations[chosen.to(device)], spec.complex_relations)
-            terms.append(likelihood_term(sizes, weight=self.options.n3, name="qa/n3"))
+            terms.append(LossTerm(sizes, weight=self.options.n3, name="qa/n3"))
         return terms
 
-    def evidence_term(self, model, table: Tensor, reading: Reading, batch: QABatch) -> Term:
+    def evidence_term(self, model, table: Tensor, reading: Reading, batch: QABatch) -> LossTerm:
         """The loss of a walk that the link predictor fills in, over a batch."""
         factors = self.log_temperature.detach().exp(), self.trust.detach().sigmoid()
         fill = Fill(table, model.relations, self.score, *factors, self.options.predicted)
         mass = answering.follow(batch.topics.to(table.device), reading, self.edges_on(table.device), fill)
         losses = answer_losses((mass.t() + LEAST_MASS).log(), batch)
-        return likelihood_term(losses, weight=self.options.evidence, name="qa/evidence")
+        return LossTerm(losses, weight=self.options.evidence, name="qa/evidence")
 
     def edges_on(self, device) -> Edges:
         if self.edges.heads.device != device:
@@ -225,6 +231,13 @@ class QATask(nn.Module):
             if (chosen := questions.hops == count).any()
         }
         return result
+
+    @classmethod
+    def groups_of(cls, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """By the fewest hops to an answer, and by head."""
+        for hops, part in metrics["hops"].items():
+            yield f"{hops} hop{'s' * (hops != '1')}" if hops != "beyond" else "further", part
+        yield from metrics["heads"].items()
 
 
 def answer_losses(log_likelihood: Tensor, batch: QABatch) -> Tensor:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kgfast.core.csr import gather_ranges
 from kgfast.errors import DataError
 from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.model.pooling import pick
-from kgfast.joint.tasks import Schedule, TaskOptions, Term
+from kgfast.joint.task import Task, Term, device_of
 from kgfast.joint.text.corpus import Corpus
 from kgfast.joint.text.perplexity import perplexity
-from kgfast.joint.text.store import TextStore
+from kgfast.joint.text.store import TextStore, has_texts
+
+if TYPE_CHECKING:
+    from kgfast.data import KnowledgeGraph
+    from kgfast.joint.config import JointConfig
 
 
 @dataclass(frozen=True)
@@ -29,24 +32,44 @@ class TokenBatch:
     targets: Tensor
 
 
-class LanguageTask(nn.Module, ABC):
+class CorpusTask(Task):
+    """A task that reads the corpus: texts of entities, and text files."""
+
+    backbone = True
+    reads_corpus = True
+
+    def __init__(self, options, graph, texts, dims, seed):
+        corpus = getattr(texts, "corpus", None)
+        if corpus is None:
+            raise DataError(f"task {self.name} needs a corpus: texts of entities, or a text file (corpus=FILE)")
+        super().__init__(options, graph, texts, dims, seed)
+        self.corpus: Corpus = corpus
+
+    @classmethod
+    def lacks(cls, graph: KnowledgeGraph, config: JointConfig) -> str | None:
+        return None if has_texts(graph) or config.corpus.files else "texts of entities"
+
+
+class LanguageTask(CorpusTask):
     """Query: the transformed state at a place. Table: the token embeddings. No other states become queries.
 
     A subclass says which places of a training step ask for which tokens (`batch`), and how an evaluation asks for all
     tokens of a pack (`all_tokens`). Its options have `batch_size` and `evaluate_texts`.
     """
 
-    name: ClassVar[str]
-    backbone: ClassVar[bool] = True
+    headline = "perplexity"
+    columns = {"perplexity": "perplexity", "loss": "loss", "tokens": "tokens"}
 
-    def __init__(self, options: TaskOptions, texts: TextStore, seed: int):
-        super().__init__()
-        self.options, self.texts, self.seed = options, texts, seed
-        self.spans = corpus_of(texts, self.name).spans("train", texts.max_length - 2)
-        self.schedule = Schedule(len(self.spans), options.batch_size, seed, self.name)
+    def __init__(self, options, graph, texts, dims, seed):
+        super().__init__(options, graph, texts, dims, seed)
+        self.spans = self.spans_of("train")
+        self.schedule_over(len(self.spans))
 
-    def __len__(self) -> int:
-        return len(self.schedule)
+    def spans_of(self, split: str) -> Tensor:
+        return self.corpus.spans(split, self.texts.max_length - 2)
+
+    def can_evaluate(self, split: str) -> bool:
+        return len(self.spans_of(split)) > 0
 
     def pieces(self, step: int) -> Packed:
         """The texts of a training step."""
@@ -61,9 +84,6 @@ class LanguageTask(nn.Module, ABC):
     def requests(self, batch: TokenBatch) -> Packed:
         return batch.packed
 
-    def entities(self, batch: TokenBatch) -> None:
-        return None
-
     def terms(self, model, batch: TokenBatch, encoded: Encoded) -> list[Term]:
         backbone = model.backbone.backbone_of(self.name)
         places = batch.places.to(encoded.hidden.device)
@@ -71,9 +91,9 @@ class LanguageTask(nn.Module, ABC):
         targets = batch.targets.to(places.device)
         return [Term(query, backbone.token_embeddings, targets, bias=backbone.lm_bias, name=self.name)]
 
-    def evaluate(self, model, split: str) -> dict:
+    def evaluate(self, model, split: str) -> dict[str, Any]:
         """Perplexity of the held-out text: exp of the mean loss of its tokens."""
-        spans = self.texts.corpus.spans(split, self.texts.max_length - 2)[: self.options.evaluate_texts]
+        spans = self.spans_of(split)[: self.options.evaluate_texts]
         batches = (batch for rows in spans.split(64) for batch in self.all_tokens(read(self.texts, rows), split))
         device = device_of(model)
         return perplexity(
@@ -81,19 +101,7 @@ class LanguageTask(nn.Module, ABC):
         )
 
 
-def corpus_of(texts: TextStore | None, task: str) -> Corpus:
-    """The corpus beside the texts; DataError where there is none."""
-    corpus = getattr(texts, "corpus", None)
-    if corpus is None:
-        raise DataError(f"task {task} needs a corpus: texts of entities, or a text file (corpus=FILE)")
-    return corpus
-
-
 def read(texts: TextStore, spans: Tensor) -> Packed:
     """The spans [n, 2] of the corpus, enclosed in [CLS] and [SEP]."""
     places, offsets = gather_ranges(spans[:, 0], spans[:, 1])
     return texts.enclose([(texts.corpus.tokens[places], offsets)])
-
-
-def device_of(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

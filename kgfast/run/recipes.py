@@ -1,12 +1,14 @@
-"""Recipes: names for whole training configurations, taken from the literature. Edit the one table below."""
+"""Recipes: names for whole configurations, on the graph alone and of joint training. Edit the two tables."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from kgfast.errors import ConfigError
 
-RECIPES: dict[str, dict[str, Any]] = {
+# On the graph alone, taken from the literature.
+GRAPH: dict[str, dict[str, Any]] = {
     # Lacroix et al. 2018 (kbc): softmax over all entities, reciprocal relations, weighted N3, full Adagrad. Twice their
     # rate, and falling: sooner there, and a better end.
     "complex-n3": dict(
@@ -46,17 +48,40 @@ RECIPES: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 
-# Of joint training: `kgfast.joint`.
-JOINT = ("joint", "kgqa", "text")
+# Of several tasks together.
+JOINT: dict[str, dict[str, Any]] = {
+    # Language, graph and questions over one small Transformer; entities by table and text.
+    "joint": dict(
+        tasks=dict(mlm={}, nsp={}, link={"batch_size": 256, "n3": 1e-3}, qa={}),
+        model="complex", dim=128, reciprocal=True, init_scale=1e-2, entities=dict(kind="hybrid"), leave_out=True,
+    ),
+    # The graph and its questions: the Transformer reads the questions alone.
+    "kgqa": dict(
+        tasks=dict(link={"batch_size": 256, "n3": 1e-3}, qa={}),
+        model="complex", dim=128, reciprocal=True, init_scale=1e-2, entities=dict(kind="table"),
+    ),
+    # The graph, whose entities are their texts: those that training never saw are ranked too.
+    "text": dict(
+        tasks=dict(link={"batch_size": 256, "n3": 1e-3}),
+        model="complex", dim=128, reciprocal=True, init_scale=1e-2, entities=dict(kind="text"),
+    ),
+}  # fmt: skip
 
 
-def recipe_values(name: str) -> dict[str, Any]:
-    """The settings of a recipe as a fresh dictionary; ConfigError names the recipes there are."""
+def graph_recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe on the graph alone, as a fresh dictionary; ConfigError names the recipes there are."""
     if name in JOINT:
         raise ConfigError(
             f"recipe={name!r} trains tasks jointly: `kgfast train --recipe {name}` takes it; available here: "
-            f"{', '.join(RECIPES)}"
+            f"{', '.join(GRAPH)}"
         )
-    if name not in RECIPES:
-        raise ConfigError(f"recipe={name!r} is unknown; available: {', '.join([*RECIPES, *JOINT])}")
-    return dict(RECIPES[name])
+    if name not in GRAPH:
+        raise ConfigError(f"recipe={name!r} is unknown; available: {', '.join([*GRAPH, *JOINT])}")
+    return copy.deepcopy(GRAPH[name])
+
+
+def joint_recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe of joint training, as a fresh dictionary; ConfigError names the recipes there are."""
+    if name not in JOINT:
+        raise ConfigError(f"recipe={name!r} is no recipe of joint training; available: {', '.join(JOINT)}")
+    return copy.deepcopy(JOINT[name])

@@ -1,0 +1,114 @@
+"""The commands of `kgfast` on runs of the graph alone; `kgfast.cli.main` has their options."""
+
+from __future__ import annotations
+
+import torch
+import typer
+
+from kgfast import evaluate as evaluation
+from kgfast.cli.console import (
+    add_sides,
+    details_table,
+    errors,
+    metrics_table,
+    plain_table,
+    print_json,
+    progress_bar,
+    screen,
+)
+from kgfast.data import KnowledgeGraph
+from kgfast.errors import CheckpointError
+from kgfast.run.session import run_folder
+from kgfast.run.settings import check_device, found_device
+from kgfast.run.storage import read_manifest
+from kgfast.train import loop
+from kgfast.train.checkpoint import load_run
+from kgfast.train.config import resolve
+
+FIRST_RELATIONS = 25  # that `evaluate --details` prints
+
+
+def train(file, pairs, options, as_json):
+    """kgfast train"""
+    config = resolve(file, pairs=pairs, options=options)
+    graph = KnowledgeGraph.load(config.data)
+    run = run_folder(config.out, loop.run_name(config, graph), config.resume)
+    console = errors()
+    console.print(f"{graph.name}: {graph.num_entities:,} entities, {graph.num_relations:,} relations")
+    try:
+        metrics = loop.train(config.replace(out=str(run)), resume=config.resume, console=console, graph=graph)
+    except KeyboardInterrupt as stop:
+        console.print(str(stop) or "interrupted")
+        raise typer.Exit(130) from None
+    if as_json:
+        return print_json({"run": str(run), **metrics})
+    table = metrics_table()
+    for split in ("test", "valid"):
+        if metrics[split]:
+            add_sides(table, split, metrics[split])
+    speed = metrics["train"]
+    console = screen()
+    if table.row_count:
+        console.print(table)
+    memory = speed["peak_memory_bytes"] / 2**20
+    console.print(f"{speed['triples_per_second']:,.0f} triples/s, {speed['seconds']:,.1f} s, {memory:,.0f} MiB")
+    console.print(f"{run / 'report.html'}", soft_wrap=True)
+
+
+def open_run(run, data=None, threads=None, device="auto", names_only=False):
+    """(model, graph) of a run; with `names_only` id maps stand in for the graph, whose data may be gone."""
+    device = found_device(device)
+    check_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model, names, config = load_run(run)
+    if names_only:
+        return model, names
+    graph = KnowledgeGraph.load(data or config.data)
+    if graph.fingerprint != read_manifest(run)["graph"]["fingerprint"]:
+        raise CheckpointError(
+            f"{run} was trained on other data than {data or config.data} holds now: names or triples differ"
+        )
+    return model.to(device), graph
+
+
+def evaluate(model, graph, split, details, ties, batch_size, as_json):
+    """kgfast evaluate"""
+    with progress_bar(f"ranking {split}") as advance:
+        found = evaluation.evaluate(
+            model, graph, split, batch_size=batch_size, ties=ties, details=details, progress=advance
+        )
+    if as_json:
+        return print_json(found)
+    table = metrics_table()
+    add_sides(table, split, found)
+    console = screen()
+    console.print(table)
+    if details:
+        show_details(console, found)
+
+
+def show_details(console, found):
+    """By kind of relation, by relation, and by whether training saw the entities."""
+    kinds = [(name, part["relations"], part) for name, part in found["per_category"].items()]
+    console.print(details_table("kind", kinds))
+    rows = [(part["relation"], part["category"], part) for part in found["per_relation"]]
+    console.print(details_table("relation", rows[:FIRST_RELATIONS]))
+    if len(rows) > FIRST_RELATIONS:
+        console.print(f"and {len(rows) - FIRST_RELATIONS} more relations: --json prints all")
+    if "unseen" in found["entities"]:
+        console.print(details_table("entities", [(name, "", part) for name, part in found["entities"].items()]))
+
+
+def predict(model, graph, head, relation, tail, k, known, as_json):
+    """kgfast predict"""
+    rows = evaluation.predict(model, graph, head=head, relation=relation, tail=tail, k=k, known=known)
+    if as_json:
+        return print_json({"head": head, "relation": relation, "tail": tail, "answers": rows})
+    labelled = any(row["label"] != row["name"] for row in rows)
+    words = ["name"] + ["label"] * labelled
+    table = plain_table(["", *words, "score"] + ["known"] * (known == "mark"), left=range(1, 1 + len(words)))
+    for row in rows:
+        marks = ["yes" if row["known"] else ""] if known == "mark" else []
+        table.add_row(str(row["rank"]), *(row[word] for word in words), f"{row['score']:.4f}", *marks)
+    screen().print(table if rows else "no answers remain: all are known (--known mark shows them)")

@@ -1,0 +1,107 @@
+"""The sections of a joint configuration, and the one word that may stand for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from kgfast.errors import ConfigError
+from kgfast.run import reading
+from kgfast.run.settings import Section
+
+
+class EntitySection(Section):
+    """Rows of entities; see `kgfast.joint.model.encoders.EntityEncoder`."""
+
+    kind: Literal["table", "text", "hybrid"] = Field("table", description="rows from a table, from texts, or both")
+    refresh: int = Field(256, gt=0, description="texts of entities that a step reads anew")
+
+
+class BackboneSection(Section):
+    """The Transformer: a small one from scratch, or a local folder of transformers (`path`)."""
+
+    path: str | None = Field(None, description="folder with config.json and safetensors; the sizes below are its own")
+    kind: Literal["bert", "gpt"] = Field("bert", description="tokens see their whole text, or what comes before them")
+    hidden: int = Field(128, gt=0)
+    layers: int = Field(2, gt=0)
+    heads: int = Field(4, gt=0)
+    intermediate: int = Field(0, ge=0, description="width inside a feed-forward layer; 0 is four times hidden")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    max_length: int = Field(64, ge=8, description="tokens of a text at most")
+    packing: Literal["auto", "packed", "padded"] = Field("auto", description="how texts lie in a batch")
+    pooling: str | None = Field(None, description="mean, first or last; by default mean (bert) or last (gpt)")
+    checkpoint_activations: bool = Field(False, description="compute hidden states again instead of keeping them")
+
+
+class TokenizerSection(Section):
+    """Trained on the data set's texts, or read from a file (`path`); a backbone's path has its own."""
+
+    path: str | None = Field(None, description="tokenizer.json, or a folder with one")
+    kind: Literal["wordpiece", "bpe"] = "wordpiece"
+    vocabulary: int = Field(8000, ge=300, description="tokens at most")
+    lowercase: bool = True
+
+
+class CorpusSection(Section):
+    """What language tasks read."""
+
+    files: list[str] = Field([], description="text files beside the texts of entities, a paragraph a line")
+    triples: bool = Field(True, description="also triples of train, put into words")
+    held_out: float = Field(0.05, ge=0, lt=0.5, description="part of the documents in each of valid and test")
+
+
+class SharingSection(Section):
+    """How tasks share the Transformer; see `kgfast.joint.model.sharing`."""
+
+    mode: Literal["hard", "soft", "routed"] = "hard"
+    pull: Literal["l2", "cosine"] | None = Field(None, description="soft: what pulls the backbones together")
+    strength: float | list[float] | None = Field(None, description="soft: of the pull, one number or one a layer")
+    experts: int | None = Field(None, gt=0, description="routed: experts of a feed-forward layer")
+    top_k: int | None = Field(None, gt=0, description="routed: experts that a token takes")
+    gate: Literal["token", "task", "both"] | None = Field(None, description="routed: what the route depends on")
+    balance_weight: float | None = Field(None, ge=0, description="routed: weight of the load-balance loss")
+
+
+class WeightingSection(Section):
+    """Weights of the tasks' losses; see `kgfast.joint.balance.weights`."""
+
+    method: Literal["fixed", "uncertainty", "dwa", "gradnorm"] = "fixed"
+    surgery: Literal["none", "pcgrad"] = Field("none", description="what is done with gradients that conflict")
+    temperature: float = Field(2.0, gt=0, description="dwa: how even the weights are")
+    alpha: float = Field(1.5, ge=0, description="gradnorm: how strongly slow tasks are favoured")
+    lr: float = Field(0.025, gt=0, description="gradnorm: learning rate of the weights")
+    every: int = Field(20, gt=0, description="dwa, gradnorm: steps between changes of the weights")
+
+
+class MixingSection(Section):
+    """Which tasks take part in a step; see `kgfast.joint.balance.mixing`."""
+
+    method: Literal["every", "proportional", "temperature", "round_robin"] = "every"
+    temperature: float = Field(2.0, ge=1, description="temperature: 1 is proportional, infinity even")
+    starving_steps: int = Field(500, gt=0, description="an alarm is raised for a task absent for so many steps")
+
+
+# A section given as one word is that word for this key: `backbone: PATH`, `sharing: soft`.
+SHORT = {"entities": "kind", "backbone": "path", "tokenizer": "path", "corpus": "files", "sharing": "mode",
+         "weighting": "method", "mixing": "method"}  # fmt: skip
+
+
+def read_section(name: str, section: type[Section], value: Any) -> Section:
+    """A section from a mapping, or from the one word that stands for it; ConfigError with dotted names."""
+    if value is None:
+        return section()
+    if isinstance(value, Section):
+        value = value.model_dump()
+    if isinstance(value, (str, list)):
+        value = {SHORT[name]: value}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name}={value!r}: must be a section of settings, such as {{{SHORT[name]}: ..}}")
+    if name == "corpus" and isinstance(value.get("files"), str):
+        value = {**value, "files": [value["files"]]}
+    reading.refuse_unknown(map(str, value), section.model_fields, name)
+    try:
+        return section(**value)
+    except ValidationError as error:
+        raise ConfigError(reading.explain(error, section, name)) from None

@@ -1,0 +1,104 @@
+"""What checkpoints of both kinds of training hold and refuse; how their files are written: `kgfast.run.storage`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kgfast.errors import CheckpointError
+from kgfast.run.storage import graph_entry
+
+if TYPE_CHECKING:
+    from kgfast.data import KnowledgeGraph
+
+# A run may go on with other values of these; all others decide what is learnt.
+CHANGEABLE = {"data", "out", "resume", "epochs", "minutes", "threads", "device", "checkpoint_every", "tensorboard"}
+
+
+@dataclass
+class Position:
+    """Where training stands, between two steps."""
+
+    step: int = 0  # of all, the next to come
+    seconds: float = 0.0  # spent in steps
+    elapsed: float = 0.0  # with validations and checkpoints; this is what `minutes` bounds
+    validated_step: int | None = None
+    history_bytes: int = 0
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, int | float]]:
+    """The optimizer's tensors and its plain numbers, keyed "parameter index/name"."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, int | float] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, parameter in enumerate(parameters):
+        for name, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}/{name}"] = value.detach()
+            elif isinstance(value, (int, float)):
+                numbers[f"{index}/{name}"] = value
+            else:
+                raise CheckpointError(f"optimizer state {name!r} is a {type(value).__name__}, which can't be stored")
+    return tensors, numbers
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, values: Mapping[str, Tensor | int | float]) -> None:
+    """Put what `optimizer_state` returned in place, bit for bit; CheckpointError where a shape differs."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for key, value in values.items():
+        index, name = key.split("/", 1)
+        state = optimizer.state[parameters[int(index)]]
+        if isinstance(value, Tensor) and isinstance(state.get(name), Tensor):
+            if state[name].shape != value.shape:
+                raise CheckpointError(
+                    f"optimizer state {key} has shape {list(value.shape)} in the checkpoint, "
+                    f"{list(state[name].shape)} here"
+                )
+            state[name].copy_(value)
+        else:
+            state[name] = value.to(parameters[int(index)].device) if isinstance(value, Tensor) else value
+
+
+def check_graph(folder: Path, saved: dict[str, Any], graph: KnowledgeGraph) -> None:
+    """CheckpointError where the checkpoint is of another graph."""
+    if saved["fingerprint"] != graph.fingerprint:
+        here = graph_entry(graph)
+        raise CheckpointError(f"{folder} is a checkpoint of {graph_text(saved)}, not of {graph_text(here)}")
+
+
+def graph_text(entry: dict[str, Any]) -> str:
+    size = f"{entry['num_entities']} entities, {entry['num_relations']} relations"
+    return f"graph {entry['name']!r} ({size}, fingerprint {entry['fingerprint'][:12]})"
+
+
+def differences(
+    saved: Mapping[str, Any],
+    now: Mapping[str, Any],
+    ignored: Container[str],
+    whole: Container[str] = (),
+    path: str = "",
+) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, saved value, value now) of the settings that differ, section by section.
+
+    Neither `ignored` settings count nor those that the checkpoint does not know. `whole`: sections that are one value.
+    """
+    for key, value in now.items():
+        if (not path and key in ignored) or key not in saved:
+            continue
+        if isinstance(value, dict) and isinstance(saved[key], dict) and key not in whole:
+            yield from differences(saved[key], value, ignored, whole, f"{path}{key}.")
+        elif saved[key] != json.loads(json.dumps(value)):
+            yield f"{path}{key}", saved[key], value
+
+
+def refuse_differences(folder: Path, found: list[str]) -> None:
+    """CheckpointError for settings with another value than those of the checkpoint."""
+    if found:
+        raise CheckpointError(f"{folder} is a checkpoint of another configuration: {'; '.join(found)}. "
+                              "Go on with its own settings, or start anew in another folder")  # fmt: skip
