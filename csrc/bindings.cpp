@@ -193,7 +193,7 @@ static void topk(int dtype, int similarity, Address query, Address table, Addres
 static void reduce_rows(int dtype, int similarity, Address query, Address table, Address coefficients, int64_t queries,
                         int64_t width, int64_t dim, const std::vector<Extra>& extras, int threads,
                         const OrderTuple& order, Address single, const UpdateTuple& update) {
-  if (extras.size() > kMostExtras) throw std::invalid_argument("at most 4 extra sources");
+  check_extras(extras);
   with_dtype(dtype, [&](auto f) {
     using F = decltype(f);
     RowSources<F> a{};

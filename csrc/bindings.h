@@ -28,7 +28,6 @@ inline IdRanges ranges_at(Address starts, Address ends, Address ids) {
 
 using Ids = std::pair<Address, int64_t>;    // ids, count
 using Extra = std::pair<Address, int64_t>;  // gradient rows, count
-constexpr size_t kMostExtras = 4;
 
 template <class Code> struct Enumeration;
 #define KGFAST_ENUMERATION(Code, LIST)                           \
@@ -57,6 +56,9 @@ inline int checked(const char* what, int code, size_t count) {
 }
 template <class Code> Code code_at(int code) {
   return Code(checked(Enumeration<Code>::kName, code, std::size(Enumeration<Code>::kWords)));
+}
+inline void check_extras(const std::vector<Extra>& extras) {
+  if (extras.size() > size_t(kMostExtras)) throw std::invalid_argument("at most 4 sources of extra rows");
 }
 inline int score_at(int code) { return checked("Score", code, std::size(kScoreEntries)); }
 

@@ -135,7 +135,7 @@ void sort_rows(Target target, const std::vector<Ids>& sources, int64_t bound, Ad
 void reduce_rows(Target target, int similarity, Address entries, Address places, int64_t total, Address query,
                  Address table, Address coefficients, int64_t pairs, int64_t width, int64_t dim,
                  const std::vector<Extra>& extras, Address partial, const UpdateTuple& update) {
-  if (extras.size() > kMostExtras) throw std::invalid_argument("at most 4 extra sources");
+  check_extras(extras);
   const Where where = where_of(target);
   SortedRows rows{};
   rows.similarity = code_at<Similarity>(similarity);

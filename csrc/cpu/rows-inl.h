@@ -46,7 +46,7 @@ static inline void apply_row(const RowUpdate<F>& update, int64_t row, int64_t pl
   });
 }
 
-// What apply_row() reads besides the row.
+// What a rule keeps of a row, and where.
 struct StatesOf {
   int numbers;  // beside each number of a row
   bool row, compact;
@@ -60,7 +60,8 @@ KG_HD StatesOf states_of(Update rule) {
   return states;
 }
 
-// Asks for it. GCC drops calls of functions that only prefetch: they seem to do nothing.
+// Asks for what apply_row() reads besides the row. GCC drops calls of functions that only prefetch: they seem to do
+// nothing.
 template <class F>
 __attribute__((always_inline)) static inline void prefetch_states(const RowUpdate<F>& update, StatesOf states,
                                                                   int64_t row, int64_t dim) {

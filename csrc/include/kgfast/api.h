@@ -80,8 +80,8 @@ template <class F> struct RowSources {
   const F *query, *table;
   const F* pair_coefficients;  // [queries, width]
   int64_t queries, width, dim;
-  const F* extra_rows[4];  // [extra_count, dim]
-  int64_t extra_count[4];
+  const F* extra_rows[kMostExtras];  // [extra_count, dim]
+  int64_t extra_count[kMostExtras];
   int threads;
   const uint8_t* single;  // by position: rows that were updated before; or null
 };

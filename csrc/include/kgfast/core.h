@@ -35,6 +35,8 @@ struct IdRanges {
   const int64_t *starts, *ends, *ids;
 };
 
+constexpr int kMostExtras = 4;  // sources of gradient rows beside a step's pairs
+
 namespace KGFAST_LEVEL {
 
 template <class F> struct Pair {

@@ -47,8 +47,8 @@ struct SortedRows {
   const int64_t* places;  // of each entry: its row in a sparse gradient; or null
   int64_t total, pairs, width, dim;
   const float *query, *table, *coefficients;
-  const float* extra_rows[4];
-  int64_t extra_count[4];
+  const float* extra_rows[kMostExtras];
+  int64_t extra_count[kMostExtras];
   float* partial;  // [2, tiles, dim]
 };
 // Constants are float64 in memory, in the order of UpdateConstants: a captured graph must read them there.
