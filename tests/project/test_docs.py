@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kgfast import cli
+from kgfast.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -48,7 +48,7 @@ def test_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
         if arguments[0] == "train":
             arguments += ["--epochs", "1", "--dim", "16", "tensorboard=false"]  # the last one counts
         try:
-            cli.main(arguments)
+            main(arguments)
         except SystemExit as end:
             assert not end.code, f"{line}: {capsys.readouterr().err}"
     assert (tmp_path / "embeddings" / "entities.npy").exists()

@@ -51,12 +51,21 @@ def test_licence():
 
 def test_a_build_holds_more_than_modules(tmp_path):
     """Types, data and pages are files that setuptools copies only if it is told to."""
-    build = [sys.executable, "setup.py", "--quiet", "build", "--build-base", str(tmp_path), "build_py"]
-    subprocess.run([*build, "--build-lib", str(tmp_path / "lib")], cwd=ROOT, check=True, capture_output=True)
-    built = {path.relative_to(tmp_path / "lib").as_posix() for path in (tmp_path / "lib").rglob("*.*")}
+    build = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    built = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
     expected = {"kgfast/py.typed", "kgfast/_C.pyi", "kgfast/kernels/triton/scores.py", "kgfast/errors.py"}
     assert expected <= built
     told = subprocess.run(["git", "ls-files", "kgfast"], cwd=ROOT, capture_output=True, text=True)
     if told.returncode == 0:  # a copy without its history has no list
         data = [name for name in told.stdout.split() if not name.endswith(".py")]
         assert set(data) <= built
+
+
+def test_hooks_run_what_lint_runs():
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)[1]
+    commands = {
+        line.strip().replace("$(BIN)", ".venv/bin").removesuffix(" $(COMPILED)") for line in recipe.splitlines()
+    }
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert {hook["entry"] for hook in hooks} == commands
