@@ -12,7 +12,8 @@ _Target: TypeAlias = tuple[bool, int]  # on the host, stream
 
 __version__: str
 
-# fmt: off  (lists of arguments stay as compact as in C++)
+# lists of arguments stay as compact as in C++
+# fmt: off
 def all_scores(
     dtype: int, similarity: int, query: int, table: int, batch: int, count: int, dim: int, threads: int, scores: int,
     /
