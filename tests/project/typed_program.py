@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 import kgfast
 from kgfast.nn import ComplEx, KGEModel
 from kgfast.optim import RowAdagrad, RowOptimizer
-from kgfast.steps import NegativeSamplingStep, OneVsAllStep
+from kgfast.steps import NegativeSamplingStep, OneVsAllStep, Step
 
 
 def load() -> kgfast.KnowledgeGraph:
@@ -18,7 +16,7 @@ def load() -> kgfast.KnowledgeGraph:
     return kgfast.KnowledgeGraph.from_arrays(rows[:20], valid=rows[20:22], test=rows[22:], num_entities=12)
 
 
-def losses_of(step: Callable[[Tensor, int], Tensor], triples: Tensor, first: int, count: int) -> list[float]:
+def losses_of(step: Step, triples: Tensor, first: int, count: int) -> list[float]:
     return [float(step(triples, index)) for index in range(first, first + count)]
 
 
