@@ -4,15 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: build demo test lint bench cubins sanitize clean
+COMPILED := $(shell find csrc kernels/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: build demo test quick lint format bench cubins sanitize clean
 
 build: $(VENV)/built
 
 # The stamp is newer than everything compiled or installed.
-$(VENV)/built: setup.py pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc kernels -name '*.cpp' -o -name '*.h' -o -name '*.cu*')
+$(VENV)/built: setup.py pyproject.toml constraints.txt CMakeLists.txt kgfast/__init__.py $(COMPILED)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel cmake ninja pybind11 \
-	  'triton>=3.2; sys_platform == "linux"'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel cmake ninja pybind11
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[test,lint]'
 	touch $@
 
@@ -25,9 +26,20 @@ demo: build
 test: build
 	$(BIN)/python -m pytest
 
+# For the loop of a day: one case of every test that is not slow.
+quick: build
+	$(BIN)/python -m pytest --quick
+
 lint: build
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run -Werror $(COMPILED)
+	$(BIN)/mypy
+
+format: build
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(COMPILED)
 
 # BASE=<commit> times that commit beside this one, in turns; CASES names some.
 bench: build

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from kgfast.reference import SCORES, register_score
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # Where each name lives: importing kgfast costs nothing, torch (two seconds) comes with the first name that needs it.
 _HOMES = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -161,14 +162,14 @@ def make_known_triples(
     return torch.cat([triples, random])
 
 
-def make_known(triples: Tensor, **sizes) -> KnownTriples:
+def make_known(triples: Tensor, **sizes: int) -> KnownTriples:
     """KnownTriples of `make_known_triples`."""
     rows = make_known_triples(triples, **sizes)
     counts = sizes.get("num_entities", NUM_ENTITIES), sizes.get("num_relations", NUM_RELATIONS)
     return KnownTriples.from_triples(rows, *counts)
 
 
-def pairwise(**axes) -> list[dict]:
+def pairwise(**axes: Sequence[Any]) -> list[dict[str, Any]]:
     """Few combinations in which every pair of values of two axes occurs: a greedy all-pairs cover."""
     names = list(axes)
     positions = {name: range(len(values)) for name, values in axes.items()}
@@ -176,7 +177,7 @@ def pairwise(**axes) -> list[dict]:
         ((a, i), (b, j)) for a, b in itertools.combinations(names, 2) for i in positions[a] for j in positions[b]
     }
 
-    def gained(chosen: dict) -> list:
+    def gained(chosen: dict[str, int]) -> list:
         return [pair for pair in missing if all(chosen.get(name) == i for name, i in pair)]
 
     rows = []
@@ -193,11 +194,11 @@ def pairwise(**axes) -> list[dict]:
 POISON_INTEGER = -(2**62)  # as an id or an offset it is out of every range
 
 
-def poisoned(empty):
+def poisoned(empty: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """`empty` (torch.empty and its like), whose result is NaN or a huge id when a kgfast module calls it."""
 
     @functools.wraps(empty)
-    def allocate(*args, **kwargs):
+    def allocate(*args: Any, **kwargs: Any) -> Tensor:
         result = empty(*args, **kwargs)
         caller = sys._getframe(1).f_globals.get("__name__", "")
         if (caller == "kgfast" or caller.startswith("kgfast.")) and type(result) is Tensor:

@@ -13,6 +13,19 @@ from kgfast import testing  # noqa: E402
 from kgfast.backends.cpu import _C  # noqa: E402
 
 
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="one case of every test that is not marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    """For --quick: the last case of each test, which has the machine's best instructions and the odd shapes."""
+    if config.getoption("--quick"):
+        last = {(item.path, item.cls, getattr(item, "originalname", item.name)): item for item in items}
+        kept = {item for item in last.values() if not item.get_closest_marker("slow")}
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "no_poison: leave torch.empty alone, as torch.compile must trace it")
 

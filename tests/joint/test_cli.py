@@ -172,6 +172,7 @@ def test_a_gpu_that_is_not_there_is_named():
         open_run("run", device="cuda")
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(settings, tmp_path):
     """torchrun: both ranks take part, the run is written once, and it resumes with as many processes only."""
     command = [
@@ -207,6 +208,7 @@ def test_the_page_tells_the_truth(tmp_path):
     assert metrics["tasks"]["qa"]["test"]["questions"] == 892
 
 
+@pytest.mark.slow
 def test_huggingface_trainer(tmp_path):
     """The example runs and its loss falls; so few steps say nothing about ranks."""
     pytest.importorskip("accelerate", reason="Hugging Face's Trainer needs the package accelerate")

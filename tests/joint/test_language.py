@@ -156,6 +156,7 @@ def test_next_sentence_prediction_beats_chance():
     assert found["pairs"] > 400 and found["accuracy"] > 0.65
 
 
+@pytest.mark.slow
 def test_contrast_of_texts_beats_chance():
     """60 steps: filtered MRR at least 4 times that of a random order of 1,126 entities (0.007)."""
     model = Tasks(["contrast"], texts(), options={"contrast": {"batch_size": 32, "evaluate_triples": 200}})

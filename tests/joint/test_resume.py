@@ -130,6 +130,7 @@ loop.train_joint(JointConfig.load(sys.argv[1]), resume=True)
 """
 
 
+@pytest.mark.slow
 def test_killed_twice(data, graph, tmp_path):
     whole = joint_config(tmp_path / "whole", ("mlm", "link"), entities="hybrid", steps=40, data=str(data))
     run_joint(whole, graph)

@@ -188,6 +188,7 @@ loop.train(resolve(None, sys.argv[1:]), resume=True)
 """
 
 
+@pytest.mark.slow
 def test_killed_six_times(graph, tmp_path):
     data = write_dataset(graph, tmp_path / "data")
     settings = dict(data=str(data), epochs=60, validate_every=10, negatives=4)

@@ -12,6 +12,8 @@ a held-out fact of its entity; no question of qa_train needs a held-out fact, an
 test. Answers hold for the whole graph.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import re
@@ -20,6 +22,10 @@ import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
+
+Triple: TypeAlias = tuple[str, str, str]  # head, relation, tail
+Row: TypeAlias = dict[str, str]  # of a table: cells by column
 
 FOLDER = Path(__file__).parent.resolve()
 SPLITS = ("train", "valid", "test")
@@ -38,7 +44,7 @@ class World:
     kinds: dict[str, str] = field(default_factory=dict)
     colours: dict[str, str] = field(default_factory=dict)  # a predicate: "gave its name to a famous waltz"
     hints: dict[str, list[str]] = field(default_factory=dict)  # words that give a fact away without its label
-    triples: list[tuple[str, str, str]] = field(default_factory=list)
+    triples: list[Triple] = field(default_factory=list)
 
     def add(self, label, kind, colour=None):
         """Enter an entity, once, and return its name."""
@@ -65,6 +71,16 @@ class World:
     def text(self, name):
         """Return the label on its own: without the article."""
         return self.labels[name].removeprefix("the ")
+
+
+class Facts(defaultdict[str, list[Triple]]):
+    """Facts by relation, in the order in which they are stated."""
+
+    def __init__(self) -> None:
+        super().__init__(list)
+
+    def state(self, head: str, relation: str, tail: str) -> None:
+        self[relation].append((head, relation, tail))
 
 
 def name_of(label):
@@ -95,102 +111,37 @@ def read_table(name):
         yield dict(zip(columns, cells, strict=True))
 
 
-def load_world():
+def load_world() -> World:
     """Read the tables and return the World; what contradicts itself is a ValueError."""
-    world, forms = World(), {}
-    countries, cities = list(read_table("countries")), {row["label"]: row for row in read_table("cities")}
-    rivers, organisations, places = (list(read_table(n)) for n in ("rivers", "organisations", "places"))
-
-    def optional(cell):
-        return None if cell == "-" else cell
-
-    for row in read_table("forms"):
-        forms[row["code"]] = name = world.add(row["label"], "trait of countries")
-        world.hints[name] = split_list(row["hints"])
-    for row in countries:
-        world.add(row["label"], "country", optional(row["colour"]))
-    for row in places:
-        world.add(row["label"], "place", optional(row["colour"]))
-    for label in dict.fromkeys(c for row in countries for c in split_list(row["capital"])):
-        world.add(label, "city", optional(cities.get(label, {"colour": "-"})["colour"]))
-    for row in cities.values():
-        if row["country"] != "-":
-            world.add(row["label"], "city", optional(row["colour"]))
-    for row in rivers:
-        world.add(row["label"], "river", optional(row["colour"]))
-    for row in organisations:
-        world.add(row["label"], "organisation", optional(row["colour"]))
-
-    facts = defaultdict(list)
-
-    def state(head, relation, tail):
-        facts[relation].append((head, relation, tail))
-
-    parts = {row["label"].removeprefix("the "): row["part_of"] for row in places}
-    for row in countries:
-        country = name_of(row["label"])
-        for label in split_list(row["capital"]):
-            state(country, "capital", name_of(label))
-        state(country, "region", world.find(row["region"], "place"))
-        state(country, "continent", world.find(parts[row["region"].removeprefix("the ")], "place"))
-        for label in split_list(row["borders"]):
-            state(country, "borders", world.find(label, "country"))
-        for label in split_list(row["languages"]):
-            state(country, "official_language", world.share(label, "language"))
-        state(country, "currency", world.share(f"the {row['currency']}", "currency"))
-        for relation in ("geography", "government", "traffic"):
-            if row[relation] != "-":
-                state(country, relation, forms[row[relation]])
-        for label in split_list(row["seas"]):
-            state(country, "coast_on", world.find(label, "place"))
-    for row in cities.values():
+    names = ("countries", "cities", "rivers", "organisations", "places", "forms", "languages", "relations")
+    tables = {name: list(read_table(name)) for name in names}
+    world, facts = World(), Facts()
+    forms = enter(world, tables)
+    parts = {row["label"].removeprefix("the "): row["part_of"] for row in tables["places"]}
+    for row in tables["countries"]:
+        state_country(world, facts, row, forms, parts)
+    for row in {row["label"]: row for row in tables["cities"]}.values():
         city = world.find(row["label"], "city")
         if row["country"] != "-":
-            state(city, "located_in", world.find(row["country"], "country"))
+            facts.state(city, "located_in", world.find(row["country"], "country"))
         if row["sea"] != "-":
-            state(city, "on_sea", world.find(row["sea"], "place"))
-    for row in rivers:
-        river = name_of(row["label"])
-        if row["flows_into"] != "-":
-            kind = "river" if world.kinds.get(name_of(row["flows_into"])) == "river" else "place"
-            state(river, "flows_into", world.find(row["flows_into"], kind))
-        for label in split_list(row["countries"]):
-            state(river, "flows_through", world.find(label, "country"))
-        for label in split_list(row["cities"]):
-            state(world.find(label, "city"), "on_river", river)
-    for row in organisations:
+            facts.state(city, "on_sea", world.find(row["sea"], "place"))
+    for row in tables["rivers"]:
+        state_river(world, facts, row)
+    for row in tables["organisations"]:
         organisation = name_of(row["label"])
         if row["headquarters"] != "-":
-            state(organisation, "headquarters", world.find(row["headquarters"], "city"))
+            facts.state(organisation, "headquarters", world.find(row["headquarters"], "city"))
         for label in split_list(row["members"]):
-            state(world.find(label, "country"), "member_of", organisation)
-    for row in places:
+            facts.state(world.find(label, "country"), "member_of", organisation)
+    for row in tables["places"]:
         if row["part_of"] != "-":
-            state(name_of(row["label"]), "part_of", world.find(row["part_of"], "place"))
-    for row in read_table("languages"):
-        language, group = world.find(row["label"], "language"), world.share(row["group"], "language group")
-        state(language, "language_group", group)
-        if row["family"] != "-":
-            family = (group, "part_of", world.share(row["family"], "language family"))
-            if family not in facts["part_of"]:
-                facts["part_of"].append(family)
-    currencies = [name for name, kind in world.kinds.items() if kind == "currency" and name != "euro"]
-    unit_of = {name: world.text(name).split()[-1] for name in currencies}
-    units = list(unit_of.values())
-    for currency, unit in unit_of.items():
-        if units.count(unit) > 1:  # a unit of one currency would say nothing
-            state(currency, "unit", world.share(unit, "unit of money"))
-    # The tables of relations and languages are complete, and every border has its mirror.
-    relations = [row["relation"] for row in read_table("relations")]
-    borders = set(facts["borders"])
-    for problem, bad in {
-        "relations that relations.tsv lacks or has too many": set(relations) ^ set(facts),
-        "borders without mirror": {(h, r, t) for h, r, t in borders if (t, r, h) not in borders},
-        "languages without a group": {n for n, kind in world.kinds.items() if kind == "language"}
-        - {h for h, _, _ in facts["language_group"]},
-    }.items():
-        if bad:
-            raise ValueError(f"{problem}: {sorted(bad)}")
+            facts.state(name_of(row["label"]), "part_of", world.find(row["part_of"], "place"))
+    for row in tables["languages"]:
+        state_language(world, facts, row)
+    state_units(world, facts)
+    relations = [row["relation"] for row in tables["relations"]]
+    check_facts(world, facts, relations)
     world.triples = [triple for relation in relations for triple in facts[relation]]
     repeated = {triple for triple in world.triples if world.triples.count(triple) > 1}
     if repeated:
@@ -198,21 +149,111 @@ def load_world():
     return world
 
 
+def enter(world: World, tables: dict[str, list[Row]]) -> dict[str, str]:
+    """Enter every entity that has a row of its own, and capitals; return the names of the countries' traits by code."""
+    forms, cities = {}, {row["label"]: row for row in tables["cities"]}
+
+    def optional(cell: str) -> str | None:
+        return None if cell == "-" else cell
+
+    for row in tables["forms"]:
+        forms[row["code"]] = name = world.add(row["label"], "trait of countries")
+        world.hints[name] = split_list(row["hints"])
+    for row in tables["countries"]:
+        world.add(row["label"], "country", optional(row["colour"]))
+    for row in tables["places"]:
+        world.add(row["label"], "place", optional(row["colour"]))
+    for label in dict.fromkeys(c for row in tables["countries"] for c in split_list(row["capital"])):
+        world.add(label, "city", optional(cities.get(label, {"colour": "-"})["colour"]))
+    for row in cities.values():
+        if row["country"] != "-":
+            world.add(row["label"], "city", optional(row["colour"]))
+    for row in tables["rivers"]:
+        world.add(row["label"], "river", optional(row["colour"]))
+    for row in tables["organisations"]:
+        world.add(row["label"], "organisation", optional(row["colour"]))
+    return forms
+
+
+def state_country(world: World, facts: Facts, row: Row, forms: dict[str, str], parts: dict[str, str]) -> None:
+    """The facts of a country; `parts` has the continent of each region."""
+    country = name_of(row["label"])
+    for label in split_list(row["capital"]):
+        facts.state(country, "capital", name_of(label))
+    facts.state(country, "region", world.find(row["region"], "place"))
+    facts.state(country, "continent", world.find(parts[row["region"].removeprefix("the ")], "place"))
+    for label in split_list(row["borders"]):
+        facts.state(country, "borders", world.find(label, "country"))
+    for label in split_list(row["languages"]):
+        facts.state(country, "official_language", world.share(label, "language"))
+    facts.state(country, "currency", world.share(f"the {row['currency']}", "currency"))
+    for relation in ("geography", "government", "traffic"):
+        if row[relation] != "-":
+            facts.state(country, relation, forms[row[relation]])
+    for label in split_list(row["seas"]):
+        facts.state(country, "coast_on", world.find(label, "place"))
+
+
+def state_river(world: World, facts: Facts, row: Row) -> None:
+    river = name_of(row["label"])
+    if row["flows_into"] != "-":
+        kind = "river" if world.kinds.get(name_of(row["flows_into"])) == "river" else "place"
+        facts.state(river, "flows_into", world.find(row["flows_into"], kind))
+    for label in split_list(row["countries"]):
+        facts.state(river, "flows_through", world.find(label, "country"))
+    for label in split_list(row["cities"]):
+        facts.state(world.find(label, "city"), "on_river", river)
+
+
+def state_language(world: World, facts: Facts, row: Row) -> None:
+    """The group of a language, and the family of the group, which other languages share."""
+    language, group = world.find(row["label"], "language"), world.share(row["group"], "language group")
+    facts.state(language, "language_group", group)
+    if row["family"] != "-":
+        family = world.share(row["family"], "language family")
+        if (group, "part_of", family) not in facts["part_of"]:
+            facts.state(group, "part_of", family)
+
+
+def state_units(world: World, facts: Facts) -> None:
+    """The units of currencies; a unit of one currency would say nothing."""
+    currencies = [name for name, kind in world.kinds.items() if kind == "currency" and name != "euro"]
+    unit_of = {name: world.text(name).split()[-1] for name in currencies}
+    units = list(unit_of.values())
+    for currency, unit in unit_of.items():
+        if units.count(unit) > 1:
+            facts.state(currency, "unit", world.share(unit, "unit of money"))
+
+
+def check_facts(world: World, facts: Facts, relations: list[str]) -> None:
+    """The tables of relations and languages are complete, and every border has its mirror."""
+    borders, languages = set(facts["borders"]), {n for n, kind in world.kinds.items() if kind == "language"}
+    problems: dict[str, set[Any]] = {
+        "relations that relations.tsv lacks or has too many": set(relations) ^ set(facts),
+        "borders without mirror": {(h, r, t) for h, r, t in borders if (t, r, h) not in borders},
+        "languages without a group": languages - {h for h, _, _ in facts["language_group"]},
+    }
+    for problem, bad in problems.items():
+        if bad:
+            raise ValueError(f"{problem}: {sorted(bad)}")
+
+
 def hold_out(triples):
     """Return the split of each triple: a share of each relation, mirrors together, train facts for all."""
-    split_of, degree = dict.fromkeys(triples, "train"), defaultdict(int)
+    split_of = dict.fromkeys(triples, "train")
+    degree: dict[str, int] = defaultdict(int)
     for head, _, tail in triples:
         degree[head] += 1
         degree[tail] += 1
-    by_relation = defaultdict(dict)
+    by_relation: dict[str, dict[tuple[Triple, ...], float]] = defaultdict(dict)
     for h, r, t in triples:
         group = tuple(sorted({(h, r, t), (t, r, h)})) if r == "borders" else ((h, r, t),)
         by_relation[r][group] = order("split", *group[0])
     for groups in by_relation.values():
         wanted = round(HELD_OUT * sum(map(len, groups)))
         taken = dict.fromkeys(("test", "valid"), 0)
-        for group in sorted(groups, key=groups.get):
-            split = min(taken, key=taken.get)
+        for group in sorted(groups, key=groups.__getitem__):
+            split = min(taken, key=taken.__getitem__)
             ends = [end for head, _, tail in group for end in (head, tail)]
             if taken[split] + len(group) > wanted or any(degree[end] - ends.count(end) < 1 for end in ends):
                 continue
@@ -238,7 +279,8 @@ def states(sentence, text, hints=()):
 def describe(world, split_of):
     """Return {entity: description}: what the tables say in words, then train facts, and nothing held out."""
     templates = {row["relation"]: row for row in read_table("relations")}
-    about, secret = defaultdict(lambda: defaultdict(list)), defaultdict(set)
+    about: dict[str, dict[tuple[str, str], list[str]]] = defaultdict(lambda: defaultdict(list))
+    secret: dict[str, set[str]] = defaultdict(set)
     for (head, relation, tail), split in split_of.items():
         for end, other, side in ((head, tail, "head"), (tail, head, "tail")):
             if split != "train":
@@ -280,7 +322,8 @@ def describe(world, split_of):
 
 def walk(index, topic, path):
     """Return the answers of a path, its topic never among them, and the triples that the walk needs."""
-    reached, used = {topic}, set()
+    reached: set[str] = {topic}
+    used: set[Triple] = set()
     for step in path.split("."):
         edges = [edge for node in sorted(reached) for edge in index[step][node]]
         used.update(triple for _, triple in edges)
@@ -290,11 +333,11 @@ def walk(index, topic, path):
 
 def ask(world, split_of):
     """Return {split: [(question, topic, answers)]}; the most secret fact that a question needs decides."""
-    index = defaultdict(lambda: defaultdict(list))
+    index: dict[str, dict[str, list[tuple[str, Triple]]]] = defaultdict(lambda: defaultdict(list))
     for head, relation, tail in split_of:
         index[relation][head].append((tail, (head, relation, tail)))
         index["^" + relation][tail].append((head, (head, relation, tail)))
-    result = {split: [] for split in SPLITS}
+    result: dict[str, list[tuple[str, str, list[str]]]] = {split: [] for split in SPLITS}
     for row in read_table("questions"):
         path, templates = row["path"], row["question"].split(" ; ")
         asked = dict.fromkeys(SPLITS, 0)
