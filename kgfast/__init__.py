@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kgfast.errors import CheckpointError, ConfigError, DataError, KgfastError
 
@@ -55,7 +55,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["CheckpointError", "ConfigError", "DataError", "KgfastError", *sorted(_HOME)]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     name = _EARLIER.get(name, name)
     if name not in _HOME:
         raise AttributeError(f"module 'kgfast' has no attribute {name!r}")
@@ -69,5 +69,5 @@ def __getattr__(name: str):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

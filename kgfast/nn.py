@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class KGEModel(nn.Module):
         reciprocal: bool = False,
         init_scale: float | None = None,
         seed: int = 0,
-        dtype=torch.float32,
+        dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
         spec = find_score(score)
@@ -53,7 +54,7 @@ class KGEModel(nn.Module):
             self.relations = nn.Parameter(self.initial(rows, width, init_scale, generator, dtype))
 
     @staticmethod
-    def initial(rows: int, width: int, scale: float | None, generator, dtype) -> Tensor:
+    def initial(rows: int, width: int, scale: float | None, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         table = torch.empty(rows, width)  # filled in place: the largest tables have no room for a copy
         if scale is None:
             bound = math.sqrt(6.0 / (rows + width))
@@ -72,7 +73,7 @@ class KGEModel(nn.Module):
         triples = checks.triples(triples, self.entities)
         checks.id_range("triples (column of relations)", triples[:, 1], self.num_relations)
 
-    def check_known(self, known) -> None:
+    def check_known(self, known: object) -> None:
         """Known triples must be of this model's graph."""
         if not isinstance(known, KnownTriples):
             raise KgfastError(f"known must be a kgfast.KnownTriples, not {type(known).__name__}")
@@ -96,7 +97,7 @@ class KGEModel(nn.Module):
         asked, asked_side = self.with_inverses(triples, Side.of(side, "side"))
         return functional.score_candidates(self.entities, self.relations, asked, score=self.score, side=asked_side.word)
 
-    def known_for(self, known, side: str):
+    def known_for(self, known: KnownTriples | None, side: str) -> KnownTriples | None:
         """The known answers as this model asks for them: a reciprocal model asks for heads as tails."""
         if known is None:
             return None
@@ -107,9 +108,9 @@ class KGEModel(nn.Module):
             self._reciprocal_known = (known, known.reciprocal())
         return self._reciprocal_known[1]
 
-    _reciprocal_known = None
+    _reciprocal_known: tuple[KnownTriples, KnownTriples] | None = None
 
-    def rank(self, triples: Tensor, side: str, known=None, ties: str = "realistic") -> Tensor:
+    def rank(self, triples: Tensor, side: str, known: KnownTriples | None = None, ties: str = "realistic") -> Tensor:
         """Filtered ranks, float64 [B]."""
         self.check(triples)
         asked, asked_side = self.with_inverses(triples, Side.of(side, "side"))
@@ -118,7 +119,7 @@ class KGEModel(nn.Module):
             known=self.known_for(known, side), ties=ties,
         )  # fmt: skip
 
-    def topk(self, triples: Tensor, k: int, side: str, exclude=None) -> tuple[Tensor, Tensor]:
+    def topk(self, triples: Tensor, k: int, side: str, exclude: KnownTriples | None = None) -> tuple[Tensor, Tensor]:
         """(scores, ids) [B, k] of the best candidates."""
         self.check(triples)
         asked, asked_side = self.with_inverses(triples, Side.of(side, "side"))
@@ -137,7 +138,7 @@ class KGEModel(nn.Module):
 class TransE(KGEModel):
     """-|h + r - t|_p, p = 1 or 2 (Bordes et al. 2013)."""
 
-    def __init__(self, num_entities: int, num_relations: int, dim: int, *, p: int = 1, **options):
+    def __init__(self, num_entities: int, num_relations: int, dim: int, *, p: int = 1, **options: Any):
         checks.choose("p", p, (1, 2))
         super().__init__(num_entities, num_relations, dim, score=f"transe_l{p}", **options)
 
@@ -145,19 +146,19 @@ class TransE(KGEModel):
 class DistMult(KGEModel):
     """sum_d h_d r_d t_d (Yang et al. 2015)."""
 
-    def __init__(self, num_entities: int, num_relations: int, dim: int, **options):
+    def __init__(self, num_entities: int, num_relations: int, dim: int, **options: Any):
         super().__init__(num_entities, num_relations, dim, score="distmult", **options)
 
 
 class ComplEx(KGEModel):
     """Re sum_k h_k r_k conj(t_k) over dim / 2 complex numbers (Trouillon et al. 2016)."""
 
-    def __init__(self, num_entities: int, num_relations: int, dim: int, **options):
+    def __init__(self, num_entities: int, num_relations: int, dim: int, **options: Any):
         super().__init__(num_entities, num_relations, dim, score="complex", **options)
 
 
 class RotatE(KGEModel):
     """-sum_k |h_k e^{i theta_k} - t_k| over dim / 2 complex numbers (Sun et al. 2019)."""
 
-    def __init__(self, num_entities: int, num_relations: int, dim: int, **options):
+    def __init__(self, num_entities: int, num_relations: int, dim: int, **options: Any):
         super().__init__(num_entities, num_relations, dim, score="rotate", **options)

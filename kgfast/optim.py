@@ -6,9 +6,13 @@ dense gradient every row is. Training applies the same kernels inside the pass t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from kgfast import backends
 from kgfast.backends.base import Backend, RowUpdate
@@ -33,7 +37,7 @@ class RowOptimizer(Optimizer):
 
     rule: Update
 
-    def __init__(self, params, defaults):
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]):
         super().__init__(params, defaults)
         for group in self.param_groups:
             for param in group["params"]:
@@ -49,7 +53,7 @@ class RowOptimizer(Optimizer):
                 raise KgfastError(f"{name}={group[name]!r}: {type(self).__name__} has no such setting")
         self.constants(group)
 
-    def new_state(self, param: Tensor, group: dict, device=None) -> dict[str, Tensor]:
+    def new_state(self, param: Tensor, group: dict, device: torch.device | str | None = None) -> dict[str, Tensor]:
         """The state tensors of a parameter, in the order of the kernel's arguments; device "meta" for shapes alone."""
         raise NotImplementedError
 
@@ -104,7 +108,7 @@ class RowOptimizer(Optimizer):
         return value
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient."""
         loss = None
         if closure is not None:
@@ -130,7 +134,7 @@ class RowOptimizer(Optimizer):
                     backend.update_all_rows(gradient.contiguous(), self.row_update(param, backend))
         return loss
 
-    def update_sparse(self, param, table, gradient, backend):
+    def update_sparse(self, param: Tensor, table: Tensor, gradient: Tensor, backend: Backend) -> None:
         if gradient.sparse_dim() != 1:
             raise KgfastError(f"gradient: a sparse one needs sparse_dim 1, not {gradient.sparse_dim()}")
         ids, rows = gradient._indices()[0].contiguous(), gradient._values().contiguous()
@@ -145,10 +149,10 @@ class RowSGD(RowOptimizer):
 
     rule = Update.SGD
 
-    def __init__(self, params, lr: float = 0.1):
+    def __init__(self, params: ParamsT, lr: float = 0.1):
         super().__init__(params, {"lr": lr})
 
-    def new_state(self, param, group, device=None):
+    def new_state(self, param: Tensor, group: dict, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return {}
 
 
@@ -158,19 +162,19 @@ class RowAdagrad(RowOptimizer):
     `initial` is the first value of sum.
     """
 
-    def __init__(self, params, lr: float = 0.1, full: bool = False, eps: float = 1e-10, initial: float = 0.0):
+    def __init__(self, params: ParamsT, lr: float = 0.1, full: bool = False, eps: float = 1e-10, initial: float = 0.0):
         defaults = {"lr": lr, "full": full, "eps": eps}
         defaults["initial"] = checks.finite("initial", initial, 0.0)
         super().__init__(params, defaults)
 
-    def rule_of(self, group):
+    def rule_of(self, group: dict) -> Update:
         return Update.ADAGRAD if group["full"] else Update.ROW_ADAGRAD
 
-    def new_state(self, param, group, device=None):
+    def new_state(self, param: Tensor, group: dict, device: torch.device | str | None = None) -> dict[str, Tensor]:
         shape, dtype = param.shape if group["full"] else param.shape[:1], sum_dtype(param.dtype)
         return {"sum": torch.full(shape, group["initial"], dtype=dtype, device=device or param.device)}
 
-    def constants(self, group):
+    def constants(self, group: dict) -> dict[str, float]:
         return {**super().constants(group), "eps": positive("eps", group["eps"])}
 
 
@@ -179,14 +183,14 @@ class RowAdam(RowOptimizer):
 
     rule = Update.ADAM
 
-    def __init__(self, params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+    def __init__(self, params: ParamsT, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
-    def new_state(self, param, group, device=None):
-        options = dict(dtype=sum_dtype(param.dtype), device=device)
-        return {name: torch.zeros_like(param.detach(), **options) for name in ("exp_avg", "exp_avg_sq")}
+    def new_state(self, param: Tensor, group: dict, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        like, dtype = param.detach(), sum_dtype(param.dtype)
+        return {name: torch.zeros_like(like, dtype=dtype, device=device) for name in ("exp_avg", "exp_avg_sq")}
 
-    def constants(self, group):
+    def constants(self, group: dict) -> dict[str, float]:
         betas = group["betas"]
         if not isinstance(betas, list | tuple) or len(betas) != 2:
             raise KgfastError(f"betas={betas!r} must be two numbers in [0, 1)")

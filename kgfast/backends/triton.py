@@ -76,7 +76,7 @@ class TritonBackend(Backend):
     def _sampled_loss(self, inputs, options, out: Sampled, allocate: Allocate, extra_ids, update):
         """Shared lists keep [B, N] scores; the row pass sorts by itself."""
         query, table, targets, negatives, *_ = inputs
-        *options, _ = options  # type: ignore[assignment]
+        *options, _ = options
         batch, wide = len(query), out.losses.dtype
         if len(negatives) == batch:
             reason = sampled.check_dim(query.shape[1])

@@ -44,9 +44,10 @@ class Case:
 
 def sampled_loss(case, impl=None):
     """Loss over given negatives, and the gradients of both tables."""
-    tables = [table.detach().requires_grad_() for table in (case.entities, case.relations)]
+    tables = entities, relations = [table.detach().requires_grad_() for table in (case.entities, case.relations)]
     loss = kgfast.negative_sampling_loss(
-        *tables,
+        entities,
+        relations,
         case.triples,
         case.negatives,
         score=case.score,
@@ -59,8 +60,8 @@ def sampled_loss(case, impl=None):
 
 def all_loss(case, impl=None):
     """Softmax over all entities, and the gradients of both tables."""
-    tables = [table.detach().requires_grad_() for table in (case.entities, case.relations)]
-    loss = kgfast.one_vs_all_loss(*tables, case.triples, score=case.score, side="tail", impl=impl)
+    tables = entities, relations = [table.detach().requires_grad_() for table in (case.entities, case.relations)]
+    loss = kgfast.one_vs_all_loss(entities, relations, case.triples, score=case.score, side="tail", impl=impl)
     return [loss.detach(), *torch.autograd.grad(loss, tables)]
 
 
@@ -132,7 +133,8 @@ def training_step(score, dim):
 def timed(call):
     """(median seconds, number of calls) after one call to warm up."""
     call()
-    seconds, end = [], time.perf_counter() + SECONDS
+    seconds: list[float] = []
+    end = time.perf_counter() + SECONDS
     while len(seconds) < 3 or time.perf_counter() < end:
         start = time.perf_counter()
         call()

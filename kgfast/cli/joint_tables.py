@@ -54,7 +54,8 @@ def show_ablation(console: Console, complete: dict[str, Any]) -> None:
     made = plain_table(["task", "metric", "together", "alone", "trained alone", "together is"], left=(0, 1))
     for task, metric, cells in ablate.rows(complete):
         joint = cells[0][1]
-        for run, alone in cells[1:] or [("", None)]:
+        others: list[tuple[str, Any]] = [*cells[1:]] or [("", None)]
+        for run, alone in others:
             told = "" if alone is None else ablate.better(task, metric, joint, alone)
             made.add_row(task, metric, spread(joint), "" if alone is None else spread(alone), run, told)
     console.print(made)

@@ -83,10 +83,10 @@ def train(
     from kgfast.joint.config import is_joint
 
     if is_joint(file, pairs, options):
-        from kgfast.cli import joint_runs as runs
+        from kgfast.cli.joint_runs import train as run
     else:
-        from kgfast.cli import graph_runs as runs
-    runs.train(file, pairs, options, as_json)
+        from kgfast.cli.graph_runs import train as run
+    run(file, pairs, options, as_json)
 
 
 def words(settings):
@@ -126,7 +126,8 @@ def evaluate(
         raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --unseen has no meaning")
     from kgfast.cli import graph_runs
 
-    graph_runs.evaluate(*open_run(run, data, threads, device), split, details, ties, batch_size, as_json)
+    model, graph = open_run(run, data, threads, device)
+    graph_runs.evaluate(model, graph, split, details, ties, batch_size, as_json)
 
 
 @app.command()
@@ -154,7 +155,8 @@ def predict(
         return joint_runs.predict_for_text(run, head_text, relation, k, data, as_json)
     from kgfast.cli import graph_runs
 
-    graph_runs.predict(*open_run(run, data, names_only=known == "ignore"), head, relation, tail, k, known, as_json)
+    model, graph = open_run(run, data, names_only=known == "ignore")
+    graph_runs.predict(model, graph, head, relation, tail, k, known, as_json)
 
 
 @app.command()

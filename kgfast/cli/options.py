@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 
 def setting(**more):
@@ -20,10 +20,10 @@ class SettingsCommand(TyperCommand):
         from kgfast.train.config import TrainConfig  # with torch: only those who ask for help wait for it
 
         for option in self.params:
-            field = TrainConfig.model_fields.get(option.name)
-            if field is not None and option.help is None:
+            field = TrainConfig.model_fields.get(option.name or "")
+            if isinstance(option, TyperOption) and field is not None and option.help is None:
                 words = [*GRAPH, *JOINT] if option.name == "recipe" else choices(TrainConfig, option.name)
-                told = field.description + (f": {', '.join(words)}" if words else "")
+                told = str(field.description) + (f": {', '.join(words)}" if words else "")
                 sentence = told.split()[0].isalpha()  # and no list of words to choose from
                 option.help = f"{told[0].upper() if sentence else told[0]}{told[1:]}."
         super().format_help(ctx, formatter)

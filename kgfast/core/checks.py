@@ -6,7 +6,7 @@ Every function names the argument at fault. Names are matched in registry.py.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ def finite(name: str, value: object, lowest: float | None = None, highest: float
     return found
 
 
-def integer(name: str, value: object, lowest: int, beyond: int | None = None) -> int:
+def integer(name: str, value: Any, lowest: int, beyond: int | None = None) -> int:
     """An integer (Python's, NumPy's, or one that torch.compile traces) in [lowest, beyond)."""
     if not isinstance(value, bool) and not isinstance(value, int | torch.SymInt) and hasattr(value, "__index__"):
         value = value.__index__()
@@ -130,14 +130,14 @@ def integer(name: str, value: object, lowest: int, beyond: int | None = None) ->
         raise KgfastError(f"{name}={value!r} must be an integer of at least {lowest}")
     if beyond is not None and value >= beyond:
         raise KgfastError(f"{name}={value!r} must be an integer of at least {lowest} and below {beyond}")
-    return value
+    return value  # type: ignore[return-value]
 
 
-def seed(value: object) -> int:
+def seed(value: Any) -> int:
     """A seed of 64 bits, as the signed integer that ops take."""
     if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "__index__")):
         raise KgfastError(f"seed={value!r} must be an integer")
-    found = int(value) % 2**64  # type: ignore[call-overload]
+    found = int(value) % 2**64
     return found - 2**64 if found >= 2**63 else found
 
 

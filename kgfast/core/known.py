@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from numpy.typing import ArrayLike
 
 from kgfast.errors import DataError, KgfastError
 
@@ -24,7 +25,7 @@ class Side:
     offsets: torch.Tensor  # [K + 1] int64
     ids: torch.Tensor  # [M] int64, ascending within a query
 
-    def to(self, device) -> Side:
+    def to(self, device: torch.device | str) -> Side:
         return Side(self.keys.to(device), self.offsets.to(device), self.ids.to(device))
 
 
@@ -40,7 +41,7 @@ class KnownTriples:
         self.num_relations = num_relations
 
     @classmethod
-    def from_triples(cls, triples, num_entities: int, num_relations: int) -> KnownTriples:
+    def from_triples(cls, triples: ArrayLike | torch.Tensor, num_entities: int, num_relations: int) -> KnownTriples:
         """Index `triples`, int64 [M, 3] of (head, relation, tail), tensor or array; repeated rows count once.
 
         Costs two sorts of M keys. Raises DataError for a wrong shape, a dtype that isn't integer, or an id
@@ -79,7 +80,7 @@ class KnownTriples:
         """All answers of one side, int64 [M], ascending within each query; ranges come from `lookup`."""
         return self._side(side).ids
 
-    def answers(self, triple, side: str) -> torch.Tensor:
+    def answers(self, triple: ArrayLike | torch.Tensor, side: str) -> torch.Tensor:
         """The known answers to one query, ascending int64 ids. `triple` is (head, relation, tail)."""
         row = torch.as_tensor(triple, dtype=torch.int64, device=self.device).reshape(1, 3)
         start, end = (bound.item() for bound in self.lookup(row, side))
@@ -97,7 +98,7 @@ class KnownTriples:
         sides = _append(tail, head, shift), _append(head, tail, shift)
         return KnownTriples(*sides, self.num_entities, 2 * self.num_relations)
 
-    def to(self, device) -> KnownTriples:
+    def to(self, device: torch.device | str) -> KnownTriples:
         """The same knowledge on `device`."""
         tail, head = (self._sides[side].to(device) for side in ("tail", "head"))
         return KnownTriples(tail, head, self.num_entities, self.num_relations)

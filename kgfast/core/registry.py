@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="Code")
 
 
-def refuse(argument: str, value, allowed: Iterable) -> KgfastError:
+def refuse(argument: str, value: object, allowed: Iterable) -> KgfastError:
     """The error for a `value` that is not one of the `allowed`; it names the nearest."""
     words = [str(one) for one in allowed]
     near = difflib.get_close_matches(str(value), words, n=1)

@@ -120,7 +120,7 @@ def write_safetensors(path, tables):
 
 def word2vec_names(names, what):
     """Names without white space; DataError where two become one."""
-    first = {}
+    first: dict[str, str] = {}
     for name in names:
         word = re.sub(r"\s", "_", name)
         if word in first:

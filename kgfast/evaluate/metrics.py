@@ -1,5 +1,7 @@
 """Filtered ranking: every triple of a split, both sides, every entity a candidate. Nothing is sampled."""
 
+from typing import Any
+
 import torch
 
 from kgfast.errors import ConfigError, DataError, KgfastError
@@ -144,7 +146,7 @@ def rank_details(graph, triples, ranks):
 def group_metrics(ranks, chosen):
     """The METRICS of rank_details for the triples chosen by a bool [M] (at least one)."""
     sides = {side: summarize(values[chosen]) for side, values in ranks.items()}
-    result = {"triples": int(chosen.sum())}
+    result: dict[str, Any] = {"triples": int(chosen.sum())}
     for key in ("mrr", "hits@10"):
         result[key] = (sides["tail"][key] + sides["head"][key]) / 2
     for side in ("head", "tail"):

@@ -149,7 +149,9 @@ def scatter(points, *, label, width=960, height=600):
         return pad + (value - low) / ((high - low) or 1) * (length - 2 * pad)
 
     places = [(scale(x, xs, width), height - scale(y, ys, height), *rest) for x, y, *rest in points]
-    dots, words, taken = [], [], []
+    dots: list[str] = []
+    words: list[str] = []
+    taken: list[tuple[float, float, float, float]] = []  # boxes
     for x, y, name, colour, size in reversed(places):  # the important ones on top
         hint = f"<title>{escape(name)}</title>"
         place = f'cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}"'

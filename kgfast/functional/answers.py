@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
@@ -12,13 +14,22 @@ from kgfast.core.registry import Side
 from kgfast.core.sums import sum_dtype, total
 from kgfast.errors import KgfastError
 
+Ranges: TypeAlias = tuple[Tensor, Tensor, Tensor]  # starts, ends, ids
 
-def no_answers(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+
+def no_answers(like: Tensor) -> Ranges:
     """What stands for no ranges at all; like: int64 of the same device."""
     return like.new_empty((0,)), like.new_empty((0,)), like.new_empty((0,))
 
 
-def known_answers(known, triples: Tensor, side: Side, count: int, relations: int | None = None, name: str = "known"):
+def known_answers(
+    known: KnownTriples | None,
+    triples: Tensor,
+    side: Side,
+    count: int,
+    relations: int | None = None,
+    name: str = "known",
+) -> Ranges:
     """Ranges and ids of the known answers of each query; empty tensors where there are none."""
     if known is None:
         return no_answers(triples)
@@ -33,7 +44,9 @@ def known_answers(known, triples: Tensor, side: Side, count: int, relations: int
     return starts, ends, known.ids(side.word)
 
 
-def right_answers(known, triples: Tensor, side: Side, count: int, relations: int, backend: str):
+def right_answers(
+    known: KnownTriples | None, triples: Tensor, side: Side, count: int, relations: int, backend: str
+) -> Ranges:
     """CSR of the right answers: the target, and all known answers of the query."""
     targets = triples[:, side.answer].contiguous()
     places = torch.arange(len(triples), device=triples.device)
@@ -50,7 +63,7 @@ def answers_of_both_sides(known: KnownTriples, triples: Tensor) -> tuple[Tensor,
     return torch.cat([tails, tails[-1] + heads[1:]]), torch.cat([tail_ids, head_ids])
 
 
-def single_answers(targets: Tensor, ignore_index: int, like: Tensor):
+def single_answers(targets: Tensor, ignore_index: int, like: Tensor) -> tuple[Ranges, Tensor]:
     """((starts, ends, ids), share [B]) of one target a row; a row with `ignore_index` has none, and a share of 0."""
     counted = targets != ignore_index
     starts = torch.arange(targets.shape[0], device=targets.device)
@@ -58,7 +71,7 @@ def single_answers(targets: Tensor, ignore_index: int, like: Tensor):
     return (starts, starts + counted, torch.where(counted, targets, 0)), share
 
 
-def share_weights(weights, batch: int, like: Tensor) -> Tensor:
+def share_weights(weights: Tensor | None, batch: int, like: Tensor) -> Tensor:
     """Weights divided by their sum: what each row's loss counts for in the mean."""
     dtype = sum_dtype(like.dtype)
     if weights is None:

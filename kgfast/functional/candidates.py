@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from kgfast import backends, reference
 from kgfast.core import checks
+from kgfast.core.known import KnownTriples
 from kgfast.core.registry import CANDIDATE_OBJECTIVES, Objective, Side, Similarity
 from kgfast.errors import KgfastError
 from kgfast.functional.answers import no_answers, right_answers, share_weights, single_answers
@@ -25,8 +28,8 @@ def one_vs_all_loss(
     side: str,
     objective: str = "softmax",
     label_smoothing: float = 0.0,
-    known=None,
-    impl=None,
+    known: KnownTriples | None = None,
+    impl: str | None = None,
 ) -> Tensor:
     """Mean over the batch of f(scores of all entities, right answers).
 
@@ -41,7 +44,7 @@ def one_vs_all_loss(
     checks.choose("side", side, (*Side.words(), "both"))
     code = candidate_objective("objective", objective)
     smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0, highest=1.0)
-    options = dict(score=score, objective=objective, label_smoothing=smoothing, known=known)
+    options: dict[str, Any] = dict(score=score, objective=objective, label_smoothing=smoothing, known=known)
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
         return reference.one_vs_all_loss(entities, relations, triples, side=side, **options)
@@ -51,9 +54,9 @@ def one_vs_all_loss(
     asked = Side.of(side, "side")
     query = autograd.Queries.apply(entities, relations, triples, spec.code, int(asked), False, backend)
     answers = right_answers(known, triples, asked, len(entities), len(relations), backend)
-    options = (int(spec.similarity_code), int(code), smoothing)
+    codes = (int(spec.similarity_code), int(code), smoothing)
     return autograd.CandidateLoss.apply(
-        query, entities, entities.new_empty((0,)), options, autograd.wants_gradient(entities, relations), backend,
+        query, entities, entities.new_empty((0,)), codes, autograd.wants_gradient(entities, relations), backend,
         *answers, share_weights(None, len(triples), entities), *no_answers(triples),
     )[0]  # fmt: skip
 
@@ -81,7 +84,7 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
-    impl=None,
+    impl: str | None = None,
 ) -> Tensor:
     """cross_entropy(hidden @ weight.T + bias, targets), without storing the logits where they are many.
 
@@ -115,16 +118,17 @@ def linear_cross_entropy(
     own = bias if len(bias) else None
     if few and not torch.compiler.is_compiling():
         if all_counted(targets, ignore_index, len(weight)):
-            options = dict(label_smoothing=smoothing, reduction=reduction)
             with torch.autocast("cpu", enabled=False):  # what is handed in is computed with, whoever serves
                 logits = torch.nn.functional.linear(hidden, weight, own)
-            losses = torch.nn.functional.cross_entropy(logits, targets, **options)
+            losses = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing, reduction=reduction)
             return losses.view(shape) if reduction == "none" else losses
         backend = "reference"
     if backend == "reference":
-        options = dict(bias=own, ignore_index=ignore_index, label_smoothing=smoothing, reduction=reduction)
         with torch.autocast(weight.device.type, enabled=False):
-            losses = reference.linear_cross_entropy(hidden, weight, targets, **options)
+            losses = reference.linear_cross_entropy(
+                hidden, weight, targets, bias=own, ignore_index=ignore_index, label_smoothing=smoothing,
+                reduction=reduction,
+            )  # fmt: skip
         return losses.reshape(shape if reduction == "none" else ())
     ranges, share = single_answers(targets, ignore_index, weight)
     if reduction != "mean":

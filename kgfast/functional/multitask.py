@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,8 +70,8 @@ def multitask_loss(
         raise KgfastError("terms: an empty list has no loss")
     if weights is not None and len(weights) != len(terms):
         raise KgfastError(f"weights: {len(weights)} of them for {len(terms)} terms")
-    asked = {place: term for place, term in enumerate(terms) if not isinstance(term, LossTerm)}
-    losses = [None if place in asked else ready_loss(term, place) for place, term in enumerate(terms)]
+    asked = {place: term for place, term in enumerate(terms) if isinstance(term, Term)}
+    losses = {place: ready_loss(term, place) for place, term in enumerate(terms) if not isinstance(term, Term)}
     for place, term in asked.items():
         Similarity.of(term.similarity, f"terms[{place}].similarity")
         candidate_objective(f"terms[{place}].objective", term.objective)
@@ -79,9 +80,8 @@ def multitask_loss(
         checks.table(f"terms[{place}].query", term.query)
     if asked:
         backend = backends.choose(impl, next(iter(asked.values())).query.device)
-        for place, loss in zip(asked, term_losses(asked, backend), strict=True):
-            losses[place] = loss
-    per_task = torch.stack(losses)
+        losses |= dict(zip(asked, term_losses(asked, backend), strict=True))
+    per_task = torch.stack([losses[place] for place in range(len(terms))])
     own = per_task.new_tensor([float(term.weight) for term in terms])
     outer = 1.0 if weights is None else torch.as_tensor(weights, dtype=per_task.dtype, device=per_task.device)
     return (outer * own * per_task).sum(), per_task
@@ -101,7 +101,7 @@ def term_losses(asked: Mapping[int, Term], backend: str) -> list[Tensor]:
     if backend == "reference":
         return [reference_loss(term) for term in terms]
     ready = [prepare(term, f"terms[{place}]") for place, term in asked.items()]
-    losses: list[Tensor | None] = [None] * len(terms)
+    losses: dict[int, Tensor] = {}
     alike = [
         place
         for place, (term, (query, table, *_)) in enumerate(zip(terms, ready, strict=True))
@@ -111,12 +111,11 @@ def term_losses(asked: Mapping[int, Term], backend: str) -> list[Tensor]:
     if together and backends.get(backend).shares_launches:
         tensors = [one for place in alike for one in ready[place]]
         objectives = [int(candidate_objective("objective", terms[place].objective)) for place in alike]
-        for place, loss in zip(alike, TaskLosses.apply(backend, objectives, *tensors), strict=True):
-            losses[place] = loss
-    return [
-        term_loss(term, tensors, backend) if loss is None else loss
-        for term, tensors, loss in zip(terms, ready, losses, strict=True)
-    ]
+        losses |= dict(zip(alike, TaskLosses.apply(backend, objectives, *tensors), strict=True))
+    for place, (term, own) in enumerate(zip(terms, ready, strict=True)):
+        if place not in losses:
+            losses[place] = term_loss(term, own, backend)
+    return [losses[place] for place in range(len(terms))]
 
 
 def term_loss(term: Term, tensors: Sequence[Tensor], backend: str) -> Tensor:
@@ -136,8 +135,8 @@ class TaskLosses(torch.autograd.Function):
     """The tensors of every task -> losses [T]; dL/dloss stays on the device."""
 
     @staticmethod
-    def forward(ctx, backend, objectives, *tensors):
-        tasks = []
+    def forward(ctx: Any, backend: str, objectives: list[int], *tensors: Tensor) -> Tensor:
+        tasks: list[tuple[Any, ...]] = []
         for place, objective in enumerate(objectives):
             *task, starts, ends, known = tensors[TENSORS * place : TENSORS * (place + 1)]
             tasks.append((*task, objective, 0.0, (starts, ends, known) if starts.numel() else None))
@@ -148,13 +147,13 @@ class TaskLosses(torch.autograd.Function):
 
     @staticmethod
     @autograd.first_order_only
-    def backward(ctx, g):
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         ctx.saved_tensors  # noqa: B018  raises where a tensor was changed in place
         gradients = backends.get(ctx.backend).task_gradients(ctx.group, g)
         return None, None, *(one for found in gradients for one in (*found, *[None] * (TENSORS - 3)))
 
 
-def prepare(term: Term, place: str):
+def prepare(term: Term, place: str) -> tuple[Tensor, ...]:
     """(query, table, bias, CSR of answers, share, CSR of known rows) as the kernels take them."""
     if term.candidates is not None:
         return prepare(among(term, place), place)
@@ -202,8 +201,8 @@ def among(term: Term, place: str) -> Term:
     if term.known is not None:
         offsets, ids = (checks.ids(f"{place}.known", part, 1, table) for part in term.known)
         known = restricted(offsets, ids, rows, others)
-    changes = dict(table=table[rows], bias=None if term.bias is None else term.bias[rows])
-    return replace(term, targets=moved, candidates=None, known=known, **changes)
+    bias = None if term.bias is None else term.bias[rows]
+    return replace(term, table=table[rows], bias=bias, targets=moved, candidates=None, known=known)
 
 
 def lists_of(ids: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -222,7 +221,9 @@ def restricted(offsets: Tensor, ids: Tensor, rows: Tensor, others: Tensor) -> tu
     return bounds, places[order]
 
 
-def sorted_answers(offsets: Tensor, ids: Tensor, count: int, place: str, name: str = "targets"):
+def sorted_answers(
+    offsets: Tensor, ids: Tensor, count: int, place: str, name: str = "targets"
+) -> tuple[Tensor, Tensor, Tensor]:
     """(starts, ends, ids) of CSR targets, ascending and once each within a row, as the kernels read them."""
     whole = len(offsets) > 0 and int(offsets[0]) == 0 and int(offsets[-1]) == len(ids)
     if not whole or bool((offsets.diff() < 0).any()):

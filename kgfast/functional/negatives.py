@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kgfast import backends, ops, reference
 from kgfast.core import checks
+from kgfast.core.known import KnownTriples
 from kgfast.core.registry import Objective, Side
 from kgfast.errors import KgfastError
 from kgfast.functional.answers import known_answers, share_weights
@@ -28,7 +30,7 @@ class NegativeSampler:
     seed: int = 0
     step: int = 0
     weights: Tensor | None = None  # [num_entities], draw in proportion; None: uniformly
-    known: object | None = None  # KnownTriples: known answers are redrawn, or masked where lists are shared
+    known: KnownTriples | None = None  # KnownTriples: known answers are redrawn, or masked where lists are shared
     shared: int = 0  # triples that share a list; 0: every triple has its own
 
 
@@ -41,9 +43,9 @@ def sample_negatives(
     seed: int,
     step: int = 0,
     weights: Tensor | None = None,
-    known=None,
+    known: KnownTriples | None = None,
     shared: int = 0,
-    impl=None,
+    impl: str | None = None,
 ) -> Tensor:
     """ids[b, n] = floor(x num_entities / 2^32), x a word of Philox-4x32-10 keyed by seed, counted by (n, b, step).
 
@@ -54,7 +56,7 @@ def sample_negatives(
     """
     triples = checks.triples(triples)
     checks.choose("side", side, SIDES)
-    options = dict(
+    options: dict[str, Any] = dict(
         seed=checks.seed(seed),
         step=checks.integer("step", step, 0, 2**64),
         weights=None if weights is None else checks.tensor("weights", weights),
@@ -75,12 +77,12 @@ def sample_negatives(
     backend = backends.choose(impl, triples.device)
     if backend == "reference":
         return reference.sample_negatives(triples, *sizes, side=side, **options)
-    aliases = triples.new_empty((0,)), triples.new_empty((0,))
+    thresholds, aliases = triples.new_empty((0,)), triples.new_empty((0,))
     if weights is not None:
-        aliases = tuple(part.to(triples.device) for part in reference.alias_table(weights))
+        thresholds, aliases = (part.to(triples.device) for part in reference.alias_table(weights))
     lists = -(-len(triples) // options["shared"]) if options["shared"] else len(triples)
     return ops.of(backend).sample_negatives(
-        triples, lists, *sizes, int(asked), options["seed"], signed(options["step"]), *aliases, *known_lists
+        triples, lists, *sizes, int(asked), options["seed"], signed(options["step"]), thresholds, aliases, *known_lists
     )
 
 
@@ -101,9 +103,9 @@ def negative_sampling_loss(
     margin: float = 0.0,
     adversarial_temperature: float = 0.0,
     weights: Tensor | None = None,
-    known=None,
-    sparse_grad=False,
-    impl=None,
+    known: KnownTriples | None = None,
+    sparse_grad: bool = False,
+    impl: str | None = None,
 ) -> Tensor:
     """Weighted mean over triples of f(s+, s_1 .. s_N), s_n the negatives' scores, w = softmax(a s_n) without gradient.
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from kgfast import backends, ops, reference
 from kgfast.core import checks
+from kgfast.core.known import KnownTriples
 from kgfast.core.registry import Side
 from kgfast.functional.answers import known_answers
 
@@ -19,9 +20,9 @@ def rank(
     *,
     score: str,
     side: str,
-    known=None,
+    known: KnownTriples | None = None,
     ties: str = "realistic",
-    impl=None,
+    impl: str | None = None,
 ) -> Tensor:
     """rank[b] = 1 + #{c : s_c > s_target}, c over all entities that are no other known answer: float64 [B].
 
@@ -55,8 +56,8 @@ def topk(
     *,
     score: str,
     side: str,
-    exclude=None,
-    impl=None,
+    exclude: KnownTriples | None = None,
+    impl: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(scores, ids) [B, k] of the k best candidates, best first, ties by lower id; no gradient.
 

@@ -17,8 +17,8 @@ def score_triples(
     triples: Tensor,
     *,
     score: str = "transe_l1",
-    sparse_grad=False,
-    impl=None,
+    sparse_grad: bool = False,
+    impl: str | None = None,
 ) -> Tensor:
     """scores[b] = s(head_b, relation_b, tail_b): [B].
 
@@ -42,8 +42,8 @@ def score_candidates(
     *,
     score: str,
     side: str = "tail",
-    sparse_grad=False,
-    impl=None,
+    sparse_grad: bool = False,
+    impl: str | None = None,
 ) -> Tensor:
     """scores[b, k] = s with the tail (or head) of triple b replaced by candidate k: [B, C], or [B, K].
 

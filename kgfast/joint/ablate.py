@@ -39,6 +39,7 @@ def ablate(
     """
     if config.out is None:
         raise ConfigError("out is missing: the folder for the runs of the ablation")
+    folder = Path(config.out)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds={list(seeds)}: at least one is needed, each once")
     if config.mixing.method != "every":
@@ -54,12 +55,12 @@ def ablate(
     runs = [("joint", tuple(config.tasks)), *(("+".join(part), part) for part in parts)]
     for seed in seeds:
         for name, tasks in runs:
-            out = Path(config.out) / f"{name}-seed{seed}"
+            out = folder / f"{name}-seed{seed}"
             one = config.replace(tasks={task: config.tasks[task] for task in tasks}, seed=seed, out=str(out))
-            found.setdefault(name, []).append(run_once(one, graph, console, say))
+            found.setdefault(name, []).append(run_once(one, out, graph, console, say))
     result = {name: summarise(of_seeds) for name, of_seeds in found.items()}
     complete = {"seeds": list(seeds), "steps": config.steps, "split": SPLIT, "runs": result}
-    write_durably(Path(config.out) / "ablation.json", (json.dumps(complete, indent=1) + "\n").encode())
+    write_durably(folder / "ablation.json", (json.dumps(complete, indent=1) + "\n").encode())
     return complete
 
 
@@ -73,10 +74,9 @@ def with_steps(config: JointConfig, graph: KnowledgeGraph) -> JointConfig:
 
 
 def run_once(
-    config: JointConfig, graph: KnowledgeGraph, console: Console | None, say: Callable[[str], None]
+    config: JointConfig, out: Path, graph: KnowledgeGraph, console: Console | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """{task: metrics} of one run, which goes on where an earlier ablation was stopped."""
-    out = Path(config.out)
     if (out / "metrics.json").exists() and JointConfig.load(out / "config.yaml") == config.replace(leave_out=False):
         say(f"{out} is finished")
         metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from torch import nn
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError, ConfigError, DataError
-from kgfast.joint.balance.weights import make_weights
+from kgfast.joint.balance.weights import FixedWeights, make_weights
 from kgfast.joint.config import JointConfig
 from kgfast.joint.model.backbone import Backbone, Shape
 from kgfast.joint.model.encoders import EntityEncoder
@@ -66,8 +66,9 @@ def build_tokenizer(config: JointConfig, graph: KnowledgeGraph, run: Path | None
     if run is not None and (run / "tokenizer.json").exists():
         return Tokenizer.load(run)
     given = config.tokenizer
-    if given.path is not None or config.backbone.path is not None:
-        return Tokenizer.load(given.path or config.backbone.path)
+    path = given.path or config.backbone.path
+    if path is not None:
+        return Tokenizer.load(path)
     hidden = ("question/valid", "question/test")
     groups = {name: texts for name, texts in graph_texts(graph).items() if name not in hidden}
     texts = list(all_texts(groups))
@@ -130,7 +131,7 @@ def build_model(
     hidden, backbone, sharing = 0, None, None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if readers:
+        if readers and tokenizer is not None:
             backbone = build_backbone(config, tokenizer)
             hidden = backbone.hidden
             options = config.sharing.model_dump(exclude={"mode"}, exclude_none=True)
@@ -156,7 +157,7 @@ def build_model(
     return model.to(config.device)
 
 
-def build_weights(config: JointConfig) -> nn.Module:
+def build_weights(config: JointConfig) -> FixedWeights:
     chosen = config.weighting
     return make_weights(
         chosen.method, [config.options(name).weight for name in config.tasks], every=chosen.every,
@@ -197,5 +198,5 @@ def check_tokenizer(tokenizer: Tokenizer | None, fingerprint: str | None, where:
     """CheckpointError unless this is the tokenizer that `where` was trained with."""
     if (tokenizer is None) != (fingerprint is None):
         raise CheckpointError(f"{where} was trained {'without' if fingerprint is None else 'with'} a tokenizer")
-    if tokenizer is not None:
+    if tokenizer is not None and fingerprint is not None:
         tokenizer.check_fits(fingerprint, where)

@@ -49,7 +49,7 @@ def train_joint(
         name = f"{Path(graph.name).name}-{config.recipe or '-'.join(config.tasks)}"
         run = run_folder(config.out, name, resume)
     processes.wait()
-    if not processes.first:
+    if not processes.first and config.out is not None:  # several processes have one: checked above
         run = Path(config.out)
     devices = [config.device] if config.device.startswith("cuda") else []
     try:
@@ -174,10 +174,10 @@ class JointTraining(TrainingLoop):
             "steps_per_second": len(losses) / seconds,
             "lr": self.optimizers.get("dense", self.optimizers["tables"]).param_groups[0]["lr"],
         }
-        use = self.model.backbone.utilisation() if self.model.backbone is not None else None
-        if use is not None:
+        sharing = self.model.backbone
+        if sharing is not None and (use := sharing.utilisation()) is not None:
             numbers["utilisation"] = use.mean(0).tolist()
-            self.model.backbone.reset_utilisation()
+            sharing.reset_utilisation()
         parts = "  ".join(f"{name} {value:.3f}" for name, value in numbers["losses"].items())
         self.tell(numbers, f"{parts}  {numbers['steps_per_second']:.1f} steps/s", self.place())
         for alarm in self.starvation.alarms(position.step, position.last, weights).values():

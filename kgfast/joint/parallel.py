@@ -80,7 +80,7 @@ class Processes:
         for parameter in used:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self.average(parameter.grad for parameter in used)
+        self.average(parameter.grad for parameter in used if parameter.grad is not None)
 
     @torch.no_grad()
     def share_memory(self, entities: EntityEncoder) -> None:

@@ -111,7 +111,7 @@ def results(task: str, splits: dict[str, dict[str, Any]]) -> str:
 def utilisation(history: list[dict[str, Any]], model: JointModel) -> str:
     """Which experts the tokens of each task took of late, a mean over layers."""
     found = [row["utilisation"] for row in history if "utilisation" in row]
-    if not found:
+    if not found or model.backbone is None:
         return ""
     rows = [[task, *map(float, shares)] for task, shares in zip(model.backbone.names, found[-1], strict=True)]
     headings = ["Texts of", *(f"expert {number + 1}" for number in range(len(found[-1][0])))]

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kgfast.functional.multitask import LossTerm, Term, multitask_loss
 from kgfast.joint.balance.pcgrad import project
+from kgfast.joint.balance.weights import FixedWeights
 from kgfast.joint.config import JointConfig
 from kgfast.joint.model.joint_model import JointModel
 from kgfast.joint.parallel import Processes
@@ -27,7 +28,7 @@ class Step:
         self,
         config: JointConfig,
         model: JointModel,
-        weights: nn.Module,
+        weights: FixedWeights,
         optimizers: Mapping[str, torch.optim.Optimizer],
         processes: Processes,
     ) -> None:
@@ -44,7 +45,8 @@ class Step:
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         present = torch.tensor([name in names for name in self.names], device=config.device)
-        results, norms, projected = [], None, {}
+        results, norms = [], None
+        projected: dict[str, list[Tensor | None]] = {}
         for part in range(config.accumulate):
             rank = self.processes.rank
             torch.manual_seed(global_seed(config.seed, f"joint/{index}/{part}/{rank}"))  # of dropout
@@ -119,7 +121,7 @@ class Step:
                 total / self.config.accumulate, self.parameters, retain_graph=True, allow_unused=True
             )
             before = projected.get(name)
-            projected[name] = gradients if before is None else list(map(add, before, gradients))
+            projected[name] = list(gradients) if before is None else list(map(add, before, gradients))
         extras = self.with_extras(torch.zeros((), device=present.device), present)
         if extras.requires_grad:
             (extras / self.config.accumulate).backward()

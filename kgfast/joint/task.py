@@ -11,7 +11,7 @@ A step of training, in the words used here:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from kgfast.errors import DataError
 from kgfast.functional.multitask import LossTerm, Term
-from kgfast.joint.model.packed import Encoded, Packed
+from kgfast.joint.model.packed import Packed
 from kgfast.run.seeds import generator
 from kgfast.run.settings import Section
 
@@ -77,7 +77,9 @@ class Task(nn.Module, ABC):
         self, options: TaskOptions, graph: KnowledgeGraph, texts: TextStore | None, dims: ModelDims, seed: int
     ):
         super().__init__()
-        self.options, self.graph, self.texts, self.seed = options, graph, texts, seed
+        self.options: Any = options  # of the class that `Options` names
+        self.texts: Any = texts  # a TextStore for a task that reads texts
+        self.graph, self.seed = graph, seed
 
     def schedule_over(self, count: int) -> None:
         """Train on `count` examples, which `self.schedule.rows(step)` deals out."""
@@ -100,8 +102,8 @@ class Task(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def terms(self, model: Any, batch: Any, encoded: Encoded | None) -> list[Term | LossTerm]:
-        """The losses of this batch; `encoded` are the hidden states of its requests, in their order."""
+    def terms(self, model: Any, batch: Any, encoded: Any) -> Sequence[Term | LossTerm]:
+        """The losses of this batch; `encoded` has the states of its requests in their order, None without any."""
 
     @abstractmethod
     def evaluate(self, model: Any, split: str) -> dict[str, Any]:

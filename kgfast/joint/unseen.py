@@ -39,7 +39,7 @@ def model_of_texts(model, other: KnowledgeGraph) -> KGEModel:
     ids = torch.tensor([graph.relation_id(name) for name in other.relation_names])
     reciprocal = len(model.relations) == 2 * graph.num_relations
     places = torch.cat((ids, ids + graph.num_relations)) if reciprocal else ids
-    rows = rows_of_texts(model, lines)
+    rows = rows_of_texts(model, [line or "" for line in lines])
     tables = KGEModel(1, 1, rows.shape[1], score=model.score, reciprocal=reciprocal)
     tables.num_entities, tables.num_relations = other.num_entities, other.num_relations
     tables.entities = nn.Parameter(rows, False)

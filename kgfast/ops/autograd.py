@@ -77,7 +77,8 @@ def column(triples, place: int) -> Tensor:
 
 
 def relation_gradient(relations, triples, d_relation, sparse, backend):
-    return rows_gradient(*no_pairs(relations), column(triples, 1), d_relation, 0, sparse, backend)
+    query, table, ids, coefficients = no_pairs(relations)
+    return rows_gradient(query, table, ids, coefficients, column(triples, 1), d_relation, 0, sparse, backend)
 
 
 class Queries(Function):
@@ -102,8 +103,9 @@ class Queries(Function):
             d_query.contiguous(), entities, relations, triples, score, side
         )
         anchors = column(triples, Side(side).anchor)
+        query, table, ids, coefficients = no_pairs(entities)
         return (
-            rows_gradient(*no_pairs(entities), anchors, d_anchor, 0, sparse, backend),
+            rows_gradient(query, table, ids, coefficients, anchors, d_anchor, 0, sparse, backend),
             relation_gradient(relations, triples, d_relation, sparse, backend),
             *[None] * 5,
         )

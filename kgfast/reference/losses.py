@@ -6,11 +6,14 @@ is no NaN.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, relu
 
 from kgfast.core import checks
+from kgfast.core.known import KnownTriples
 
 from .sampling import known_mask, sample_negatives
 from .scores import COLUMN, score_candidates, score_triples
@@ -65,7 +68,7 @@ def negative_sampling_loss(
     entities: Tensor,
     relations: Tensor,
     triples: Tensor,
-    negatives,
+    negatives: Any,  # ids, or a NegativeSampler, which stands above this
     *,
     score: str,
     side: str,
@@ -73,7 +76,7 @@ def negative_sampling_loss(
     margin: float = 0.0,
     adversarial_temperature: float = 0.0,
     weights: Tensor | None = None,
-    known=None,
+    known: KnownTriples | None = None,
 ) -> Tensor:
     """Mean over triples (weighted by `weights` [B]) of objective(s+, s_1 .. s_N): a scalar.
 
@@ -83,7 +86,7 @@ def negative_sampling_loss(
     A row whose negatives are all masked keeps its positive part. Memory O(B N D).
     """
     checks.pick("objective", objective, NEGATIVE_OBJECTIVES)
-    checks.choose("side", side, {**COLUMN, "both": None})
+    checks.choose("side", side, (*COLUMN, "both"))
     if hasattr(negatives, "num_negatives"):
         sampler = negatives
         known = sampler.known if known is None else known
@@ -99,7 +102,7 @@ def negative_sampling_loss(
             shared=sampler.shared,
         )
     if side == "both":
-        options = dict(
+        options: dict[str, Any] = dict(
             score=score,
             objective=objective,
             margin=margin,
@@ -108,13 +111,11 @@ def negative_sampling_loss(
             adversarial_temperature=adversarial_temperature,
         )
         tables = (entities, relations, triples)
-        return (
-            sum(
-                negative_sampling_loss(*tables, ids, side=one, **options)
-                for one, ids in zip(("tail", "head"), negatives, strict=True)
-            )
-            / 2
-        )
+        losses = [
+            negative_sampling_loss(*tables, ids, side=one, **options)
+            for one, ids in zip(("tail", "head"), negatives, strict=True)
+        ]
+        return (losses[0] + losses[1]) / 2
     checks.id_range("negatives", negatives, len(entities), lowest=-1)
     lists = torch.arange(len(triples), device=triples.device) * len(negatives) // max(len(triples), 1)
     ids = negatives[lists]  # [B, N]
@@ -158,7 +159,7 @@ def one_vs_all_loss(
     side: str,
     objective: str = "softmax",
     label_smoothing: float = 0.0,
-    known=None,
+    known: KnownTriples | None = None,
 ) -> Tensor:
     """Mean over the batch of objective(scores of all C rows, right answers): a scalar.
 
@@ -166,10 +167,11 @@ def one_vs_all_loss(
     mean log-likelihood over the right answers; bce: binary cross-entropy, mean over all B*C entries; labels
     are (1 - e) y + e / C. side="both" is the mean of the two sides' losses. Memory O(B C D).
     """
-    checks.choose("side", side, {**COLUMN, "both": None})
+    checks.choose("side", side, (*COLUMN, "both"))
     if side == "both":
-        options = dict(score=score, objective=objective, label_smoothing=label_smoothing, known=known)
-        return sum(one_vs_all_loss(entities, relations, triples, side=s, **options) for s in ("tail", "head")) / 2
+        options: dict[str, Any] = dict(score=score, objective=objective, label_smoothing=label_smoothing, known=known)
+        losses = [one_vs_all_loss(entities, relations, triples, side=s, **options) for s in ("tail", "head")]
+        return (losses[0] + losses[1]) / 2
     loss = checks.pick("objective", objective, ALL_OBJECTIVES)
     logits = score_candidates(entities, relations, triples, score=score, side=side)
     answers = torch.zeros_like(logits, dtype=torch.bool)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,7 +23,7 @@ def csr_mask(lists: tuple[Tensor, Tensor], num_columns: int) -> Tensor:
     return mask
 
 
-def target_mask(targets, ignore_index: int, num_columns: int) -> Tensor:
+def target_mask(targets: Tensor | tuple[Tensor, Tensor], ignore_index: int, num_columns: int) -> Tensor:
     """The right answers of each query: bool [B, num_columns]; a row with `ignore_index` has none."""
     given = targets[targets != ignore_index] if isinstance(targets, Tensor) else targets[1]
     checks.id_range("targets", given, num_columns)
@@ -31,7 +34,7 @@ def target_mask(targets, ignore_index: int, num_columns: int) -> Tensor:
     ).unsqueeze(1)
 
 
-def term_loss(term) -> Tensor:
+def term_loss(term: Any) -> Tensor:
     """Mean, over queries with an answer, of objective(similarity(query_b, table) + bias, answers): a scalar.
 
     query [B, D], table [C, D], bias [C]; targets int64 [B] with `ignore_index`, or CSR (offsets [B + 1],
@@ -61,7 +64,7 @@ def term_loss(term) -> Tensor:
     return weighted_mean(torch.cat(losses)) if losses else logits.sum() * 0
 
 
-def multitask_loss(terms, weights=None) -> tuple[Tensor, Tensor]:
+def multitask_loss(terms: Sequence[Any], weights: Sequence[float] | Tensor | None = None) -> tuple[Tensor, Tensor]:
     """total = sum_i weights_i * term_i.weight * per_task_i, per_task [T] = each term's own mean loss.
 
     Returns (total, per_task). weights: None (all 1), a sequence of T numbers or a tensor [T], through which

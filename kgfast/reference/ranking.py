@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kgfast.core import checks
+from kgfast.core.known import KnownTriples
 from kgfast.errors import KgfastError
 
 from .sampling import known_mask
@@ -30,7 +31,7 @@ def rank(
     *,
     score: str,
     side: str,
-    known=None,
+    known: KnownTriples | None = None,
     ties: str = "realistic",
 ) -> Tensor:
     """rank_b = 1 + #{c: s_c > s_target} + share * #{c != target: s_c = s_target}: float64 [B].
@@ -59,7 +60,7 @@ def topk(
     *,
     score: str,
     side: str,
-    exclude=None,
+    exclude: KnownTriples | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(scores [B, k], ids int64 [B, k]): the k best answers of each query, best first, ties by lower id.
 

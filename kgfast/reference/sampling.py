@@ -7,9 +7,12 @@ is used.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from kgfast.core.known import KnownTriples
 from kgfast.errors import KgfastError
 
 MASK32 = 0xFFFFFFFF
@@ -41,7 +44,7 @@ def random_words(
     step: int,
     attempt: int = 0,
     words: int = 1,
-    device=None,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """Draw (row, column) takes `words` (1 or 2) consecutive words, of counter (words*column // 4, row, step).
 
@@ -98,7 +101,7 @@ def alias_table(weights: Tensor) -> tuple[Tensor, Tensor]:
     return thresholds, aliases
 
 
-def known_mask(known, triples: Tensor, side: str, num_entities: int) -> Tensor:
+def known_mask(known: KnownTriples, triples: Tensor, side: str, num_entities: int) -> Tensor:
     """mask[b, c] = c is a known answer of query b: bool [B, num_entities]."""
     starts, ends = known.lookup(triples, side)
     ids = known.ids(side)
@@ -127,7 +130,7 @@ def sample_negatives(
     seed: int,
     step: int = 0,
     weights: Tensor | None = None,
-    known=None,
+    known: KnownTriples | None = None,
     shared: int = 0,
 ) -> Tensor:
     """id[b, n] = floor(x * num_entities / 2^32), x the Philox word of (seed, step, side, b, n).
@@ -139,15 +142,15 @@ def sample_negatives(
     [2, .., N].
     """
     if side == "both":
-        options = dict(seed=seed, step=step, weights=weights, known=known, shared=shared)
+        options: dict[str, Any] = dict(seed=seed, step=step, weights=weights, known=known, shared=shared)
         sides = [sample_negatives(triples, num_negatives, num_entities, side=s, **options) for s in ("tail", "head")]
         return torch.stack(sides)
     num_lists = -(-len(triples) // shared) if shared else len(triples)
     table = None if weights is None else [part.to(triples.device) for part in alias_table(weights)]
 
     def words(count: int, attempt: int) -> Tensor:
-        options = dict(side=side, seed=seed, step=step, attempt=attempt, words=count, device=triples.device)
-        return random_words(num_lists, num_negatives, **options)
+        options: dict[str, Any] = dict(side=side, seed=seed, step=step, attempt=attempt, device=triples.device)
+        return random_words(num_lists, num_negatives, words=count, **options)
 
     def draw(attempt: int) -> Tensor:
         if table is None:

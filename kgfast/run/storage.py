@@ -59,9 +59,9 @@ def write_checkpoint(
         write_durably(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     except (OSError, SafetensorError) as error:
         remove_leftovers(folder, old)
-        kept = f"the one of step {previous['position']['step']} is intact" if previous else "there is no earlier one"
+        earlier = f"the one of step {previous['position']['step']} is intact" if previous else "there is no earlier one"
         raise CheckpointError(
-            f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {kept}"
+            f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {earlier}"
         ) from error
     remove_leftovers(folder, files)
 

@@ -8,6 +8,7 @@ step learns what the step itself would.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class CapturedStep:
         self.step = step
         self.ready: set[tuple] = set()  # shapes whose kernels are compiled and loaded
         self.recorded: dict[tuple, Recorded] = {}
-        self.pool = None  # of memory that all graphs share: they never run at the same time
+        self.pool: Any = None  # of memory that all graphs share: they never run at the same time
 
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
         """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
@@ -75,7 +76,7 @@ class CapturedStep:
             self.recorded[shape] = self.record(triples, index, weights)
         found = self.recorded[shape]
         found.triples.copy_(triples)
-        if weights is not None:
+        if weights is not None and found.weights is not None:
             found.weights.copy_(weights)
         found.graph.replay()
         return found.loss.clone()
@@ -87,7 +88,8 @@ class CapturedStep:
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(step.device)
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
-        own = dict(pool=self.pool, stream=torch.cuda.Stream(step.device), capture_error_mode="thread_local")
+        own: dict[str, Any] = dict(pool=self.pool, stream=torch.cuda.Stream(step.device))
+        own["capture_error_mode"] = "thread_local"
         step.recording = True
         try:
             with torch.cuda.device(step.device), torch.cuda.graph(graph, **own):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from kgfast.backends.base import Backend
 from kgfast.core import checks
+from kgfast.core.known import KnownTriples
 from kgfast.core.registry import Side
 from kgfast.errors import KgfastError
 from kgfast.nn import KGEModel
@@ -28,7 +30,7 @@ class Draws:
 
     def __init__(
         self, model: KGEModel, *, negatives: int, sharing: str, chunk: int, power: float, entity_counts: Tensor | None,
-        known, filter: str, seed: int,
+        known: KnownTriples | None, filter: str, seed: int,
     ):  # fmt: skip
         checks.choose("sharing", sharing, SHARINGS)
         checks.choose("filter", filter, FILTERS)
@@ -62,7 +64,14 @@ class Draws:
         """The known answers that a loss masks."""
         return known if self.filter == "mask" else (self.none,) * 3
 
-    def draw(self, backend: Backend, batches: list[SideBatch], known, step, workspace) -> Tensor:
+    def draw(
+        self,
+        backend: Backend,
+        batches: list[SideBatch],
+        known: tuple[Tensor, Tensor, Tensor],
+        step: int | Tensor,
+        workspace: Callable[..., Tensor],
+    ) -> Tensor:
         """The negatives of all sides, [sides * lists, N]; step: its index as the backend takes it."""
         batch = len(batches[0].triples)
         lists, count = self.lists(batch), len(batches)

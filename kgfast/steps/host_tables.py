@@ -7,6 +7,9 @@ over the whole table would. No row is fetched twice in a step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,7 +31,15 @@ class HostTablesStep:
     once in either direction over the bus and waits for the device. Tables may be read between steps.
     """
 
-    def __init__(self, model: KGEModel, optimizer: RowOptimizer, *, device, impl: str | None = None, **options):
+    def __init__(
+        self,
+        model: KGEModel,
+        optimizer: RowOptimizer,
+        *,
+        device: torch.device | str,
+        impl: str | None = None,
+        **options: Any,
+    ):
         if model.entities.device.type != "cpu":
             raise KgfastError(
                 f"model must be on the CPU, from where its rows are fetched; it is on {model.entities.device}"
@@ -52,13 +63,14 @@ class HostTablesStep:
         for name in ("entities", "relations"):
             pairs.append((getattr(self.model, name), getattr(rows, name)))
             groups.append({**self.optimizer.group_of(pairs[-1][0]), "params": [pairs[-1][1]]})
-        self.rows_optimizer = type(self.optimizer)(groups)
+        kind: Callable[..., RowOptimizer] = type(self.optimizer)
+        self.rows_optimizer = kind(groups)
         self.rows_optimizer.ensure_state()
         self.rows_step = NegativeSamplingStep(rows, self.rows_optimizer, impl=self.impl, **self.options)
         self.mirrors = [self.mirrored(*pair) for pair in pairs]
         self.batch = batch
 
-    def mirrored(self, param, rows) -> list[Mirror]:
+    def mirrored(self, param: Tensor, rows: Tensor) -> list[Mirror]:
         """The rows of a table and of its state."""
         state, rows_state = self.optimizer.state[param], self.rows_optimizer.state[rows]
         rows_state["step"] = state["step"]  # one counter, which the update advances
@@ -113,7 +125,7 @@ class HostTablesStep:
         rows, places = torch.unique(ids.to(self.device), return_inverse=True)
         return rows.cpu(), places
 
-    def known_among(self, known, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def known_among(self, known: tuple[Tensor, Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ranges and ids of known answers that are among `rows`, as places there."""
         if not len(known[0]):
             return (self.rows_step.none,) * 3

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from torch import Tensor
 
 from kgfast.core import checks
+from kgfast.core.known import KnownTriples
 from kgfast.core.registry import Objective
 from kgfast.core.sums import total
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
 from kgfast.steps.draws import Draws
 from kgfast.steps.step import Columns, SideBatch, Step
+
+Ranges: TypeAlias = tuple[Tensor, Tensor, Tensor]  # starts, ends, ids
 
 
 class NegativeSamplingStep(Step):
@@ -25,8 +30,8 @@ class NegativeSamplingStep(Step):
         self, model: KGEModel, optimizer: RowOptimizer, *, negatives: int, sharing: str = "none", chunk: int = 256,
         objective: str = "logistic", margin: float = 0.0, adversarial_temperature: float = 0.0,
         side: str = "alternate", seed: int = 0, negative_power: float = 0.0, entity_counts: Tensor | None = None,
-        known=None, filter: str = "none", regularizer: str | None = None, regularizer_weight: float = 0.0,
-        query_dropout: float = 0.0, impl: str | None = None,
+        known: KnownTriples | None = None, filter: str = "none", regularizer: str | None = None,
+        regularizer_weight: float = 0.0, query_dropout: float = 0.0, impl: str | None = None,
     ):  # fmt: skip
         self.objective = Objective.of(objective, "objective")
         self.margin = checks.finite("margin", margin)
@@ -44,14 +49,15 @@ class NegativeSamplingStep(Step):
         negatives = self.draws.draw(self.backend, batches, known, self.counted(index), self.workspace)
         return self.train(batches, self.draws.masked(known), negatives, index, shares)
 
-    def train(self, batches: list[SideBatch], masked, negatives: Tensor, index: int, shares: Tensor) -> Tensor:
+    def train(self, batches: list[SideBatch], masked: Ranges, negatives: Tensor, index: int, shares: Tensor) -> Tensor:
         """The step after `begin`, when its ids are drawn; masked: ranges of the known answers that have no part."""
         query, mask = self.queries(batches, index)
         columns = Columns.of(batches)
         update = self.updates["entities"]
+        starts, ends, ids = masked
         losses, d_query, pairs, coefficients, d_negatives = self.backend.sampled_loss(
-            query, self.entities, columns.targets, negatives, *masked, shares, self.similarity, self.objective,
-            self.margin, self.temperature, True, allocate=self.workspace, check=False,
+            query, self.entities, columns.targets, negatives, starts, ends, ids, shares, self.similarity,
+            self.objective, self.margin, self.temperature, True, allocate=self.workspace, check=False,
             extra_ids=[columns.anchors, columns.targets] if self.regularizes else [columns.anchors], update=update,
         )  # fmt: skip
         d_anchor, d_relation = self.adjoints(d_query, mask, batches)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
 from kgfast.core import checks
+from kgfast.core.known import KnownTriples
 from kgfast.core.registry import Objective, Similarity, Update
 from kgfast.core.sums import total
 from kgfast.errors import KgfastError
@@ -13,6 +16,8 @@ from kgfast.functional.candidates import candidate_objective
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
 from kgfast.steps.step import Columns, KnownAnswers, SideBatch, Step
+
+ExtraRows: TypeAlias = list[tuple[Tensor, Tensor]]  # ids, gradients
 
 
 class OneVsAllStep(Step):
@@ -25,7 +30,7 @@ class OneVsAllStep(Step):
 
     def __init__(
         self, model: KGEModel, optimizer: RowOptimizer, *, objective: str = "softmax", label_smoothing: float = 0.0,
-        answers=None, side: str = "both", seed: int = 0, regularizer: str | None = None,
+        answers: KnownTriples | None = None, side: str = "both", seed: int = 0, regularizer: str | None = None,
         regularizer_weight: float = 0.0, query_dropout: float = 0.0, relation_weight: float = 0.0,
         bf16: bool = False, impl: str | None = None,
     ):  # fmt: skip
@@ -52,16 +57,17 @@ class OneVsAllStep(Step):
         batches = self.side_batches(triples, index)
         columns = Columns.of(batches)
         if self.answers:
-            ranges = self.backend.assert_answers(*self.answers.ranges(batches), self.answers.ids, columns.targets)
+            known = (*self.answers.ranges(batches), self.answers.ids)
+            starts, ends, answers = self.backend.assert_answers(*known, columns.targets)
         else:
             places = torch.arange(len(columns.targets), device=self.device)
-            ranges = (places, places + 1, columns.targets)
+            starts, ends, answers = places, places + 1, columns.targets
         shares = self.shares(weights, len(triples), len(batches))
         self.begin(index)  # after what can be refused
         query, mask = self.queries(batches, index)
         losses, d_query, d_table, _ = self.backend.candidate_loss(
-            query, self.entities, self.entities.new_empty(0), *ranges, shares, self.similarity, self.objective,
-            self.smoothing, True, allocate=self.workspace, check=False, bf16=self.bf16,
+            query, self.entities, self.entities.new_empty(0), starts, ends, answers, shares, self.similarity,
+            self.objective, self.smoothing, True, allocate=self.workspace, check=False, bf16=self.bf16,
         )  # fmt: skip
         d_anchor, d_relation = self.adjoints(d_query, mask, batches)
         extras = [(columns.anchors, d_anchor), *self.regularize(columns, d_anchor, d_relation)]
@@ -77,7 +83,7 @@ class OneVsAllStep(Step):
         self.update_relations(relation_extras)
         return total(losses)
 
-    def relation_head(self, batches: list[SideBatch]):
+    def relation_head(self, batches: list[SideBatch]) -> tuple[ExtraRows, ExtraRows]:
         """Gradients of relation_weight * cross-entropy(relation | head, tail): entity rows, and all relation rows."""
         triples = torch.cat([batch.triples for batch in batches])
         heads, tails = triples[:, 0].contiguous(), triples[:, 2].contiguous()

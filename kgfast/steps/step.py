@@ -8,6 +8,7 @@ relies on.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from kgfast import backends
 from kgfast.backends.base import RowUpdate
 from kgfast.core import checks
+from kgfast.core.known import KnownTriples
 from kgfast.core.registry import Regularizer, Side, find_score
 from kgfast.core.sums import sum_dtype, total
 from kgfast.errors import KgfastError
@@ -135,7 +137,7 @@ class Step:
         """The index as kernels take it."""
         return index if self.counter is None else self.counter
 
-    def slices(self, place: int, count: int):
+    def slices(self, place: int, count: int) -> Callable[..., Tensor]:
         """An allocator whose buffers lie one side after the other, so that all sides are one array afterwards."""
         return lambda name, shape, dtype: self.workspace(name, (count, *shape), dtype)[place]
 
@@ -209,8 +211,9 @@ class Step:
 class KnownAnswers:
     """Known answers of each side's queries, as ranges into one array of ids for both sides."""
 
-    def __init__(self, known, model: KGEModel):
+    def __init__(self, known: KnownTriples | None, model: KGEModel):
         model.check_known(known)
+        assert known is not None
         self.known = known.reciprocal() if model.reciprocal else known
         self.ids = torch.cat([self.known.ids("tail"), self.known.ids("head")])
 

@@ -35,23 +35,19 @@ def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> K
     return model.to(config.table_device)
 
 
-def build_optimizer(config: TrainConfig, model: KGEModel) -> torch.optim.Optimizer:
+def build_optimizer(config: TrainConfig, model: KGEModel) -> Any:
     """The row optimizer over both tables."""
     return table_optimizer(config.optimizer, [model.entities, model.relations], config.lr)
 
 
-def build_step(
-    config: TrainConfig, model: KGEModel, optimizer: torch.optim.Optimizer, graph: KnowledgeGraph
-) -> Callable[..., Tensor]:
+def build_step(config: TrainConfig, model: KGEModel, optimizer: Any, graph: KnowledgeGraph) -> Callable[..., Tensor]:
     """The step `step(triples, index, weights=None) -> loss` over the graph's training triples; captured as CUDA
     graphs where tables are on a GPU."""
     step = launched_step(config, model, optimizer, graph)
     return CapturedStep(step) if config.table_device.startswith("cuda") else step
 
 
-def launched_step(
-    config: TrainConfig, model: KGEModel, optimizer: torch.optim.Optimizer, graph: KnowledgeGraph
-) -> Callable[..., Tensor]:
+def launched_step(config: TrainConfig, model: KGEModel, optimizer: Any, graph: KnowledgeGraph) -> Any:
     """The step as its kernels are launched one by one."""
     shared: dict[str, Any] = dict(
         objective=config.objective,

@@ -129,7 +129,7 @@ def load_run(run: str | os.PathLike) -> tuple[KGEModel, IdMaps, TrainConfig]:
     manifest = read_manifest(run)
     config = TrainConfig.load(file_of_run(run, "config.yaml"))
     files = manifest["files"]
-    ids = IdMaps(*(read_names(folder, files[what]) for what in ("entities", "relations")))
+    ids = IdMaps(read_names(folder, files["entities"]), read_names(folder, files["relations"]))
     model = build_model(config.replace(device="cpu"), ids.num_entities, ids.num_relations)
     load_tables(model, read_tensors(folder, files.get("best", files["model"])))
     return model, ids, config

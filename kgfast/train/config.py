@@ -113,6 +113,7 @@ resolve = TrainConfig.resolve
 def unused(config: TrainConfig) -> dict[str, str]:
     """Settings that have no effect beside the others, each with the reason."""
     reasons: dict[str, str] = {}
+    keys: tuple[str, ...]
     if config.candidates == "all":
         keys = ("negatives", "negative_sharing", "negative_chunk", "negative_filter", "negative_power")
         reasons.update(dict.fromkeys(keys, "candidates=all samples no negatives; set candidates=sampled"))

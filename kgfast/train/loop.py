@@ -180,10 +180,11 @@ class Training(TrainingLoop):
         splits = [split for split in ("test", "valid") if len(getattr(self.graph, split))]
         asked = " and ".join(splits) or "nothing"
         self.say(f"stopped by {stopped} after {self.epoch():.1f} epochs; evaluating {asked}")
-        self.details = evaluate(self.model, self.graph, splits[0], details=True) if splits else None
+        self.details = None
         metrics: dict[str, Any] = {"test": None, "valid": None, "tasks": {}}
         for split in splits:
-            found = self.details if split == splits[0] else evaluate(self.model, self.graph, split)
+            found = evaluate(self.model, self.graph, split, details=split == splits[0])
+            self.details = found if split == splits[0] else self.details
             metrics[split] = {key: found[key] for key in REPORTED}
         return metrics
 

@@ -36,7 +36,8 @@ class Mixing:
         power = 1 / temperature if method == "temperature" else 1.0
         self.chances = counts**power / (counts**power).sum()
         self.per_epoch = int(counts.max() if method == "every" else counts.sum())
-        self._block, self._drawn = -1, []
+        self._block = -1
+        self._drawn: list[int] = []
 
     def tasks(self, step: int) -> list[str]:
         """Names of the tasks of step `step`."""

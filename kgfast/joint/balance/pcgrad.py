@@ -38,8 +38,10 @@ def project(gradients: dict[str, list[Tensor | None]], generator: torch.Generato
             for index in shared:
                 taken = gradients[other][index]
                 if taken is not None:
-                    own[index] = -factor * taken if own[index] is None else own[index] - factor * taken
+                    before = own[index]
+                    own[index] = -factor * taken if before is None else before - factor * taken
         for index, gradient in enumerate(own):
             if gradient is not None:
-                total[index] = gradient.clone() if total[index] is None else total[index].add_(gradient)
+                summed = total[index]
+                total[index] = gradient.clone() if summed is None else summed.add_(gradient)
     return total

@@ -20,6 +20,7 @@ class FixedWeights(nn.Module):
     """w_i as given."""
 
     needs_norms = False
+    given: Tensor
 
     def __init__(self, given: Sequence[float], every: int = 1):
         super().__init__()
@@ -68,6 +69,11 @@ class DynamicWeightAverage(FixedWeights):
     keeps its last mean.
     """
 
+    current: Tensor
+    sums: Tensor
+    counts: Tensor
+    means: Tensor
+
     def __init__(self, given: Sequence[float], every: int = 20, temperature: float = 2.0):
         super().__init__(given, every)
         self.temperature, count = temperature, len(given)
@@ -105,6 +111,8 @@ class GradNorm(FixedWeights):
     """
 
     needs_norms = True
+    current: Tensor
+    first: Tensor
 
     def __init__(self, given: Sequence[float], every: int = 20, alpha: float = 1.5, lr: float = 0.025):
         super().__init__(given, every)
@@ -132,7 +140,9 @@ class GradNorm(FixedWeights):
         self.current.copy_(moved * len(moved) / moved.sum())
 
 
-def make_weights(method: str, given: Sequence[float], *, every: int, temperature: float, alpha: float, lr: float):
+def make_weights(
+    method: str, given: Sequence[float], *, every: int, temperature: float, alpha: float, lr: float
+) -> FixedWeights:
     """The weighting called `method` for tasks whose configured weights are `given`."""
     if method == "fixed":
         return FixedWeights(given)

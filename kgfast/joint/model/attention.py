@@ -63,8 +63,8 @@ class Plan:
             places.append(place.flatten())
             used += place.numel()
             start = stop
-        places = torch.cat(places) if places else rows
-        return cls(tuple(buckets), places.to(device), rows.to(device), causal)
+        joined = torch.cat(places) if places else rows
+        return cls(tuple(buckets), joined.to(device), rows.to(device), causal)
 
 
 class Spread(torch.autograd.Function):
@@ -107,11 +107,11 @@ def attend(module, query, key, value, attention_mask=None, *, packing: Plan, sca
     with torch.autocast(query.device.type, enabled=False):
         for bucket in packing.buckets:
             stop = start + bucket.texts * bucket.length
-            shaped = [
+            queries, keys, values = (
                 one[start:stop].view(bucket.texts, bucket.length, -1, query.shape[3]).transpose(1, 2) for one in parts
-            ]
+            )
             attended = F.scaled_dot_product_attention(
-                *shaped, attn_mask=bucket.real, dropout_p=dropout if module.training else 0.0,
+                queries, keys, values, attn_mask=bucket.real, dropout_p=dropout if module.training else 0.0,
                 is_causal=packing.causal, scale=scaling, enable_gqa=key.shape[1] != heads,
             )  # fmt: skip
             outputs.append(attended.transpose(1, 2).reshape(stop - start, heads * width))

@@ -6,6 +6,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +59,11 @@ class Backbone(nn.Module):
     The LM head is `lm_transform`, then `token_embeddings` [V, E] as the table (tied), `lm_bias` [V] as the bias.
     """
 
-    def __init__(self, model: nn.Module, kind: str, *, packing: str = "packed", pooling: str | None = None):
+    def __init__(self, model: Any, kind: str, *, packing: str = "packed", pooling: str | None = None):
         super().__init__()
         config = model.config
-        self.model, self.kind, self.packing = model, kind, packing
+        self.model: Any = model  # classes of transformers differ in what they have
+        self.kind, self.packing = kind, packing
         self.pooling = pooling or ("mean" if kind == "bert" else "last")
         if self.pooling not in POOLINGS:
             raise ConfigError(f"pooling={self.pooling!r}: must be one of {', '.join(POOLINGS)}")
@@ -71,13 +73,12 @@ class Backbone(nn.Module):
         self.max_length = config.max_position_embeddings - self.first_position
         self.pairs = getattr(config, "type_vocab_size", 1) > 1
         self.lm_bias = nn.Parameter(torch.zeros(self.vocabulary))
-        self.lm_head: nn.Module = nn.Identity()
+        self.lm_head: Any = nn.Identity()
         if kind == "bert":  # as BERT's head; a causal model ends in a norm of its own
-            self.lm_head = nn.Sequential(
-                nn.Linear(self.hidden, self.embedding), nn.GELU(), nn.LayerNorm(self.embedding, eps=1e-12)
-            )
-            nn.init.normal_(self.lm_head[0].weight, std=getattr(config, "initializer_range", 0.02))
-            nn.init.zeros_(self.lm_head[0].bias)
+            dense = nn.Linear(self.hidden, self.embedding)
+            nn.init.normal_(dense.weight, std=getattr(config, "initializer_range", 0.02))
+            nn.init.zeros_(dense.bias)
+            self.lm_head = nn.Sequential(dense, nn.GELU(), nn.LayerNorm(self.embedding, eps=1e-12))
         elif self.embedding != self.hidden:
             raise ConfigError(f"{config.model_type}: embeddings of {self.embedding} don't fit states of {self.hidden}")
 

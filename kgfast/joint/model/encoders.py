@@ -37,6 +37,10 @@ class EntityEncoder(nn.Module):
     A step: `choose` ids, encode `requests(ids)`, `receive` the result; then `all_rows` and `rows` until `release`.
     """
 
+    memory: Tensor
+    by_text: Tensor
+    by_row: Tensor
+
     def __init__(
         self,
         kind: str,
@@ -110,7 +114,7 @@ class EntityEncoder(nn.Module):
             return self.turns.sort().values
         half = self.refresh // 2 if wanted is not None and len(wanted) else 0
         chosen = torch.zeros(self.num_entities, dtype=torch.bool)
-        if half:
+        if half and wanted is not None:
             wanted = wanted.flatten().cpu().unique()
             wanted = wanted[self.texts.present("entity")[wanted]]
             order = torch.randperm(len(wanted), generator=generator(self.seed, f"wanted/{step}"))
@@ -173,7 +177,7 @@ class EntityEncoder(nn.Module):
         if self.kind == "table":
             return self.table if ids is None else self.table[ids], None
         if self._rows is not None:
-            return self._rows if ids is None else tuple(rows[ids] for rows in self._rows)
+            return self._rows if ids is None else (self._rows[0][ids], self._rows[1][ids])
         rows = self.mix(self.pooled(ids), ids)
         if ids is None and self._fresh is not None:
             self._rows = rows
@@ -195,7 +199,8 @@ class EntityEncoder(nn.Module):
         text = self.project(normed)
         if self.kind == "text":
             return text, text
-        table, unseen, silent = self.table, self.by_text, self.by_row
+        table: Tensor = self.table
+        unseen, silent = self.by_text, self.by_row
         if ids is not None:
             table, unseen, silent = table[ids], unseen[ids], silent[ids]
         gate = torch.where(unseen[:, None], 0.0, self.gate(normed).sigmoid())

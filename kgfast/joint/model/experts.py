@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,9 @@ class Gate(nn.Module):
 
     def forward(self, hidden: Tensor, tasks: Tensor) -> Tensor:
         """[T, experts] chances from hidden [T, H] and the task of each token [T]."""
-        logits = 0.0 if self.token is None else self.token(hidden)
-        if self.task is not None:
-            logits = logits + self.task(tasks)
-        return logits.float().softmax(-1)
+        parts = [] if self.token is None else [self.token(hidden)]
+        parts += [] if self.task is None else [self.task(tasks)]
+        return sum(parts[1:], parts[0]).float().softmax(-1)
 
 
 class Experts(nn.Module):
@@ -42,6 +42,8 @@ class Experts(nn.Module):
     leaves `counts` [tasks, experts], the tokens routed so far, and `balance`, E sum_e f_e P_e with f_e the share of the
     routes and P_e the mean chance of expert e: 1 when all are used alike (Fedus et al. 2022, eq. 4).
     """
+
+    counts: Tensor
 
     def __init__(self, experts: list[nn.Module], hidden: int, tasks: int, *, top_k: int, gate: str):
         super().__init__()
@@ -68,7 +70,7 @@ class Experts(nn.Module):
         if self.top_k > 1:
             best = best / best.sum(-1, keepdim=True)
         if self.training:
-            self.record(chances, chosen)
+            self.record(chances, chosen, self.tasks)
         routes = chosen.flatten()
         order = routes.argsort(stable=True)
         tokens = order // self.top_k
@@ -82,12 +84,12 @@ class Experts(nn.Module):
         weighted = torch.cat(outputs) * best.flatten()[order, None].to(flat.dtype)
         return torch.zeros_like(weighted[: len(flat)]).index_add(0, tokens, weighted).reshape(shape)
 
-    def record(self, chances: Tensor, chosen: Tensor) -> None:
+    def record(self, chances: Tensor, chosen: Tensor, tasks: Tensor) -> None:
         """Counts and balance of this pass. With activation checkpointing the layer runs again in the backward pass and
         must do the same operations; it is recorded once."""
         experts = len(self.experts)
         with torch.no_grad():
-            pairs = (self.tasks[:, None] * experts + chosen).flatten()
+            pairs = (tasks[:, None] * experts + chosen).flatten()
             counts = torch.bincount(pairs, minlength=self.counts.numel()).view_as(self.counts)
             share = counts.sum(0) / counts.sum()
         balance = experts * (share * chances.mean(0)).sum()
@@ -146,10 +148,10 @@ def route_layers(model: nn.Module, hidden: int, tasks: int, *, experts: int, top
     return routed
 
 
-def layers_of(model: nn.Module) -> nn.ModuleList:
-    """The list of a model's layers."""
+def layers_of(model: nn.Module) -> Any:
+    """The nn.ModuleList of a model's layers."""
     for path in ("encoder.layer", "h", "layers"):
-        found = model
+        found: Any = model
         for part in path.split("."):
             found = getattr(found, part, None)
         if isinstance(found, nn.ModuleList):
@@ -165,6 +167,6 @@ def copies(module: nn.Module, count: int) -> list[nn.Module]:
         for parameter in one.parameters():
             if parameter.dim() > 1:
                 with torch.no_grad():
-                    parameter += 0.02 * parameter.std() * torch.randn_like(parameter)
+                    parameter.add_(0.02 * parameter.std() * torch.randn_like(parameter))
         made.append(one)
     return made

@@ -13,6 +13,7 @@ from kgfast.functional.multitask import LossTerm, Term
 from kgfast.joint.model.encoders import EntityEncoder
 from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.model.sharing import ENTITIES, Sharing
+from kgfast.joint.task import Task
 
 
 class JointModel(nn.Module):
@@ -30,7 +31,7 @@ class JointModel(nn.Module):
         score: str,
         entities: EntityEncoder,
         relations: nn.Parameter,
-        tasks: Mapping[str, nn.Module],
+        tasks: Mapping[str, Task],
         backbone: Sharing | None = None,
         texts=None,
         bf16: bool = False,
@@ -40,7 +41,7 @@ class JointModel(nn.Module):
         self.tokenizer = None if texts is None else texts.tokenizer
         self.entities, self.relations = entities, relations
         self.backbone = backbone
-        self.tasks = nn.ModuleDict(tasks)
+        self.tasks: Mapping[str, Task] = nn.ModuleDict(tasks)  # type: ignore[assignment]
 
     @property
     def device(self) -> torch.device:
@@ -54,6 +55,7 @@ class JointModel(nn.Module):
         """Hidden states of all texts of a step, in one pass where the sharing allows it."""
         if not requests:
             return {}
+        assert self.backbone is not None  # who reads texts has a Transformer
         kind = self.device.type
         with torch.autocast(kind, torch.bfloat16) if self.bf16 else nullcontext():
             encoded = self.backbone.encode_all({name: packed.to(self.device) for name, packed in requests.items()})
@@ -78,8 +80,10 @@ class JointModel(nn.Module):
         encoded = self.encode_all(requests)
         if ids is not None:
             self.entities.receive(ids, encoded[ENTITIES])
-        terms, owners, shared = [], [], {}
-        tables = [self.relations, *([self.entities.table] if self.entities.kind != "text" else [])]
+        terms: list[Term | LossTerm] = []
+        owners: list[str] = []
+        shared = {}
+        tables: list[Tensor] = [self.relations, *([self.entities.table] if self.entities.kind != "text" else [])]
         if ids is not None:
             tables.append(encoded[ENTITIES].pooled)
         for name, batch in batches.items():
@@ -95,8 +99,8 @@ class JointModel(nn.Module):
         if not self.entities.reads:
             return None
         wanted = [self.tasks[name].entities(batch) for name, batch in batches.items()]
-        wanted = [ids.flatten() for ids in wanted if ids is not None]
-        return self.entities.choose(torch.cat(wanted), step) if wanted else None
+        given = [ids.flatten() for ids in wanted if ids is not None]
+        return self.entities.choose(torch.cat(given), step) if given else None
 
     def finish_step(self) -> None:
         """The step's texts go to the memory of entity texts."""
@@ -104,7 +108,7 @@ class JointModel(nn.Module):
 
     def refresh(self) -> None:
         """Read all texts of entities with the weights of now."""
-        if self.entities.reads:
+        if self.backbone is not None and self.entities.reads:
             self.entities.read_all(self.backbone)
 
 

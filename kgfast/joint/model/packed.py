@@ -63,8 +63,10 @@ class Packed:
         for part in parts:
             bounds.append(part.offsets[1:] + starts)
             starts += len(part.tokens)
-        flat = (torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "positions", "segments"))
-        return cls(*flat, torch.cat(bounds))
+        tokens, positions, segments = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "positions", "segments")
+        )
+        return cls(tokens, positions, segments, torch.cat(bounds))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

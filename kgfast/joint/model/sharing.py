@@ -29,7 +29,7 @@ class Sharing(nn.Module):
         self.names = tuple(tasks)
         if not self.names or len(set(self.names)) < len(self.names):
             raise ConfigError(f"tasks={list(tasks)}: at least one name is needed, each once")
-        self.backbones = nn.ModuleList([backbone])
+        self.backbones: Sequence[Backbone] = nn.ModuleList([backbone])  # type: ignore[assignment]
 
     def backbone_of(self, task: str) -> Backbone:
         """The Transformer which reads for this task; its `token_embeddings` are the table of an LM head."""
@@ -50,18 +50,18 @@ class Sharing(nn.Module):
 
     def encode_all(self, requests: Mapping[str, Packed | None]) -> dict[str, Encoded]:
         """Hidden states of every task's texts, in its own order; tasks without texts are left out."""
-        requests = {task: packed for task, packed in requests.items() if packed is not None and len(packed)}
-        for task in requests:
+        asked = {task: packed for task, packed in requests.items() if packed is not None and len(packed)}
+        for task in asked:
             self.place(task)
-        if not requests:
+        if not asked:
             return {}
-        together = Packed.cat(list(requests.values()))
+        together = Packed.cat(list(asked.values()))
         distinct, place = together.distinct()
         encoded = self.backbones[0].encode(distinct)
         if len(distinct) == len(together):
-            return cut(encoded, {task: len(packed) for task, packed in requests.items()})
-        counts = [len(packed) for packed in requests.values()]
-        return {task: encoded.select(ids) for task, ids in zip(requests, place.split(counts), strict=True)}
+            return cut(encoded, {task: len(packed) for task, packed in asked.items()})
+        counts = [len(packed) for packed in asked.values()]
+        return {task: encoded.select(ids) for task, ids in zip(asked, place.split(counts), strict=True)}
 
     def balance_loss(self) -> Tensor | None:
         """What the last training pass adds to the loss besides the tasks' own, once; None: nothing."""
@@ -104,7 +104,8 @@ class SoftSharing(Sharing):
         if pull not in PULLS:
             raise ConfigError(f"pull={pull!r}: must be one of {', '.join(PULLS)}")
         self.pull = pull
-        self.backbones = nn.ModuleList([backbone, *(copy.deepcopy(backbone) for _ in self.names[1:])])
+        copies = [copy.deepcopy(backbone) for _ in self.names[1:]]
+        self.backbones = nn.ModuleList([backbone, *copies])  # type: ignore[assignment]
         self.groups = [layer_parameters(one) for one in self.backbones]
         groups = len(self.groups[0])
         strengths = (
@@ -133,8 +134,8 @@ class SoftSharing(Sharing):
             means = [torch.stack(same).mean(0) for same in zip(*layers, strict=True)]
             for layer in layers:
                 if self.pull == "l2":
-                    gradients = torch._foreach_sub(layer, means)
-                    losses.append(strength / 2 * sum(one.square().sum() for one in gradients))
+                    gradients = [one - mean for one, mean in zip(layer, means, strict=True)]
+                    losses.append(strength / 2 * squares(gradients))
                     scale = strength
                 else:
                     gradients, loss = cosine_gradients(layer, means)
@@ -148,11 +149,16 @@ class SoftSharing(Sharing):
         return torch.stack(losses).sum() if losses else torch.zeros(())
 
 
+def squares(layer: Sequence[Tensor]) -> Tensor:
+    """|x|^2, x the tensors of a layer as one vector."""
+    parts = [one.square().sum() for one in layer]
+    return sum(parts[1:], parts[0])
+
+
 def cosine_gradients(layer: Sequence[Tensor], means: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     """(gradient of 1 - cos(x, m) by x, its value), x and m the tensors of a layer as one vector each."""
     dot = sum((one * mean).sum() for one, mean in zip(layer, means, strict=True))
-    own = sum(one.square().sum() for one in layer).clamp(min=1e-24)
-    other = sum(mean.square().sum() for mean in means).clamp(min=1e-24)
+    own, other = squares(layer).clamp(min=1e-24), squares(means).clamp(min=1e-24)
     cosine = dot / (own * other).sqrt()
     scale = (own * other).rsqrt()
     return [cosine / own * one - scale * mean for one, mean in zip(layer, means, strict=True)], 1 - cosine
@@ -198,21 +204,20 @@ class RoutedSharing(Sharing):
         )
 
     def encode_all(self, requests: Mapping[str, Packed | None]) -> dict[str, Encoded]:
-        requests = {task: packed for task, packed in requests.items() if packed is not None and len(packed)}
-        if not requests:
+        asked = {task: packed for task, packed in requests.items() if packed is not None and len(packed)}
+        if not asked:
             return {}
         if self.gate == "token":
-            tasks = {task: self.place(task) for task in requests}
-            return self.by_token(requests, tasks)
+            return self.by_token(asked, {task: self.place(task) for task in asked})
         distinct, places = {}, {}
-        for task, packed in requests.items():
+        for task, packed in asked.items():
             distinct[task], places[task] = packed.distinct()
         together = Packed.cat(list(distinct.values()))
         ids = [torch.full((len(packed.tokens),), self.place(task)) for task, packed in distinct.items()]
         states = self.run(together, torch.cat(ids).to(together.tokens.device))
         parts = cut(states, {task: len(packed) for task, packed in distinct.items()})
         return {
-            task: part if len(distinct[task]) == len(requests[task]) else part.select(places[task])
+            task: part if len(distinct[task]) == len(asked[task]) else part.select(places[task])
             for task, part in parts.items()
         }
 

@@ -94,8 +94,10 @@ class ContrastTask(Task):
         vectors = F.normalize(encoded.pooled.to(self.log_scale.dtype), dim=1)
         query = vectors[: batch.queries] * self.log_scale.clamp(max=math.log(100.0)).exp()
         device = query.device
-        known = tuple(part.to(device) for part in batch.known)
-        return [Term(query, vectors[batch.queries :], batch.targets.to(device), known=known, name=self.name)]
+        offsets, places = (part.to(device) for part in batch.known)
+        return [
+            Term(query, vectors[batch.queries :], batch.targets.to(device), known=(offsets, places), name=self.name)
+        ]
 
     def evaluate(self, model, split: str) -> dict:
         """Filtered MRR of the texts alone: all entities with a text compete, both sides are asked."""
@@ -119,11 +121,11 @@ class ContrastTask(Task):
                 torch.repeat_interleave(torch.arange(len(query), device=device), offsets.diff()), places
             ] = -torch.inf
             ranks.append(1 + (scores > right).sum(1) + (scores == right).sum(1) / 2)
-        ranks = torch.cat(ranks).double()
+        found = torch.cat(ranks).double()
         return {
-            "mrr": float((1 / ranks).mean()),
-            "hits@10": float((ranks <= 10).double().mean()),
-            "queries": len(ranks),
+            "mrr": float((1 / found).mean()),
+            "hits@10": float((found <= 10).double().mean()),
+            "queries": len(found),
         }
 
     def vectors(self, model, packed: Packed, device) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -46,7 +47,8 @@ class RelationTask(Task):
     def __init__(self, options: RelationOptions, graph: KnowledgeGraph, texts, dims: ModelDims, seed: int):
         super().__init__(options, graph, texts, dims, seed)
         self.score = reference.find_score(dims.score)
-        if self.score.relation_query is None:
+        self.relation_query: Any = self.score.relation_query
+        if self.relation_query is None:
             able = ", ".join(name for name, score in reference.SCORES.items() if score.relation_query is not None)
             raise ConfigError(f"task relation: score {dims.score!r} has no relation query; these have one: {able}")
         self.pairs, self.offsets, self.answers = relations_between(graph.train)
@@ -64,7 +66,7 @@ class RelationTask(Task):
         device = model.relations.device
         rows = model.entities.rows(batch.pairs.flatten().to(device)).unflatten(0, (-1, 2))
         targets = (batch.offsets.to(device), batch.answers.to(device))
-        query = self.score.relation_query(rows[:, 0], rows[:, 1])
+        query = self.relation_query(rows[:, 0], rows[:, 1])
         table = model.relations[: self.graph.num_relations]
         return [Term(query, table, targets, similarity=self.score.similarity, name=self.name)]
 
@@ -79,7 +81,7 @@ class RelationTask(Task):
         for start in range(0, len(triples), 1024):
             batch = triples[start : start + 1024]
             rows = model.entities.rows(batch[:, [0, 2]].flatten()).unflatten(0, (-1, 2))
-            query = self.score.relation_query(rows[:, 0], rows[:, 1])
+            query = self.relation_query(rows[:, 0], rows[:, 1])
             scores = reference.SIMILARITIES[self.score.similarity](query[:, None], table).cpu()
             own = scores.gather(1, batch[:, 1:2].cpu())
             for row, pair in enumerate(place[start : start + 1024].tolist()):

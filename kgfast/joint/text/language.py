@@ -16,7 +16,7 @@ from kgfast.joint.model.pooling import pick
 from kgfast.joint.task import Task, Term, device_of
 from kgfast.joint.text.corpus import Corpus
 from kgfast.joint.text.perplexity import perplexity
-from kgfast.joint.text.store import TextStore, has_texts
+from kgfast.joint.text.store import has_texts
 
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
@@ -101,7 +101,7 @@ class LanguageTask(CorpusTask):
         )
 
 
-def read(texts: TextStore, spans: Tensor) -> Packed:
+def read(texts: Any, spans: Tensor) -> Packed:
     """The spans [n, 2] of the corpus, enclosed in [CLS] and [SEP]."""
     places, offsets = gather_ranges(spans[:, 0], spans[:, 1])
     return texts.enclose([(texts.corpus.tokens[places], offsets)])

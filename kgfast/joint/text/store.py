@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class TextStore:
             raise ConfigError(f"max_length={max_length}: must be at least 8")
         self.tokenizer, self.max_length = tokenizer, max_length
         self.groups: dict[str, tuple[Tensor, Tensor]] = {}
-        self.corpus = None
+        self.corpus: Any = None
 
     @classmethod
     def of_graph(cls, graph: KnowledgeGraph, tokenizer: Tokenizer, max_length: int = 64) -> TextStore:
@@ -76,7 +77,7 @@ class TextStore:
             lengths = [first, torch.minimum(lengths[1], room - first)]
         else:
             lengths = [lengths[0].clamp(max=room)]
-        whole = sum(lengths) + marks
+        whole = sum(lengths[1:], lengths[0]) + marks
         offsets = torch.cat((whole.new_zeros(1), whole.cumsum(0)))
         total = int(offsets[-1])
         tokens = torch.full((total,), 0 if end is None else end, dtype=torch.int64)
@@ -143,9 +144,9 @@ def spell(name: str) -> str:
     return " ".join("".join(letter if letter.isalnum() else " " for letter in name).split()) or name
 
 
-def graph_texts(graph: KnowledgeGraph) -> dict[str, list[str | None]]:
+def graph_texts(graph: KnowledgeGraph) -> dict[str, Sequence[str | None]]:
     """{group: texts} of a graph: "entity", "relation", and "question/SPLIT"."""
-    groups = {"entity": entity_texts(graph), "relation": relation_texts(graph)}
+    groups: dict[str, Sequence[str | None]] = {"entity": entity_texts(graph), "relation": relation_texts(graph)}
     for split, questions in graph.questions.items():
         groups[f"question/{split}"] = [question for question, _, _ in questions]
     return groups

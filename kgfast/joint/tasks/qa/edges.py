@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -52,7 +52,7 @@ class Edges:
 
     def to(self, device) -> Edges:
         names = ("heads", "relations", "tails", "counts", "triples", "offsets")
-        return Edges(*(getattr(self, name).to(device) for name in names), self.num_relations)
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     @property
     def num_entities(self) -> int:

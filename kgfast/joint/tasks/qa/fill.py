@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from kgfast import backends, reference
-from kgfast.core.registry import Similarity
 from kgfast.joint.tasks.qa.edges import Edges
 from kgfast.ops.autograd import AllScores
 
@@ -77,6 +76,7 @@ class Fill:
 
     def probabilities(self, entities: Tensor, relations: Tensor, num_relations: int) -> Tensor:
         """p(t | entity, relation) = softmax over all t of temperature x score: [P, E] for P pairs."""
+        assert self.rows is not None and self.relations is not None  # who asks has checked
         spec = reference.find_score(self.score)
         known = self.rows[entities]
         if len(self.relations) == 2 * num_relations:
@@ -89,8 +89,8 @@ class Fill:
 
 def all_scores(query: Tensor, table: Tensor, score: str) -> Tensor:
     """Similarity of each query [P, D] to every row of the table [E, D]: [P, E], with gradients."""
-    similarity = reference.find_score(score).similarity_code
-    if similarity is Similarity.DOT:
+    spec = reference.find_score(score)
+    if spec.similarity == "dot":
         return query @ table.t()
     backend = backends.choose(None, query.device)
-    return AllScores.apply(query.contiguous(), table.contiguous(), int(similarity), backend)
+    return AllScores.apply(query.contiguous(), table.contiguous(), int(spec.similarity_code), backend)

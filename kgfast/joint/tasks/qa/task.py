@@ -16,7 +16,7 @@ from kgfast.functional.regularizers import cubed
 from kgfast.joint.model.packed import Encoded, Packed, gather_places
 from kgfast.joint.tasks import LossTerm, ModelDims, Task, TaskOptions, Term, generator, register
 from kgfast.joint.tasks.qa import answering
-from kgfast.joint.tasks.qa.answering import HEADS, Gate, Reader, Reading
+from kgfast.joint.tasks.qa.answering import Gate, Reader, Reading
 from kgfast.joint.tasks.qa.edges import Edges
 from kgfast.joint.tasks.qa.fill import Fill
 from kgfast.joint.tasks.qa.questions import Questions
@@ -29,7 +29,7 @@ class QAOptions(TaskOptions):
     """Options of the task "qa"."""
 
     heads: tuple[Literal["following", "embedding"], ...] = Field(
-        HEADS, min_length=1, description="following, embedding, or both and their gated sum"
+        ("following", "embedding"), min_length=1, description="following, embedding, or both and their gated sum"
     )
     max_hops: int = Field(3, ge=1, le=8, description="steps along edges at most; the question says how many")
     predicted: int = Field(8, ge=0, description="missing edges that a hop asks of the link predictor; 0: mass is lost")
@@ -137,7 +137,7 @@ class QATask(Task):
         with torch.autocast(device.type, enabled=False):
             reading, table = self.reader(encoded), model.entities.all_rows()
             topics, held = batch.topics.to(device), self.held_out[batch.topics]
-            terms = []
+            terms: list[Term | LossTerm] = []
             if "following" in self.options.heads:
                 following = answering.follow(topics, reading, self.edges_on(device), self.fill)
                 losses = answer_losses((following.t() + LEAST_MASS).log(), batch)
@@ -159,7 +159,8 @@ class QATask(Task):
         rows, relations = table[topics], reading.row
         query = answering.embedding_query(rows, reading, self.score)[chosen.to(device)]
         spec = reference.find_score(self.score)
-        terms = [Term(query, table, (offsets, answers), similarity=spec.similarity, name="qa/embedding")]
+        terms: list[Term | LossTerm] = []
+        terms.append(Term(query, table, (offsets, answers), similarity=spec.similarity, name="qa/embedding"))
         if self.options.n3:
             owner = torch.repeat_interleave(torch.arange(len(chosen), device=device), offsets.diff())
             sizes = cubed(rows[chosen.to(device)], spec.complex_rows)
@@ -215,7 +216,8 @@ class QATask(Task):
     def evaluate(self, model, split: str) -> dict:
         """hits@1 and F1 of the gated sum (of the only head, where there is one); each head's under its name; and by
         the fewest hops from topic to answer."""
-        questions, device, parts = self.load(split), model.relations.device, {}
+        questions, device = self.load(split), model.relations.device
+        parts: dict[str, list[Tensor]] = {}
         for rows in torch.arange(len(questions)).split(256):
             batch = self.of(split, rows)
             encoded = model.backbone.encode(batch.texts.to(device), self.name)
@@ -223,7 +225,7 @@ class QATask(Task):
                 measured = answering.answer_metrics(probabilities.cpu(), batch.offsets, batch.answers)
                 parts.setdefault(head, []).append(torch.stack(measured))
         heads = {head: torch.cat(measured, 1) for head, measured in parts.items()}
-        main = heads.get("together", heads.get("following", heads.get("embedding")))
+        main = next(heads[name] for name in ("together", "following", "embedding") if name in heads)
         result = summary(main) | {"questions": len(questions), "heads": {h: summary(m) for h, m in heads.items()}}
         result["hops"] = {
             ("beyond" if count == 0 else str(count)): summary(main[:, chosen]) | {"questions": int(chosen.sum())}
