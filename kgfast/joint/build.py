@@ -22,7 +22,7 @@ from kgfast.joint.text.corpus import Corpus
 from kgfast.joint.text.store import TextStore, all_texts, graph_texts, has_texts
 from kgfast.joint.text.tokenizer import Tokenizer
 from kgfast.nn import KGEModel
-from kgfast.run.optimizers import table_optimizer
+from kgfast.run.optimizers import TABLE_OPTIMIZERS, with_state
 from kgfast.run.settings import check_device
 
 WEIGHTS_RATE = 10  # learned weights of tasks move so many times faster than the Transformer: they are a handful
@@ -190,7 +190,7 @@ def build_optimizers(config: JointConfig, model: JointModel, weights: nn.Module)
     groups = [group for group in groups if group["params"]]
     if groups:
         optimizers["dense"] = torch.optim.AdamW(groups, lr=config.lr, fused=True)
-    optimizers["tables"] = table_optimizer(config.table_optimizer, own, config.table_lr)
+    optimizers["tables"] = with_state(TABLE_OPTIMIZERS[config.table_optimizer](own, lr=config.table_lr))
     return optimizers
 
 

@@ -57,9 +57,7 @@ class TaskOptions(Section):
 
 
 class Task(nn.Module, ABC):
-    """One kind of question asked of the model. It may have parameters of its own; `texts` is None where nothing reads
-    any.
-    """
+    """One kind of question asked of the model. It may have parameters of its own."""
 
     name: ClassVar[str]  # as in the config and in metrics.json
     Options: ClassVar[type[TaskOptions]] = TaskOptions
@@ -72,6 +70,9 @@ class Task(nn.Module, ABC):
     headline: ClassVar[str | None] = None  # the one that stands for the task; None: the first number
     columns: ClassVar[Mapping[str, str]] = {}  # of its table: metric and heading; {}: all numbers on top
     lower_is_better: ClassVar[tuple[str, ...]] = ("perplexity", "loss", "mean_rank")
+
+    options: Any  # an instance of Options
+    texts: Any  # a TextStore; None where nothing reads texts
 
     def __init__(
         self, options: TaskOptions, graph: KnowledgeGraph, texts: TextStore | None, dims: ModelDims, seed: int
@@ -103,7 +104,7 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def terms(self, model: Any, batch: Any, encoded: Any) -> Sequence[Term | LossTerm]:
-        """The losses of this batch; `encoded` has the states of its requests in their order, None without any."""
+        """The losses of this batch; `encoded` are the hidden states of its requests, in their order (None: none)."""
 
     @abstractmethod
     def evaluate(self, model: Any, split: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class TrainingLoop(ABC):
     position: Position
     steps: int | None  # of the whole run; None: no bound
     losses: Tensor  # room for those of the steps since `logged`, a row a step
-    rate: float | None  # of now; None: not set yet
+    rate: float | None  # of the last step; None: none is set yet
     first = True  # whether this process writes the run's files
 
     # What a kind of training fills in
@@ -182,7 +182,7 @@ class TrainingLoop(ABC):
 
     def start_clock(self) -> None:
         now = time.monotonic()
-        self.rate = None  # none is set yet
+        self.rate = None
         self.begin = now - self.position.elapsed
         self.mark = now  # the start of training time that isn't logged yet
         self.next_log = now + LOG_SECONDS

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
-from torch import nn
 
 from kgfast import optim
+
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 
 # Their kernels update touched rows in the pass that makes the gradient.
 ROW_OPTIMIZERS: dict[str, Callable[..., optim.RowOptimizer]] = {
@@ -23,9 +25,8 @@ TABLE_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def table_optimizer(name: str, tables: Sequence[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """The optimizer over tables of entities and relations, with its state, which a checkpoint may fill."""
-    optimizer = TABLE_OPTIMIZERS[name](tables, lr=lr)
+def with_state(optimizer: Kind) -> Kind:
+    """The optimizer with the state of its tables, which a checkpoint may fill; torch's own make theirs as they load."""
     if isinstance(optimizer, optim.RowOptimizer):
         optimizer.ensure_state()
     return optimizer

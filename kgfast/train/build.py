@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kgfast.nn import KGEModel
-from kgfast.run.optimizers import table_optimizer
+from kgfast.optim import RowOptimizer
+from kgfast.run.optimizers import ROW_OPTIMIZERS, with_state
 from kgfast.run.settings import check_device
 from kgfast.steps import CapturedStep, HostTablesStep, NegativeSamplingStep, OneVsAllStep
 from kgfast.train.config import TrainConfig
@@ -35,19 +36,23 @@ def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> K
     return model.to(config.table_device)
 
 
-def build_optimizer(config: TrainConfig, model: KGEModel) -> Any:
+def build_optimizer(config: TrainConfig, model: KGEModel) -> RowOptimizer:
     """The row optimizer over both tables."""
-    return table_optimizer(config.optimizer, [model.entities, model.relations], config.lr)
+    return with_state(ROW_OPTIMIZERS[config.optimizer]([model.entities, model.relations], lr=config.lr))
 
 
-def build_step(config: TrainConfig, model: KGEModel, optimizer: Any, graph: KnowledgeGraph) -> Callable[..., Tensor]:
+def build_step(
+    config: TrainConfig, model: KGEModel, optimizer: RowOptimizer, graph: KnowledgeGraph
+) -> Callable[..., Tensor]:
     """The step `step(triples, index, weights=None) -> loss` over the graph's training triples; captured as CUDA
     graphs where tables are on a GPU."""
     step = launched_step(config, model, optimizer, graph)
     return CapturedStep(step) if config.table_device.startswith("cuda") else step
 
 
-def launched_step(config: TrainConfig, model: KGEModel, optimizer: Any, graph: KnowledgeGraph) -> Any:
+def launched_step(
+    config: TrainConfig, model: KGEModel, optimizer: RowOptimizer, graph: KnowledgeGraph
+) -> Callable[..., Tensor]:
     """The step as its kernels are launched one by one."""
     shared: dict[str, Any] = dict(
         objective=config.objective,
