@@ -13,7 +13,7 @@ from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
 from kgfast.run.optimizers import ROW_OPTIMIZERS, with_state
 from kgfast.run.settings import check_device
-from kgfast.steps import CapturedStep, HostTablesStep, NegativeSamplingStep, OneVsAllStep
+from kgfast.steps import CapturedStep, HostTablesStep, NegativeSamplingStep, OneVsAllStep, Step
 from kgfast.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def build_step(
     """The step `step(triples, index, weights=None) -> loss` over the graph's training triples; captured as CUDA
     graphs where tables are on a GPU."""
     step = launched_step(config, model, optimizer, graph)
-    return CapturedStep(step) if config.table_device.startswith("cuda") else step
+    return CapturedStep(step) if isinstance(step, Step) and config.table_device.startswith("cuda") else step
 
 
 def launched_step(
     config: TrainConfig, model: KGEModel, optimizer: RowOptimizer, graph: KnowledgeGraph
-) -> Callable[..., Tensor]:
+) -> Step | HostTablesStep:
     """The step as its kernels are launched one by one."""
     shared: dict[str, Any] = dict(
         objective=config.objective,
