@@ -231,7 +231,7 @@ static void sample_ids(uint64_t seed, uint64_t step, int side, int64_t lists, in
          at<int64_t>(ids));
 }
 
-// {name: {word: code}} of every enumeration, for comparison with kgfast/core/registry.py.
+// {name: {word: code}} of every enumeration, for comparison with kgfast/registry.py.
 template <class... Codes> static std::map<std::string, std::map<std::string, int>> enumerations() {
   std::map<std::string, std::map<std::string, int>> found;
   auto add = [&](const char* name, const auto& words) {

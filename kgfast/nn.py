@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from kgfast import functional
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
-from kgfast.core.registry import Side, find_score
 from kgfast.errors import KgfastError
+from kgfast.registry import Side, find_score
 
 
 class KGEModel(nn.Module):

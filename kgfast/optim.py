@@ -7,6 +7,7 @@ dense gradient every row is. Training applies the same kernels inside the pass t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ from torch.optim.optimizer import ParamsT
 from kgfast import backends
 from kgfast.backends.base import Backend, RowUpdate
 from kgfast.core import checks
-from kgfast.core.registry import Update
 from kgfast.core.sums import sum_dtype
 from kgfast.errors import KgfastError
+from kgfast.registry import RULES, Rule
 
 # settings that torch's optimizers have and these may not
 OTHERS = {"weight_decay", "momentum", "dampening", "nesterov", "maximize", "amsgrad", "lr_decay", "betas", "eps"}
@@ -33,37 +34,62 @@ def positive(name: str, value: float) -> float:
 
 
 class RowOptimizer(Optimizer):
-    """Base: tables [rows, dim] as parameters. Subclasses say which kernel updates a row, and with what state."""
+    """Tables [rows, dim] as parameters, whose touched rows a rule changes (see `kgfast.reference.updates.RULES`).
 
-    rule: Update
+    rule: its word; the settings are the rule's own, as in `RowOptimizer(params, "adam", lr=1e-3)`, and may differ by
+    parameter group, as torch's do. The classes below are the same with names and arguments of their own.
+    """
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any]):
-        super().__init__(params, defaults)
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.dim() != 2:
-                    raise KgfastError(f"params must be tables [rows, dim], not of shape {list(param.shape)}")
+    def __init__(self, params: ParamsT, rule: str, **settings: Any):
+        self.rule = checks.pick("rule", rule, RULES)
+        for name in settings:
+            checks.choose("setting", name, self.rule.settings)
+        super().__init__(params, {**self.rule.settings, **settings})
 
     def add_param_group(self, param_group: dict) -> None:
         """As torch's; settings of other optimizers, which would have no effect here, are refused."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        for param in group["params"]:
+            if param.dim() != 2:
+                raise KgfastError(f"params must be tables [rows, dim], not of shape {list(param.shape)}")
         for name in OTHERS - self.defaults.keys():
             if group.get(name):
                 raise KgfastError(f"{name}={group[name]!r}: {type(self).__name__} has no such setting")
         self.constants(group)
+        checks.finite("initial", group.get("initial", 0.0), 0.0)
+
+    def rule_of(self, group: dict) -> Rule:
+        """What happens to a row of a group."""
+        return self.rule
+
+    def same_for(self, params: ParamsT) -> RowOptimizer:
+        """Another optimizer of this kind."""
+        kind: Callable[..., RowOptimizer] = type(self)
+        return RowOptimizer(params, self.rule.update.word) if kind is RowOptimizer else kind(params)
 
     def new_state(self, param: Tensor, group: dict, device: torch.device | str | None = None) -> dict[str, Tensor]:
         """The state tensors of a parameter, in the order of the kernel's arguments; device "meta" for shapes alone."""
-        raise NotImplementedError
+        first = group.get("initial", 0.0)
+        options: dict[str, Any] = {"dtype": sum_dtype(param.dtype), "device": device or param.device}
+        return {
+            name: torch.full(param.shape[:1] if a_row else param.shape, first, **options)
+            for name, a_row in self.rule_of(group).states.items()
+        }
 
     def constants(self, group: dict) -> dict[str, float]:
         """lr, eps, beta1, beta2 of a group, as the kernel wants them."""
-        return {"lr": checks.finite("lr", group["lr"], 0.0)}
-
-    def rule_of(self, group: dict) -> Update:
-        """What the kernel does to a row of a group."""
-        return self.rule
+        found = {"lr": checks.finite("lr", group["lr"], 0.0)}
+        if "eps" in group:
+            found["eps"] = positive("eps", group["eps"])
+        if "betas" in group:
+            betas = group["betas"]
+            if not isinstance(betas, list | tuple) or len(betas) != 2:
+                raise KgfastError(f"betas={betas!r} must be two numbers in [0, 1)")
+            found["beta1"], found["beta2"] = (checks.finite("betas", beta, 0.0) for beta in betas)
+            if max(found["beta1"], found["beta2"]) >= 1:
+                raise KgfastError(f"betas={betas!r} must be two numbers in [0, 1)")
+        return found
 
     def ensure_state(self) -> None:
         """Makes the state of every parameter, so that it can be saved and loaded before the first step."""
@@ -84,7 +110,7 @@ class RowOptimizer(Optimizer):
         state["step"] += 1
         held = self.__dict__.setdefault("row_updates", {})  # a copy of an optimizer starts without
         held[param] = backend.row_update(
-            self.rule_of(group), param.detach(), states, **self.constants(group), step=int(state["step"]),
+            self.rule_of(group).update, param.detach(), states, **self.constants(group), step=int(state["step"]),
             last=held.get(param),
         )  # fmt: skip
         return held[param]
@@ -147,13 +173,8 @@ class RowOptimizer(Optimizer):
 class RowSGD(RowOptimizer):
     """x -= lr g."""
 
-    rule = Update.SGD
-
     def __init__(self, params: ParamsT, lr: float = 0.1):
-        super().__init__(params, {"lr": lr})
-
-    def new_state(self, param: Tensor, group: dict, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        return {}
+        super().__init__(params, "sgd", lr=lr)
 
 
 class RowAdagrad(RowOptimizer):
@@ -163,38 +184,27 @@ class RowAdagrad(RowOptimizer):
     """
 
     def __init__(self, params: ParamsT, lr: float = 0.1, full: bool = False, eps: float = 1e-10, initial: float = 0.0):
-        defaults = {"lr": lr, "full": full, "eps": eps}
-        defaults["initial"] = checks.finite("initial", initial, 0.0)
-        super().__init__(params, defaults)
+        self.rule = RULES["row_adagrad"]
+        Optimizer.__init__(self, params, {"lr": lr, "full": full, "eps": eps, "initial": initial})
 
-    def rule_of(self, group: dict) -> Update:
-        return Update.ADAGRAD if group["full"] else Update.ROW_ADAGRAD
-
-    def new_state(self, param: Tensor, group: dict, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        shape, dtype = param.shape if group["full"] else param.shape[:1], sum_dtype(param.dtype)
-        return {"sum": torch.full(shape, group["initial"], dtype=dtype, device=device or param.device)}
-
-    def constants(self, group: dict) -> dict[str, float]:
-        return {**super().constants(group), "eps": positive("eps", group["eps"])}
+    def rule_of(self, group: dict) -> Rule:
+        return RULES["adagrad" if group["full"] else "row_adagrad"]
 
 
 class RowAdam(RowOptimizer):
     """Lazy Adam: moments of touched rows only; bias corrected by the step count (Kingma and Ba 2015; SparseAdam)."""
 
-    rule = Update.ADAM
-
     def __init__(self, params: ParamsT, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        super().__init__(params, "adam", lr=lr, betas=betas, eps=eps)
 
-    def new_state(self, param: Tensor, group: dict, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        like, dtype = param.detach(), sum_dtype(param.dtype)
-        return {name: torch.zeros_like(like, dtype=dtype, device=device) for name in ("exp_avg", "exp_avg_sq")}
 
-    def constants(self, group: dict) -> dict[str, float]:
-        betas = group["betas"]
-        if not isinstance(betas, list | tuple) or len(betas) != 2:
-            raise KgfastError(f"betas={betas!r} must be two numbers in [0, 1)")
-        beta1, beta2 = (checks.finite("betas", beta, 0.0) for beta in betas)
-        if max(beta1, beta2) >= 1:
-            raise KgfastError(f"betas={betas!r} must be two numbers in [0, 1)")
-        return {**super().constants(group), "eps": positive("eps", group["eps"]), "beta1": beta1, "beta2": beta2}
+# Those that have a class of their own, by rule.
+NAMED: dict[str, Callable[..., RowOptimizer]] = {
+    "sgd": RowSGD,
+    "row_adagrad": RowAdagrad,
+    "adagrad": partial(RowAdagrad, full=True),
+    "adam": RowAdam,
+}
+BY_RULE: dict[str, Callable[..., RowOptimizer]] = {
+    word: NAMED.get(word, partial(RowOptimizer, rule=word)) for word in RULES
+}

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import kgfast
-from kgfast import reference, testing
+from kgfast import testing
+from kgfast.registry import RULES
 
 C, D, LR = 23, 17, 0.1
 KINDS = {
@@ -65,7 +66,7 @@ def specified(kind, steps):
         grads = torch.zeros(len(touched), D, dtype=torch.float64).index_add(0, places, values)
         options = {"step": step} if kind == "adam" else {}
         held = tuple(s[touched] for s in state) if kind == "adam" else None if state is None else state[touched]
-        moved, held = reference.ROW_OPTIMIZERS[kind](rows[touched], grads, held, lr=LR, **options)
+        moved, held = RULES[kind].formula(rows[touched], grads, held, lr=LR, **options)
         rows[touched] = moved
         if kind == "adam":
             for whole, part in zip(state, held, strict=True):

@@ -13,6 +13,7 @@ from benchmarks.cost import ID, REAL, Cost
 from benchmarks.inputs import COPIED, Inputs
 from kgfast import optim, reference, steps
 from kgfast.reference import SCORES
+from kgfast.registry import RULES
 
 # name -> ours, torch's own, reals of state a row of D reals, the reference's first state
 OPTIMIZERS = {
@@ -43,7 +44,7 @@ def row_optimizer(given: Inputs, variant: str) -> Work:
     def compute(dtype):
         rows = given.entities[ids].to(dtype)
         more = {"step": 1} if variant == "adam" else {}
-        return [reference.ROW_OPTIMIZERS[variant](rows, gradient.to(dtype), first(rows), lr=0.01, **more)[0]]
+        return [RULES[variant].formula(rows, gradient.to(dtype), first(rows), lr=0.01, **more)[0]]
 
     def check():
         param, step = stepping(ours)
@@ -64,7 +65,7 @@ def expect_step(given: Inputs, loss_of, dtype, lr: float = 0.1) -> list:
     """Tables after one step of row-wise Adagrad on `loss_of(entities, relations)`."""
     leaves = [table.requires_grad_() for table in given.tables(dtype)]
     gradients = torch.autograd.grad(loss_of(*leaves), leaves)
-    update = reference.ROW_OPTIMIZERS["row_adagrad"]
+    update = RULES["row_adagrad"].formula
     return [
         update(leaf.detach(), gradient, leaf.new_full((len(leaf),), INITIAL), lr=lr)[0]
         for leaf, gradient in zip(leaves, gradients, strict=True)

@@ -10,7 +10,7 @@ import kgfast
 from benchmarks.gpu.stage import Stage
 from benchmarks.machine import cores
 from kgfast import backends, reference, testing
-from kgfast.core.registry import Objective
+from kgfast.registry import Objective
 
 SCORES = list(reference.SCORES)
 

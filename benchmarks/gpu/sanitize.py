@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.gpu.stage import Stage
 from kgfast import backends, reference, testing
-from kgfast.core.registry import Regularizer, Update
+from kgfast.registry import Regularizer, Update
 
 
 def everything(device) -> int:

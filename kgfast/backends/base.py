@@ -4,7 +4,7 @@ A public method stands here once: it checks what memory may hold (ids, ranges), 
 backend's kernel, the method of the same name with an underscore before it. So backends can't differ in names, arguments
 or checks; a kernel that a backend lacks is an error when the backend is made, never a silent detour.
 
-Tables are [C, D], queries [B, D]; similarity, objective, side and score are the codes of core/registry.py. Results are
+Tables are [C, D], queries [B, D]; similarity, objective, side and score are the codes of registry.py. Results are
 made by `allocate(name, shape, dtype)`: new memory, or the workspace of a training step. With check=False nothing waits
 for the device: then the caller has checked, or the assert_ methods do.
 """
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from kgfast.core import checks
-from kgfast.core.registry import Regularizer, Score, Side, Update, score_at
 from kgfast.core.sums import sum_dtype
 from kgfast.errors import KgfastError
 from kgfast.reference.scores import adjoint
+from kgfast.registry import Regularizer, Score, Side, Update, score_at
 
 Allocate = Callable[[str, Sequence[int], torch.dtype], Tensor]
 Extra = tuple[Tensor, Tensor]  # ids [M], gradient rows [M, D]

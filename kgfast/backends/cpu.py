@@ -9,8 +9,8 @@ from torch import Tensor
 
 from kgfast.backends.base import Allocate, Backend, Constants, Ranges, RowUpdate, Sampled, Workspace
 from kgfast.core import checks
-from kgfast.core.registry import Regularizer, Score, Side, Update
 from kgfast.errors import KgfastError
+from kgfast.registry import Regularizer, Score, Side, Update
 
 # The module shares torch's OpenMP runtime, so torch must come first.
 from kgfast import _C  # isort: skip

@@ -14,8 +14,8 @@ from kgfast.backends.base import Allocate, Constants, RowUpdate, Sampled
 from kgfast.backends.cpu import _C, compiled, pointer, pointers
 from kgfast.backends.triton import TritonBackend, device_row_update, missing_gpu
 from kgfast.core.environment import CUDA_ON_HOST
-from kgfast.core.registry import Regularizer, Score, Side, Update
 from kgfast.errors import KgfastError
+from kgfast.registry import Regularizer, Score, Side, Update
 
 ON_HOST = CUDA_ON_HOST and _C.cuda.on_host
 WIDEST = 4096  # numbers of an entity row; relation rows may be wider

@@ -13,13 +13,13 @@ from kgfast.backends.base import Allocate, Backend, Constants, DeviceRowUpdate, 
 from kgfast.core import checks
 from kgfast.core.csr import as_csr
 from kgfast.core.environment import TRITON_INTERPRETED
-from kgfast.core.registry import Regularizer, Score, Side, Update
 from kgfast.core.sums import HALF
 from kgfast.errors import KgfastError
 from kgfast.kernels.triton import all_scores, candidates, multitask, pairs, ranking, rows, sampled, sampling, shared
 from kgfast.kernels.triton import queries as operators
 from kgfast.kernels.triton import updates as rules
 from kgfast.kernels.triton.scores import OPERATORS
+from kgfast.registry import Regularizer, Score, Side, Update
 
 ROUNDED = (torch.bfloat16,)  # tables of 16 bits that can be trained: rounded stochastically
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from kgfast.core import registry
+from kgfast.core import codes
+from kgfast.core.codes import Score
 from kgfast.core.environment import TRITON_INTERPRETED
-from kgfast.core.registry import Score
 from kgfast.core.sums import HALF
 from kgfast.errors import KgfastError
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 def choose(name: str, value: object, allowed: Collection[object]) -> None:
     """Raises unless `value` is one of `allowed`; names the nearest."""
     if value not in allowed:
-        raise registry.refuse(name, value, allowed)
+        raise codes.refuse(name, value, allowed)
 
 
 def pick(name: str, value: str, table: Mapping[str, T]) -> T:
@@ -81,7 +81,7 @@ def triples(value: object, like: Tensor | None = None, copy: bool = True) -> Ten
 
 def tables(entities: object, relations: object, score: str) -> tuple[Tensor, Tensor, Score]:
     """Entities [E, D] and relations [R, W] of a score, W as the score demands."""
-    spec = registry.find_score(score)
+    spec = codes.find_score(score)
     entities, relations = table("entities", entities), table("relations", relations)
     if entities.dtype != relations.dtype:
         raise KgfastError(f"relations have dtype {relations.dtype}, entities {entities.dtype}: they must agree")

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from kgfast import __version__
 from kgfast.errors import KgfastError
 from kgfast.evaluate import plots
 from kgfast.evaluate.embedding_map import embedding_map
@@ -15,17 +16,13 @@ from kgfast.evaluate.metrics import HEADINGS, evaluate
 FIRST_ROWS = 15  # of the relation table; the others are folded
 
 
-def write_report(run, *, model=None, graph=None, details=None, progress=None):
+def write_report(run, *, model, graph, details=None, progress=None):
     """Write RUN/report.html from a finished run's folder and return its path.
 
-    What the caller has at hand saves work: the loaded `model` and `graph`, and `details`, the result of
-    `evaluate(model, graph, details=True)`. What isn't given is loaded, and the test split (valid where
-    there is no test) is evaluated; without either the ranking parts are left out. Raises CheckpointError or
-    DataError where the run or its data can't be read.
+    `details`, the result of `evaluate(model, graph, details=True)`, saves work: without it the test split (valid where
+    there is no test) is evaluated; without either the ranking parts are left out.
     """
     run = Path(run)
-    if model is None or graph is None:
-        model, graph = load_model_and_graph(run)
     split = next((name for name in ("test", "valid") if len(getattr(graph, name))), None)
     if details is None and split is not None:
         details = evaluate(model, graph, split, details=True, progress=progress)
@@ -54,25 +51,11 @@ def write_page(run, title, subtitle, parts):
         title=escape(title),
         subtitle=escape(subtitle),
         body="\n".join(part for part in parts if part),
-        footer=escape(f"kgfast {version()} · run {run.resolve().name}"),
+        footer=escape(f"kgfast {__version__} · run {run.resolve().name}"),
     )
     with replacing(run / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     return run / "report.html"
-
-
-def load_model_and_graph(run):
-    from kgfast.data import KnowledgeGraph
-    from kgfast.train.checkpoint import load_run
-
-    model, _, config = load_run(run)
-    return model, KnowledgeGraph.load(config.data)
-
-
-def version():
-    from importlib.metadata import version
-
-    return version("kgfast")
 
 
 def config_text(run):

@@ -10,9 +10,9 @@ from torch import Tensor
 from kgfast import ops
 from kgfast.core.csr import as_csr
 from kgfast.core.known import KnownTriples
-from kgfast.core.registry import Side
 from kgfast.core.sums import sum_dtype, total
 from kgfast.errors import KgfastError
+from kgfast.registry import Side
 
 Ranges: TypeAlias = tuple[Tensor, Tensor, Tensor]  # starts, ends, ids
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from kgfast import backends, reference
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
-from kgfast.core.registry import CANDIDATE_OBJECTIVES, Objective, Side, Similarity
 from kgfast.errors import KgfastError
 from kgfast.functional.answers import no_answers, right_answers, share_weights, single_answers
 from kgfast.ops import autograd
+from kgfast.registry import ALL_OBJECTIVES, Objective, Side, Similarity
 
 FEW_LOGITS = 1 << 19  # the most that are ever stored
 FEW_CLASSES, FEW_PRODUCTS = 32, 8_000_000  # below which torch is faster than tiles
@@ -36,8 +36,8 @@ def one_vs_all_loss(
     f = softmax: -sum_c y_c log softmax(s)_c, y = (1 - e) / (number of answers) at each + e / C  (Lacroix et al. 2018)
         bce:     mean_c of -y_c log sigma(s_c) - (1 - y_c) log sigma(-s_c), y = (1 - e) at each answer + e / C
     e = `label_smoothing`. The target is the answer (1vsAll); with `known` all known answers of the query are (KvsAll).
-    side="both" is the mean of both sides. Memory O(B D) and 20 MB of scores at most, whatever B and C; the gradient of
-    the entities is dense [E, D], as every row has one.
+    side="both" is the mean of both sides. Memory O(B D) and 20 MB of scores at most (64 MB on a GPU), whatever B and C;
+    the gradient of the entities is dense [E, D], as every row has one.
     """
     entities, relations, spec = checks.tables(entities, relations, score)
     triples = checks.triples(triples, entities)
@@ -63,7 +63,7 @@ def one_vs_all_loss(
 
 def candidate_objective(argument: str, word: str) -> Objective:
     """An objective that losses over all candidates have."""
-    checks.choose(argument, word, [one.word for one in CANDIDATE_OBJECTIVES])
+    checks.choose(argument, word, ALL_OBJECTIVES)
     return Objective.of(word, argument)
 
 
@@ -90,24 +90,12 @@ def linear_cross_entropy(
 
     hidden [.., D], weight [C, D], targets int64 [..], bias [C]. Rows whose target is `ignore_index` are skipped, not
     masked: they cost nothing. reduction: mean over the others (0 where there are none), sum, or none ([..]).
-    Memory: 20 MB of logits at most, and the gradients. On CPUs, unless `impl` is given, torch's own product and
-    cross_entropy serve where they are faster: with half a million logits at most, for fewer than 32 classes or fewer
-    than 8 million multiplications (64 rows, 1,000 classes, 124 numbers).
+    Memory: 20 MB of logits at most (64 MB on a GPU), and the gradients. On CPUs, unless `impl` is given, torch's own
+    product and cross_entropy serve where they are faster: with half a million logits at most, for fewer than 32 classes
+    or fewer than 8 million multiplications (64 rows, 1,000 classes, 124 numbers).
     """
     checks.choose("reduction", reduction, ("mean", "sum", "none"))
-    weight = checks.table("weight", weight)
-    hidden, targets = checks.tensor("hidden", hidden), checks.tensor("targets", targets)
-    if hidden.shape[:-1] != targets.shape or hidden.dim() == 0:
-        shapes = f"hidden is {list(hidden.shape)}, targets {list(targets.shape)}"
-        raise KgfastError(f"{shapes}: hidden must be [.., D] where targets are [..]")
-    shape = targets.shape
-    hidden = checks.table("hidden", hidden.reshape(-1, hidden.shape[-1]))
-    targets = checks.ids("targets", targets.reshape(-1), 1, weight)
-    if hidden.shape[1] != weight.shape[1] or hidden.dtype != weight.dtype:
-        raise KgfastError(
-            f"hidden {list(hidden.shape)} {hidden.dtype}, weight {list(weight.shape)} {weight.dtype} and targets "
-            f"{list(shape)} don't fit together"
-        )
+    hidden, weight, targets, shape = flat_inputs(hidden, weight, targets)
     bias = bias_of("bias", bias, weight)
     ignore_index = checks.integer("ignore_index", ignore_index, -(2**63), 2**63)
     smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0, highest=1.0)
@@ -138,6 +126,24 @@ def linear_cross_entropy(
     if reduction == "none":
         return autograd.CandidateLosses.apply(*inputs, backend, *lists).reshape(shape)
     return autograd.CandidateLoss.apply(*inputs, autograd.wants_gradient(hidden, weight, bias), backend, *lists)[0]
+
+
+def flat_inputs(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
+    """hidden [B, D], weight [C, D], targets [B], and the shape that the targets had."""
+    weight = checks.table("weight", weight)
+    hidden, targets = checks.tensor("hidden", hidden), checks.tensor("targets", targets)
+    shape = targets.shape
+    if hidden.shape[:-1] != shape or hidden.dim() == 0:
+        shapes = f"hidden is {list(hidden.shape)}, targets {list(shape)}"
+        raise KgfastError(f"{shapes}: hidden must be [.., D] where targets are [..]")
+    hidden = checks.table("hidden", hidden.reshape(-1, hidden.shape[-1]))
+    targets = checks.ids("targets", targets.reshape(-1), 1, weight)
+    if hidden.shape[1] != weight.shape[1] or hidden.dtype != weight.dtype:
+        raise KgfastError(
+            f"hidden {list(hidden.shape)} {hidden.dtype}, weight {list(weight.shape)} {weight.dtype} and targets "
+            f"{list(shape)} don't fit together"
+        )
+    return hidden, weight, targets, shape
 
 
 def bias_of(argument: str, value: Tensor | None, table: Tensor) -> Tensor:

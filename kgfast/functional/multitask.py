@@ -15,13 +15,13 @@ from torch import Tensor
 from kgfast import backends
 from kgfast.core import checks
 from kgfast.core.csr import places_among
-from kgfast.core.registry import Similarity
 from kgfast.core.sums import sum_dtype
 from kgfast.errors import KgfastError
 from kgfast.functional.answers import no_answers, single_answers
 from kgfast.functional.candidates import bias_of, candidate_objective
 from kgfast.ops import autograd
 from kgfast.reference.multitask import term_loss as reference_loss
+from kgfast.registry import Similarity
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def multitask_loss(
     A mean is over the rows with an answer; a `LossTerm` brings its losses.
 
     weights: T numbers, or a tensor [T] through which gradients flow; None: all 1. A term without any answer counts 0.
-    Memory: 20 MB of scores at most, and the gradients of queries and tables.
+    Memory: 20 MB of scores at most (64 MB on a GPU), and the gradients of queries and tables.
     """
     terms = list(terms)
     if not terms:

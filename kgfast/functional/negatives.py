@@ -11,10 +11,10 @@ from torch import Tensor
 from kgfast import backends, ops, reference
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
-from kgfast.core.registry import Objective, Side
 from kgfast.errors import KgfastError
 from kgfast.functional.answers import known_answers, share_weights
 from kgfast.ops import autograd
+from kgfast.registry import Objective, Side
 
 SIDES = (*Side.words(), "both")
 
@@ -32,6 +32,13 @@ class NegativeSampler:
     weights: Tensor | None = None  # [num_entities], draw in proportion; None: uniformly
     known: KnownTriples | None = None  # KnownTriples: known answers are redrawn, or masked where lists are shared
     shared: int = 0  # triples that share a list; 0: every triple has its own
+
+    def draw(self, triples: Tensor, num_entities: int, side: str, impl: str | None = None) -> Tensor:
+        """The ids, as `sample_negatives` returns them."""
+        return sample_negatives(
+            triples, self.num_negatives, num_entities, side=side, seed=self.seed, step=self.step, weights=self.weights,
+            known=self.known, shared=self.shared, impl=impl,
+        )  # fmt: skip
 
 
 def sample_negatives(
@@ -127,23 +134,11 @@ def negative_sampling_loss(
     temperature = checks.finite("adversarial_temperature", adversarial_temperature, lowest=0.0)
     drawn = isinstance(negatives, NegativeSampler)
     if isinstance(negatives, NegativeSampler):
-        sampler = negatives
-        known = sampler.known if known is None else known
-        negatives = sample_negatives(
-            triples, sampler.num_negatives, len(entities), side=side, seed=sampler.seed, step=sampler.step,
-            weights=sampler.weights, known=sampler.known, shared=sampler.shared, impl=impl,
-        )  # fmt: skip
-    negatives = checks.ids("negatives", negatives, 3 if side == "both" else 2, entities, copy=not drawn)
-    if side == "both" and len(negatives) != 2:
-        raise KgfastError(f"negatives for both sides must have shape [2, .., N], not {list(negatives.shape)}")
-    batch, lists = len(triples), negatives.shape[-2]
-    if lists > batch or (lists == 0 and batch > 0):
-        raise KgfastError(f"negatives have {lists} lists for {batch} triples; 1 to {batch} are possible")
+        known = negatives.known if known is None else known
+        negatives = negatives.draw(triples, len(entities), side, impl)
+    negatives, checked = lists_of(negatives, drawn, side, len(triples), entities)
     if weights is not None:
-        weights = checks.weights(weights, batch)
-    if not drawn and not torch.compiler.is_compiling():
-        checks.id_range("negatives", negatives, len(entities), lowest=-1)
-        drawn = True
+        weights = checks.weights(weights, len(triples))
     sides = [Side.of(one, "side") for one in (Side.words() if side == "both" else (side,))]
     known_lists = [known_answers(known, triples, one, len(entities), len(relations)) for one in sides]
     backend = backends.choose(impl, entities.device)
@@ -152,15 +147,30 @@ def negative_sampling_loss(
             entities, relations, triples, negatives, side=side, score=score, objective=objective, margin=margin,
             adversarial_temperature=temperature, weights=weights, known=known,
         )  # fmt: skip
-    shares = share_weights(weights, batch, entities)
+    shares = share_weights(weights, len(triples), entities)
     options = (int(spec.similarity_code), int(code), margin, temperature)
     gradient = autograd.wants_gradient(entities, relations)
     ids_of_sides = negatives if side == "both" else negatives[None]
     losses = [
         autograd.SampledLoss.apply(
-            entities, relations, triples, ids, *lists_of_side, shares, spec.code, int(one), options, gradient, drawn,
+            entities, relations, triples, ids, *lists_of_side, shares, spec.code, int(one), options, gradient, checked,
             sparse_grad, backend,
         )[0]
         for one, ids, lists_of_side in zip(sides, ids_of_sides, known_lists, strict=True)
     ]  # fmt: skip
     return losses[0] if side != "both" else (losses[0] + losses[1]) / 2
+
+
+def lists_of(negatives: Tensor, drawn: bool, side: str, batch: int, entities: Tensor) -> tuple[Tensor, bool]:
+    """(lists of ids that fit the batch, whether all ids are known to be right): those drawn here are, and others are
+    looked at unless they are being traced."""
+    negatives = checks.ids("negatives", negatives, 3 if side == "both" else 2, entities, copy=not drawn)
+    if side == "both" and len(negatives) != 2:
+        raise KgfastError(f"negatives for both sides must have shape [2, .., N], not {list(negatives.shape)}")
+    lists = negatives.shape[-2]
+    if lists > batch or (lists == 0 and batch > 0):
+        raise KgfastError(f"negatives have {lists} lists for {batch} triples; 1 to {batch} are possible")
+    if drawn or torch.compiler.is_compiling():
+        return negatives, drawn
+    checks.id_range("negatives", negatives, len(entities), lowest=-1)
+    return negatives, True

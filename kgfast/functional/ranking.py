@@ -7,8 +7,8 @@ from torch import Tensor
 from kgfast import backends, ops, reference
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
-from kgfast.core.registry import Side
 from kgfast.functional.answers import known_answers
+from kgfast.registry import Side
 
 TIES = ("optimistic", "pessimistic", "realistic")
 

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from kgfast import backends, reference
 from kgfast.core import checks
-from kgfast.core.registry import Side
 from kgfast.errors import KgfastError
 from kgfast.ops import autograd
+from kgfast.registry import Side
 
 
 def score_triples(

@@ -27,7 +27,6 @@ from kgfast.run.settings import Section
 
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
-    from kgfast.joint.config import JointConfig
     from kgfast.joint.text.store import TextStore
 
 
@@ -115,7 +114,7 @@ class Task(nn.Module, ABC):
         return len(getattr(self.graph, split)) > 0
 
     @classmethod
-    def lacks(cls, graph: KnowledgeGraph, config: JointConfig) -> str | None:
+    def lacks(cls, graph: KnowledgeGraph, config: Any) -> str | None:
         """What the task needs and the data has none of, in words; None: it can be trained."""
         return None
 

@@ -16,8 +16,8 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.autograd import Function
 
 from kgfast import ops
-from kgfast.core.registry import Side
 from kgfast.core.sums import total
+from kgfast.registry import Side
 
 TWICE = b"a fused loss of kgfast has no gradient of its gradient (create_graph=True): use impl='reference' for that"
 

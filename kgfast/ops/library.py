@@ -1,6 +1,6 @@
 """torch.library registration: schemas, implementations, shapes for torch.compile. No other file says torch.library.
 
-Codes (score, side, similarity, objective) are those of `core/registry.py`; an absent tensor is an empty one. Gradients
+Codes (score, side, similarity, objective) are those of `registry.py`; an absent tensor is an empty one. Gradients
 are not registered here: the autograd.Functions of autograd.py call these ops. The same schemas stand in a namespace
 for each backend: `kgfast` (CPU tensors; tensors on a GPU go to its default backend), `kgfast_triton`, `kgfast_cuda`.
 """

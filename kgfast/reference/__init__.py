@@ -4,12 +4,11 @@ It is what `impl="reference"` runs and what tests hold the compiled backends to.
 ids are checked, shapes and dtypes are not.
 """
 
-from kgfast.core.registry import SCORES, Score, find_score
+from kgfast.core.codes import SCORES, Score, find_score
 
 from .losses import linear_cross_entropy, negative_sampling_loss, one_vs_all_loss
 from .multitask import multitask_loss
 from .ranking import rank, topk
-from .row_optimizers import ROW_OPTIMIZERS
 from .sampling import alias_table, philox, sample_negatives
 from .scores import (
     COLUMN,
@@ -23,7 +22,6 @@ from .scores import (
 
 __all__ = [
     "COLUMN",
-    "ROW_OPTIMIZERS",
     "SCORES",
     "SIMILARITIES",
     "Score",

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid, relu
+from torch.nn.functional import cross_entropy
 
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
 
+from .objectives import ALL_OBJECTIVES, NEGATIVE_OBJECTIVES
 from .sampling import known_mask, sample_negatives
 from .scores import COLUMN, score_candidates, score_triples
 
@@ -25,35 +26,6 @@ def weighted_mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
         return values.sum() / max(len(values), 1)
     total = weights.sum()
     return (values * weights).sum() / torch.where(total == 0, 1.0, total)
-
-
-# Objectives of one positive against its negatives: positive [B], negative [B, N], keep bool [B, N] (False:
-# masked), share [B, N] = w_n (0 where masked), margin -> loss [B].
-
-
-def logistic(positive: Tensor, negative: Tensor, keep: Tensor, share: Tensor, margin: float) -> Tensor:
-    """(-log sigma(margin + s+) - sum_n w_n log sigma(-margin - s_n)) / 2."""
-    return -(logsigmoid(margin + positive) + (share * logsigmoid(-margin - negative)).sum(1)) / 2
-
-
-def softmax(positive: Tensor, negative: Tensor, keep: Tensor, share: Tensor, margin: float) -> Tensor:
-    """log(e^{s+} + sum_n e^{s_n}) - s+; neither margin nor w_n have a part in it."""
-    rivals = negative.masked_fill(~keep, -torch.inf)
-    return torch.cat([positive.unsqueeze(1), rivals], dim=1).logsumexp(1) - positive
-
-
-def bce(positive: Tensor, negative: Tensor, keep: Tensor, share: Tensor, margin: float) -> Tensor:
-    """(-log sigma(s+) - sum_n log sigma(-s_n)) / (1 + number of n), over the n that are not masked."""
-    rivals = torch.where(keep, -logsigmoid(-negative), 0.0)  # softplus drops terms below e^-20
-    return (rivals.sum(1) - logsigmoid(positive)) / (1 + keep.sum(1))
-
-
-def margin_ranking(positive: Tensor, negative: Tensor, keep: Tensor, share: Tensor, margin: float) -> Tensor:
-    """sum_n w_n max(0, margin - s+ + s_n)."""
-    return (share * relu(margin - positive.unsqueeze(1) + negative)).sum(1)
-
-
-NEGATIVE_OBJECTIVES = {"logistic": logistic, "softmax": softmax, "bce": bce, "margin": margin_ranking}
 
 
 def negative_shares(negative: Tensor, keep: Tensor, temperature: float) -> Tensor:
@@ -91,31 +63,18 @@ def negative_sampling_loss(
         sampler = negatives
         known = sampler.known if known is None else known
         negatives = sample_negatives(
-            triples,
-            sampler.num_negatives,
-            len(entities),
-            side=side,
-            seed=sampler.seed,
-            step=sampler.step,
-            weights=sampler.weights,
-            known=sampler.known,
-            shared=sampler.shared,
-        )
+            triples, sampler.num_negatives, len(entities), side=side, seed=sampler.seed, step=sampler.step,
+            weights=sampler.weights, known=sampler.known, shared=sampler.shared,
+        )  # fmt: skip
     if side == "both":
-        options: dict[str, Any] = dict(
-            score=score,
-            objective=objective,
-            margin=margin,
-            weights=weights,
-            known=known,
-            adversarial_temperature=adversarial_temperature,
-        )
-        tables = (entities, relations, triples)
-        losses = [
-            negative_sampling_loss(*tables, ids, side=one, **options)
+        tail, head = (
+            negative_sampling_loss(
+                entities, relations, triples, ids, side=one, score=score, objective=objective, margin=margin,
+                weights=weights, known=known, adversarial_temperature=adversarial_temperature,
+            )
             for one, ids in zip(("tail", "head"), negatives, strict=True)
-        ]
-        return (losses[0] + losses[1]) / 2
+        )  # fmt: skip
+        return (tail + head) / 2
     checks.id_range("negatives", negatives, len(entities), lowest=-1)
     lists = torch.arange(len(triples), device=triples.device) * len(negatives) // max(len(triples), 1)
     ids = negatives[lists]  # [B, N]
@@ -128,26 +87,6 @@ def negative_sampling_loss(
     negative = score_candidates(entities, relations, triples, ids, score=score, side=side)
     share = negative_shares(negative, keep, adversarial_temperature)
     return weighted_mean(NEGATIVE_OBJECTIVES[objective](positive, negative, keep, share, margin), weights)
-
-
-# Objectives of all rows: logits [B, C], answers [B, C] (rows sum to 1 for softmax, 0/1 labels for bce) ->
-# loss [B].
-
-
-def softmax_over_all(logits: Tensor, answers: Tensor, label_smoothing: float) -> Tensor:
-    """-sum_c y_c log softmax(s)_c, y = (1 - e) * (1 / number of answers at each answer) + e / C."""
-    shares = answers / answers.sum(1, keepdim=True).clamp(min=1)
-    labels = (1 - label_smoothing) * shares + label_smoothing / logits.shape[1]
-    return -(labels * logits.log_softmax(1)).sum(1)
-
-
-def bce_over_all(logits: Tensor, answers: Tensor, label_smoothing: float) -> Tensor:
-    """mean_c of -y_c log sigma(s_c) - (1 - y_c) log sigma(-s_c), y = (1 - e) * (1 at each answer) + e / C."""
-    labels = (1 - label_smoothing) * answers + label_smoothing / logits.shape[1]
-    return -(labels * logsigmoid(logits) + (1 - labels) * logsigmoid(-logits)).mean(1)
-
-
-ALL_OBJECTIVES = {"softmax": softmax_over_all, "bce": bce_over_all}
 
 
 def one_vs_all_loss(

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kgfast.core import checks
 
-from .losses import ALL_OBJECTIVES, weighted_mean
+from .losses import weighted_mean
+from .objectives import ALL_OBJECTIVES
 from .scores import SIMILARITIES
 
 

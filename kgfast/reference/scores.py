@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kgfast.core import checks
-from kgfast.core.registry import Query, Score, Similarity, add_score, find_score
+from kgfast.core.codes import Query, Score, Similarity, add_score, find_score
 from kgfast.errors import KgfastError
 
 COLUMN = {"head": 0, "relation": 1, "tail": 2}  # where the answer of a side stands in a triple
@@ -263,7 +263,7 @@ def register_score(
     entities and rows [B, relation_width(D)] of the relations to queries [B, D], by differentiable PyTorch operations
     that keep the dtype and treat every row alone. relation_query(h, t), if there is one, makes queries
     [B, relation_width(D)] of the relation. even_dim: D must be even. complex_rows: rows are complex numbers, real parts
-    first. phases: relation rows are angles in radians. The other fields: `kgfast.core.registry.Score`.
+    first. phases: relation rows are angles in radians. The other fields: `kgfast.core.codes.Score`.
 
     Both queries must give the same number for the same triple: that is tried on random rows. Raises KgfastError where
     they don't, or where shapes or gradients are wrong. A process that loads a model needs the score registered too.

@@ -13,12 +13,7 @@ from kgfast import optim
 Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 
 # Their kernels update touched rows in the pass that makes the gradient.
-ROW_OPTIMIZERS: dict[str, Callable[..., optim.RowOptimizer]] = {
-    "row_adagrad": optim.RowAdagrad,
-    "adagrad": partial(optim.RowAdagrad, full=True),
-    "adam": optim.RowAdam,
-    "sgd": optim.RowSGD,
-}
+ROW_OPTIMIZERS = optim.BY_RULE
 TABLE_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     **ROW_OPTIMIZERS,
     "adamw": partial(torch.optim.AdamW, weight_decay=0.0, fused=True),

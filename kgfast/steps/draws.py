@@ -11,10 +11,10 @@ from torch import Tensor
 from kgfast.backends.base import Backend
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
-from kgfast.core.registry import Side
 from kgfast.errors import KgfastError
 from kgfast.nn import KGEModel
 from kgfast.reference import alias_table
+from kgfast.registry import Side
 from kgfast.steps.step import KnownAnswers, SideBatch
 
 SHARINGS = ("none", "chunk", "batch")

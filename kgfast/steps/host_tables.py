@@ -7,7 +7,6 @@ over the whole table would. No row is fetched twice in a step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,8 +62,7 @@ class HostTablesStep:
         for name in ("entities", "relations"):
             pairs.append((getattr(self.model, name), getattr(rows, name)))
             groups.append({**self.optimizer.group_of(pairs[-1][0]), "params": [pairs[-1][1]]})
-        kind: Callable[..., RowOptimizer] = type(self.optimizer)
-        self.rows_optimizer = kind(groups)
+        self.rows_optimizer = self.optimizer.same_for(groups)
         self.rows_optimizer.ensure_state()
         self.rows_step = NegativeSamplingStep(rows, self.rows_optimizer, impl=self.impl, **self.options)
         self.mirrors = [self.mirrored(*pair) for pair in pairs]

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
-from kgfast.core.registry import Objective
 from kgfast.core.sums import total
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
+from kgfast.registry import Objective
 from kgfast.steps.draws import Draws
 from kgfast.steps.step import Columns, SideBatch, Step
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
-from kgfast.core.registry import Objective, Similarity, Update
 from kgfast.core.sums import total
 from kgfast.errors import KgfastError
 from kgfast.functional.candidates import candidate_objective
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
+from kgfast.registry import Objective, Similarity, Update
 from kgfast.steps.step import Columns, KnownAnswers, SideBatch, Step
 
 ExtraRows: TypeAlias = list[tuple[Tensor, Tensor]]  # ids, gradients

@@ -18,11 +18,11 @@ from kgfast import backends
 from kgfast.backends.base import RowUpdate
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
-from kgfast.core.registry import Regularizer, Side, find_score
 from kgfast.core.sums import sum_dtype, total
 from kgfast.errors import KgfastError
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
+from kgfast.registry import Regularizer, Side, find_score
 
 SIDES = ("alternate", "both", *Side.words())
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from kgfast.core.registry import CANDIDATE_OBJECTIVES, Objective, Regularizer
 from kgfast.errors import ConfigError
 from kgfast.reference import SCORES
+from kgfast.registry import ALL_OBJECTIVES, Objective, Regularizer
 from kgfast.run.optimizers import ROW_OPTIMIZERS
 from kgfast.run.recipes import graph_recipe
 from kgfast.run.settings import OneOf, RunSettings
@@ -86,7 +86,7 @@ class TrainConfig(RunSettings):
 
     def check_combination(self) -> None:
         super().check_combination()
-        over_all = [objective.word for objective in CANDIDATE_OBJECTIVES]
+        over_all = list(ALL_OBJECTIVES)
         if self.candidates == "all" and self.objective not in over_all:
             allowed = " or ".join(map(repr, over_all))
             raise ConfigError(f"objective={self.objective!r}: must be {allowed} with candidates=all")

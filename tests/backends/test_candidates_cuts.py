@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kgfast import backends
-from kgfast.core.registry import Objective, Similarity
+from kgfast.registry import Objective, Similarity
 
 cpu = backends.get("cpu")
 # (rows, candidates, dim): which way of cutting

@@ -10,8 +10,8 @@ import torch
 import kgfast
 from kgfast import backends, reference, testing
 from kgfast.backends.cpu import _C
-from kgfast.core.registry import Objective, Regularizer, Similarity, Update
 from kgfast.errors import KgfastError
+from kgfast.registry import Objective, Regularizer, Similarity, Update
 
 SCORES = list(reference.SCORES)
 SIMILARITIES = tuple(Similarity)

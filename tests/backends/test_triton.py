@@ -8,7 +8,7 @@ import torch
 
 import kgfast
 from kgfast import backends, reference, testing
-from kgfast.core.registry import Regularizer, Update
+from kgfast.registry import Regularizer, Update
 
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)

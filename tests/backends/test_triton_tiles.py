@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import kgfast
 from kgfast import backends, reference, testing
-from kgfast.reference.losses import ALL_OBJECTIVES
+from kgfast.reference.objectives import ALL_OBJECTIVES
 
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)

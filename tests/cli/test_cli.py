@@ -276,8 +276,8 @@ def test_names_with_brackets_are_printed_as_they_are(kgfast, tmp_path):
 
 
 def test_help_of_train_names_what_there_is(kgfast, monkeypatch):
-    from kgfast.core.registry import Objective
     from kgfast.reference import SCORES
+    from kgfast.registry import Objective
     from kgfast.run.optimizers import ROW_OPTIMIZERS
     from kgfast.run.recipes import GRAPH, JOINT
 

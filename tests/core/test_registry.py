@@ -1,7 +1,6 @@
 """The two lists of scores, and of every enumeration, must say the same: Python's and the compiled one."""
 
-from kgfast import _C, reference
-from kgfast.core import registry
+from kgfast import _C, reference, registry
 
 SIMILARITIES = tuple(reference.SIMILARITIES)  # the order of the compiled codes
 
@@ -37,7 +36,7 @@ def differences_of_codes(ours, compiled):
     found = []
     for enumeration, file in LISTS.items():
         here, there = ours.get(enumeration, {}), compiled.get(enumeration, {})
-        where = f"{enumeration} in kgfast/core/registry.py"
+        where = f"{enumeration} in kgfast/registry.py"
         for word in sorted({*here, *there}):
             if word not in there:
                 found.append(f"{word!r} is in {where}, but not in {file} (or not built yet).")
@@ -57,7 +56,7 @@ def test_both_sides_hold_the_same_codes():
 def test_a_difference_of_codes_is_told_in_a_sentence():
     ours = {"Side": {"tail": 0, "head": 1}, "Update": {"sgd": 0, "adam": 1}}
     sentences = differences_of_codes(ours, {"Side": {"tail": 0}, "Update": {"sgd": 1, "adam": 1, "new": 2}})
-    assert sentences[0].startswith("'head' is in Side in kgfast/core/registry.py, but not in KGFAST_SIDES in csrc")
+    assert sentences[0].startswith("'head' is in Side in kgfast/registry.py, but not in KGFAST_SIDES in csrc")
     assert sentences[1].startswith("'new' is in KGFAST_UPDATES in csrc/include/kgfast/updates.h, but not in Update in")
     assert sentences[2].startswith("'sgd' has code 0 in Update in") and "but 1 in KGFAST_UPDATES" in sentences[2]
     assert len(sentences) == 3

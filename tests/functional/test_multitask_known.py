@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from kgfast import backends, reference
-from kgfast.core.registry import Objective
 from kgfast.functional.multitask import Term
-from kgfast.reference.losses import ALL_OBJECTIVES
 from kgfast.reference.multitask import csr_mask
+from kgfast.reference.objectives import ALL_OBJECTIVES
+from kgfast.registry import Objective
 
 cpu = backends.get("cpu")
 SIMILARITIES = tuple(reference.SIMILARITIES)

@@ -45,7 +45,7 @@ def load(path):
 
 
 native, cpu, steps, nn, optim, reference, testing = load(sys.argv[1])
-from kgfast.core.registry import Regularizer, Update  # noqa: E402  after the extension
+from kgfast.registry import Regularizer, Update  # noqa: E402  after the extension
 
 
 def random(*shape, dtype=torch.float32):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kgfast import reference, testing
+from kgfast.registry import RULES
 
 SCORES = reference.SCORES
 
@@ -289,7 +290,7 @@ def test_alias_table_has_the_right_probabilities(size, shape):
 def test_row_optimizers_are_their_formulas():
     generator = torch.Generator().manual_seed(0)
     rows, grads = torch.randn(2, 3, 4, dtype=torch.float64, generator=generator)
-    moved, state = reference.ROW_OPTIMIZERS["row_adagrad"](rows, grads, torch.ones(3).double(), lr=0.1)
+    moved, state = RULES["row_adagrad"].formula(rows, grads, torch.ones(3).double(), lr=0.1)
     for i in range(3):
         total = 1 + sum(g * g for g in grads[i].tolist()) / 4
         assert state[i].item() == pytest.approx(total)

@@ -17,7 +17,7 @@
 #define KGFAST_LEVEL generic
 #endif
 
-// Codes are made of lists X(word, Type, ..) in the order of their numbers: kgfast/core/registry.py knows the words, an
+// Codes are made of lists X(word, Type, ..) in the order of their numbers: kgfast/registry.py knows the words, an
 // enumeration has a kType for each. A list stands with the structs that it lists: similarities and scores in scores.h,
 // objectives in objectives.h, updates in updates.h, regularizers in regularizers.h; sides are alone.
 #define KGFAST_ENUMERATOR(word, Type, ...) k##Type,

@@ -1,9 +1,4 @@
-"""Every name that people choose from, and the code that kernels know it by.
-
-This is the one list. C++ (csrc/include/kgfast/*.h) spells the same enumerations, and a test compares them; Triton
-reads its constants from here; settings, help and error messages read the words. Scores are registered in
-reference/scores.py, where their formulae stand, or by `kgfast.register_score` from anywhere.
-"""
+"""Words and their codes, and the list of scores; registry.py has all of them together."""
 
 from __future__ import annotations
 
@@ -75,26 +70,6 @@ class Similarity(Code):
     MODULUS = 3
 
 
-class Objective(Code):
-    """What is made of the scores of a query."""
-
-    LOGISTIC = 0
-    SOFTMAX = 1
-    BCE = 2
-    MARGIN = 3
-
-
-class Update(Code):
-    """What happens to a row under its gradient: added up (dense, or one row a distinct id), or an optimizer's rule."""
-
-    DENSE = 0
-    SPARSE = 1
-    SGD = 2
-    ADAGRAD = 3
-    ROW_ADAGRAD = 4
-    ADAM = 5
-
-
 class Regularizer(Code):
     """The penalty on the rows of a batch."""
 
@@ -102,9 +77,6 @@ class Regularizer(Code):
     N3 = 1
     L2 = 2
 
-
-CANDIDATE_OBJECTIVES = (Objective.SOFTMAX, Objective.BCE)  # those that a loss over all candidates has
-ENUMERATIONS = (Side, Similarity, Objective, Update, Regularizer)
 
 Query = Callable[["Tensor", "Tensor"], "Tensor"]
 
