@@ -1,7 +1,12 @@
 """Which kernels are compiled with which types and constants: what the launchers ask for, seen on meta tensors.
 
-`record` runs a launcher on tensors without memory and, in place of launching, notes kernel, argument types, constants
-and options. So a signature can't differ from what a device will be asked to run, and no GPU is needed.
+`record` runs a launcher (tile_cases.py, row_cases.py) on tensors without memory and, in place of launching, notes for
+each kernel what Triton would compile it for: the types of its arguments, its constants, which arguments are multiples
+of 16 (so that memory is read 16 bytes at a time), warps and stages. So nothing is written down twice, a signature can't
+differ from what a device will be asked to run, and no GPU is needed. `Signature.compile` hands it to Triton's compiler
+for an architecture; lane.py makes a table of the registers that come out. A signature's key in that table is the
+kernel's name and a digest of the rest, in which formulae (kernels/triton/formulae.py) go by their names: it changes
+when a launcher asks for something else, and not when a formula is edited.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import torch
 import triton
 
 from kgfast.kernels.triton import configurations
+from kgfast.kernels.triton.formulae import Formulae
 
 TYPE_NAMES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16",
               torch.int64: "i64", torch.int32: "i32", torch.uint32: "u32", torch.bool: "i1",
@@ -36,7 +42,8 @@ class Signature:
     @property
     def key(self) -> str:
         """The kernel's name and a short digest of everything else."""
-        words = repr((self.types, sorted((n, str(v)) for n, v in self.constants), self.multiples, self.options))
+        constants = sorted((name, word(value)) for name, value in self.constants)
+        words = repr((self.types, constants, self.multiples, self.options))
         return f"{self.name}-{hashlib.sha256(words.encode()).hexdigest()[:10]}"
 
     def compile(self, architecture: int):
@@ -50,6 +57,10 @@ class Signature:
         types = {**dict(self.types), **{name: "constexpr" for name, _ in self.constants}}
         source = ASTSource(self.kernel, {name: types[name] for name in names}, constants, attributes)
         return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=dict(self.options))
+
+
+def word(constant) -> str:
+    return type(constant).__name__ if isinstance(constant, Formulae) else str(constant)
 
 
 def describe(kernel, arguments: dict, options: dict) -> Signature:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import torch
 
+from kgfast.core.registry import Objective, Similarity
 from kgfast.kernels.triton import all_scores, candidates, multitask, ranking
 from kgfast.kernels.triton.configurations import sum_dtype
 
-DOT, L1, L2, MODULUS = range(4)
-SOFTMAX, BCE = 1, 2
+DOT, L1, L2, MODULUS = Similarity
+SOFTMAX, BCE = Objective.SOFTMAX, Objective.BCE
 FLOAT, DOUBLE, BFLOAT, HALF = torch.float32, torch.float64, torch.bfloat16, torch.float16
 LANGUAGE = (8192, 128256, 4096)  # tokens, words, hidden size
 GRAPH = (1024, 14541, 2000)  # FB15k-237, ComplEx of rank 1000
