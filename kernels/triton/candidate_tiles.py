@@ -102,7 +102,7 @@ def competing_columns(
 ):  # fmt: skip
     """Which of a tile's columns compete for each row [BLOCK_B, BLOCK_C]."""
     competes = tl.zeros((BLOCK_B, BLOCK_C), tl.int32) + (columns < width).to(tl.int32)[None, :]
-    there = (row >= 0) & (known_starts_ptr.to(tl.int64) != 0)  # in a group some tasks have none
+    there = tl.where(known_starts_ptr.to(tl.int64) != 0, row, -1) >= 0  # in a group some tasks have none
     known_start = tl.load(known_starts_ptr + row, mask=there, other=0)
     known_stop = tl.load(known_ends_ptr + row, mask=there, other=0)
     cursor = first_at_least(known_ids_ptr, known_start, known_stop, first)
@@ -114,7 +114,7 @@ def competing_columns(
 
 @triton.jit
 def scale_of_known(known_scale_ptr, row):
-    there = (row >= 0) & (known_scale_ptr.to(tl.int64) != 0)
+    there = tl.where(known_scale_ptr.to(tl.int64) != 0, row, -1) >= 0
     return tl.load(known_scale_ptr + row, mask=there, other=1.0)
 
 
