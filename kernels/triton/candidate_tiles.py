@@ -14,7 +14,7 @@ from kgfast.core.registry import Objective
 
 from .sampling import contains
 from .scores import coefficient
-from .tiles import first_at_least, replace_at_ids, score_tile, subtract_at_ids, sum_at_ids
+from .tiles import BEYOND, first_at_least, next_column, score_tile, subtract_at_ids, sum_at_ids
 
 SOFTMAX = tl.constexpr(int(Objective.SOFTMAX))
 
@@ -31,15 +31,15 @@ def label_of_answers(answer_label, start, stop, OBJECTIVE, ACC: tl.constexpr):
 
 
 @triton.jit
-def store_partial_sums(scores, competes, max_ptrs, sum_ptrs, kept, OBJECTIVE):
-    """softmax: max_c s_c and sum_c e^(s_c - max). bce: sum_c softplus(s_c)."""
+def store_partial_sums(scores, inside, max_ptrs, sum_ptrs, kept, OBJECTIVE):
+    """softmax: max_c s_c and sum_c e^(s_c - max). bce: sum_c softplus(s_c). -inf adds nothing to either sum."""
     if OBJECTIVE == SOFTMAX:
-        scores = tl.where(competes, scores, float("-inf"))
+        scores = tl.where(inside, scores, float("-inf"))
         top = tl.max(scores, 1)
         tl.store(max_ptrs, top, mask=kept)
         scores = tl.exp(scores - tl.where(top == float("-inf"), 0.0, top)[:, None])  # no row of -inf alone is NaN
     else:
-        scores = tl.where(competes, tl.maximum(scores, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(scores))), 0.0)
+        scores = tl.where(inside, tl.maximum(scores, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(scores))), 0.0)
     tl.store(sum_ptrs, tl.sum(scores, 1), mask=kept)
 
 
@@ -93,23 +93,26 @@ def known_scales(
 
 
 @triton.jit
-def competing_columns(
+def replace_at_known(
+    tile, value,  # [BLOCK_B, BLOCK_C]
     columns, first, width,  # [BLOCK_C], the tile's first id, how many ids it has
     row,  # [BLOCK_B]
-    known_starts_ptr, known_ends_ptr, known_ids_ptr,
-    start, stop, answer_ids_ptr,  # of the rows' answers
-    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
+    known_starts_ptr, known_ends_ptr, known_ids_ptr,  # [B], [B], [..]
+    start, stop, answer_ids_ptr,  # [BLOCK_B] each, [..]
 ):  # fmt: skip
-    """Which of a tile's columns compete for each row [BLOCK_B, BLOCK_C]."""
-    competes = tl.zeros((BLOCK_B, BLOCK_C), tl.int32) + (columns < width).to(tl.int32)[None, :]
+    """The tile with `value` at each row's known candidates that are no answers."""
     there = tl.where(known_starts_ptr.to(tl.int64) != 0, row, -1) >= 0  # in a group some tasks have none
     known_start = tl.load(known_starts_ptr + row, mask=there, other=0)
     known_stop = tl.load(known_ends_ptr + row, mask=there, other=0)
     cursor = first_at_least(known_ids_ptr, known_start, known_stop, first)
-    competes, cursor = replace_at_ids(competes, 0, columns, first, width, known_ids_ptr, cursor, known_stop)
-    cursor = first_at_least(answer_ids_ptr, start, stop, first)
-    competes, cursor = replace_at_ids(competes, 1, columns, first, width, answer_ids_ptr, cursor, stop)
-    return competes != 0
+    at = next_column(known_ids_ptr, cursor, known_stop, first)
+    while tl.min(at, 0) < width:
+        is_answer = contains(answer_ids_ptr, start, stop, at.to(tl.int64) + first)
+        place = tl.where(is_answer, BEYOND, at)
+        tile = tl.where(columns[None, :] == place[:, None], value, tile)
+        cursor += (at < width).to(tl.int64)
+        at = next_column(known_ids_ptr, cursor, known_stop, first)
+    return tile
 
 
 @triton.jit
@@ -186,19 +189,25 @@ def log_sum_exp_tile(
     cursor = first_at_least(answer_ids_ptr, start, stop, first)
     labelled, cursor = sum_at_ids(scores, columns, first, width, answer_ids_ptr, cursor, stop, ACC)
     labelled *= label
-    competes = (columns < width)[None, :]
-    if HAS_KNOWN:
-        competes = competing_columns(
-            columns=columns, first=first, width=width, row=row, known_starts_ptr=known_starts_ptr,
-            known_ends_ptr=known_ends_ptr, known_ids_ptr=known_ids_ptr, start=start, stop=stop,
-            answer_ids_ptr=answer_ids_ptr, BLOCK_B=BLOCK_B, BLOCK_C=BLOCK_C,
-        )  # fmt: skip
-        smooth_label *= scale_of_known(known_scale_ptr, row)
+    inside = (columns < width)[None, :]
     if SMOOTH:
-        labelled += smooth_label * tl.sum(tl.where(competes, scores, 0.0), 1)
+        if HAS_KNOWN:
+            scores = replace_at_known(
+                tile=scores, value=0.0, columns=columns, first=first, width=width, row=row,
+                known_starts_ptr=known_starts_ptr, known_ends_ptr=known_ends_ptr, known_ids_ptr=known_ids_ptr,
+                start=start, stop=stop, answer_ids_ptr=answer_ids_ptr,
+            )  # fmt: skip
+            smooth_label *= scale_of_known(known_scale_ptr, row)
+        labelled += smooth_label * tl.sum(tl.where(inside, scores, 0.0), 1)
+    if HAS_KNOWN:
+        scores = replace_at_known(
+            tile=scores, value=float("-inf"), columns=columns, first=first, width=width, row=row,
+            known_starts_ptr=known_starts_ptr, known_ends_ptr=known_ends_ptr, known_ids_ptr=known_ids_ptr,
+            start=start, stop=stop, answer_ids_ptr=answer_ids_ptr,
+        )  # fmt: skip
     kept = place < num_active
     tl.store(label_ptr + place, labelled, mask=kept)
-    store_partial_sums(scores, competes, max_ptr + place, sum_ptr + place, kept, OBJECTIVE)
+    store_partial_sums(scores, inside, max_ptr + place, sum_ptr + place, kept, OBJECTIVE)
 
 
 @triton.jit
@@ -280,13 +289,7 @@ def score_gradient_tile(
         SIMILARITY=SIMILARITY, ACC=ACC, INPUT_PRECISION=INPUT_PRECISION, BLOCK_B=BLOCK_B, BLOCK_C=BLOCK_C,
         BLOCK_D=BLOCK_D,
     )  # fmt: skip
-    competes = (columns < width)[None, :]
     if HAS_KNOWN:
-        competes = competing_columns(
-            columns=columns, first=first, width=width, row=row, known_starts_ptr=known_starts_ptr,
-            known_ends_ptr=known_ends_ptr, known_ids_ptr=known_ids_ptr, start=start, stop=stop,
-            answer_ids_ptr=answer_ids_ptr, BLOCK_B=BLOCK_B, BLOCK_C=BLOCK_C,
-        )  # fmt: skip
         scale = scale_of_known(known_scale_ptr, row)
         smooth_label = (smooth_label * scale)[:, None]
     read_row = tl.minimum(place, num_active - 1)
@@ -298,7 +301,13 @@ def score_gradient_tile(
         if OBJECTIVE != SOFTMAX:
             weight *= scale  # the mean is over those that compete
     value = coefficient(value * weight[:, None], scores, SIMILARITY)
-    value = tl.where(competes, value, 0.0)  # zeros in the padding
+    value = tl.where((columns < width)[None, :], value, 0.0)  # zeros in the padding
+    if HAS_KNOWN:
+        value = replace_at_known(
+            tile=value, value=0.0, columns=columns, first=first, width=width, row=row,
+            known_starts_ptr=known_starts_ptr, known_ends_ptr=known_ends_ptr, known_ids_ptr=known_ids_ptr,
+            start=start, stop=stop, answer_ids_ptr=answer_ids_ptr,
+        )  # fmt: skip
     grad_ptrs = grad_scores_ptr + offset + place[:, None] * grad_stride_row + columns[None, :]
     inside = (place < num_active)[:, None] & (columns < grad_stride_row - offset)[None, :]
     tl.store(grad_ptrs, value.to(grad_scores_ptr.dtype.element_ty), mask=inside)

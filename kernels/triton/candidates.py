@@ -166,11 +166,11 @@ class CandidateLoss:
         (self.batch, self.dim), self.count, self.dtype = query.shape, len(table), query.dtype
         self.acc = sum_dtype(self.dtype)
         self.kind = arithmetic(self.dtype, similarity)
-        self.max_weight = allocate("largest_weight", (1,), self.acc)
-        self.log_sum_exp = allocate("log_total", (2, self.batch), self.acc)
+        self.max_weight = allocate("max_weight", (1,), self.acc)
+        self.log_sum_exp = allocate("log_sum_exp", (2, self.batch), self.acc)
         self.active = dict(
-            active_rows_ptr=allocate("rows", (self.batch,), torch.int32).zero_(),
-            num_active_ptr=allocate("counted", (1,), torch.int32),
+            active_rows_ptr=allocate("active_rows", (self.batch,), torch.int32).zero_(),
+            num_active_ptr=allocate("num_active", (1,), torch.int32),
         )
         list_active(weights, starts, ends, objective, self.max_weight, **self.active)
         gather_active(query, *self.active.values(), active_query)
@@ -278,7 +278,7 @@ class CandidateLoss:
         self.scale = dict(max_weight_ptr=self.max_weight, factor_bits=bits(factor))
         sums = grad_query
         if self.acc != self.dtype and not only:
-            sums = self.allocate("d_query_sums", (batch, self.dim), self.acc).zero_()
+            sums = self.allocate("grad_query_sums", (batch, self.dim), self.acc).zero_()
         queries = gradient_operand("y", self.active_query, self.similarity)
         for begin, end in self.backward_panels:
             panel, columns, out = self.table[begin:end], end - begin, grad_table[begin:end]
@@ -337,7 +337,7 @@ def candidate_loss(query, table, bias, starts, ends, answers, weights, similarit
     spare = (
         gradient and is_product(similarity) and sum_dtype(dtype) != dtype
     )  # the query gradient is written last there
-    active_query = grad_query if spare else allocate("listed", (batch, dim), dtype)
+    active_query = grad_query if spare else allocate("active_query", (batch, dim), dtype)
     loss = CandidateLoss(query, table, bias, starts, ends, answers, weights, similarity, objective, smoothing, known,
                          allocate, active_query)  # fmt: skip
     loss.plan(gradient)

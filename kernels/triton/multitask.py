@@ -56,9 +56,9 @@ class Buffers:
         self.partial_sums = view_of(self.workspace, (3 * num_sums, batch), acc).split(num_sums)
         self.grad_scores = view_of(self.workspace, (batch, self.backward_width), dtype)
         self.active_query = torch.empty_like(task.query)  # the queries that count, then zeros
-        self.active_rows = allocate("rows", (batch,), torch.int32).zero_()
-        self.num_active = allocate("counted", (1,), torch.int32)
-        self.losses, self.log_sum_exp = allocate("losses", (batch,), acc), allocate("log_total", (2, batch), acc)
+        self.active_rows = allocate("active_rows", (batch,), torch.int32).zero_()
+        self.num_active = allocate("num_active", (1,), torch.int32)
+        self.losses, self.log_sum_exp = allocate("losses", (batch,), acc), allocate("log_sum_exp", (2, batch), acc)
         self.known = known_operands(task.known, task.starts, task.ends, task.answers, count, allocate, acc)
         self.factor = mean_factor(task.objective, count)
 

@@ -351,7 +351,7 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
         score_lists(query, lists, similarity, scores)
     grad_scores = scores
     if gradient and is_product(similarity) and acc != dtype:  # tensor cores take both factors in one dtype
-        grad_scores = allocate("coefficients_of_lists", (batch, count), dtype)
+        grad_scores = allocate("grad_scores_of_lists", (batch, count), dtype)
     formulae, kind = ObjectiveFormulae.find(objective), arithmetic(dtype, similarity)
     list_loss[(batch,)](
         query_ptr=query,
