@@ -30,7 +30,6 @@ class UpdateRule(Formulae, file="updates.py"):
     IS_OPTIMIZER = True  # else gradients are added up
     COMPACT_OUTPUT = False  # the output has one row for each distinct id
     ONE_STEP_PER_ROW = False
-    STATES = ()  # "number" (one each) or "row" (one for a row), in order
 
 
 class Dense(UpdateRule, of=Update.DENSE):
@@ -61,8 +60,6 @@ class SGD(UpdateRule, of=Update.SGD):
 class Adagrad(UpdateRule, of=Update.ADAGRAD):
     """v += g^2, x -= lr g / (sqrt(v) + eps)."""
 
-    STATES = ("number",)
-
     @triton.jit
     def update(x, g, step_size, state1_ptrs, state2_ptrs, constants_ptr, lr, eps, inside, ACC: tl.constexpr):
         sum = tl.load(state1_ptrs, mask=inside, other=1.0).to(ACC) + g * g
@@ -74,7 +71,6 @@ class RowAdagrad(UpdateRule, of=Update.ROW_ADAGRAD):
     """v += mean of g^2 over the row, x -= lr g / (sqrt(v) + eps)."""
 
     ONE_STEP_PER_ROW = True
-    STATES = ("row",)
 
     @triton.jit
     def row_step(state1_ptr, constants_ptr, row, squares, dim, ACC: tl.constexpr):
@@ -90,8 +86,6 @@ class RowAdagrad(UpdateRule, of=Update.ROW_ADAGRAD):
 
 class Adam(UpdateRule, of=Update.ADAM):
     """m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, x -= rate m / (sqrt(v) + eps), rate = lr with its corrections."""
-
-    STATES = ("number", "number")
 
     @triton.jit
     def update(x, g, step_size, state1_ptrs, state2_ptrs, constants_ptr, lr, eps, inside, ACC: tl.constexpr):
