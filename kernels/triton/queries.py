@@ -179,7 +179,7 @@ def make_queries(entities, relations, triples, operator: str, side: int, out) ->
         return
     if operator == RESCAL:
         anchors = triples[:, Side(side).anchor]
-        multiply(entities, relations, triples, out, transposed=side == Side.TAIL, ids=anchors)
+        multiply_matrices(entities, relations, triples, out, transposed=side == Side.TAIL, ids=anchors)
         return
     blocks, arguments = elementwise_launch(dim, relations.shape[1], operator, side, entities.dtype)
     elementwise_queries[(batch, blocks)](
@@ -193,7 +193,7 @@ def adjoint(grad_query, entities, relations, triples, operator: str, side: int, 
     if grad_query.numel() == 0:
         return
     if operator == RESCAL:
-        multiply(grad_query, relations, triples, grad_anchor, transposed=side == Side.HEAD)
+        multiply_matrices(grad_query, relations, triples, grad_anchor, transposed=side == Side.HEAD)
         rows, columns = 8, min(128, max(16, triton.next_power_of_2(dim)))
         outer_product[(batch, triton.cdiv(dim, rows) * triton.cdiv(dim, columns))](
             grad_query_ptr=grad_query,
@@ -220,7 +220,7 @@ def adjoint(grad_query, entities, relations, triples, operator: str, side: int, 
     )
 
 
-def multiply(vectors, matrices, triples, out, transposed: bool, ids=None) -> None:
+def multiply_matrices(vectors, matrices, triples, out, transposed: bool, ids=None) -> None:
     """out[b] = each triple's matrix times vectors[b], or vectors[ids[b]]."""
     batch, dim = out.shape
     block = min(128 if transposed else 16, max(16, triton.next_power_of_2(dim)))

@@ -2,8 +2,8 @@
 
 A program of one warp (more for wide rows) takes a query, reads a few rows at a time and keeps them in registers for the
 score and for the gradient, whose sum is rescaled when a larger exponent comes. What it leaves are raw scores, which
-`score_gradients` turns into dL/dscore. Bytes: B N D of rows, 8 B N of ids and twice 4 B N of scores; some 4 operations
-a number of a row, so memory bounds it.
+`negative_score_gradients` turns into dL/dscore. Bytes: B N D of rows, 8 B N of ids and twice 4 B N of scores; some 4
+operations a number of a row, so memory bounds it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def own_negatives_loss(
 
 
 @triton.jit(do_not_specialize=["margin_bits", "temperature_bits", "count"])
-def score_gradients(
+def negative_score_gradients(
     scores_ptr,  # [B, 1 + N]
     largest_ptr,  # [2, B]
     shares_ptr,  # [B]
@@ -177,7 +177,9 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
     )
     if gradient and count:
         block = min(1024, triton.next_power_of_2(count))
-        score_gradients[(batch, triton.cdiv(count, block))](**shared, BLOCK_N=block, num_warps=max(1, block // 256))
+        negative_score_gradients[(batch, triton.cdiv(count, block))](
+            **shared, BLOCK_N=block, num_warps=max(1, block // 256)
+        )
 
 
 def check_dim(dim: int) -> str | None:
