@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from kgfast.core.registry import Objective, Regularizer, Side, Similarity, Update
+from kgfast.core.sums import sum_dtype
 from kgfast.kernels.triton import pairs, queries, rows, sampled, sampling, shared, updates
-from kgfast.kernels.triton.configurations import sum_dtype
 
 BATCH, NEGATIVES, COUNT, RELATIONS, DIM = 1024, 256, 14541, 237, 400
 FLOAT, BFLOAT = torch.float32, torch.bfloat16

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 from kgfast.core.registry import Objective, Similarity
+from kgfast.core.sums import sum_dtype
 from kgfast.kernels.triton import all_scores, candidates, multitask, ranking
-from kgfast.kernels.triton.configurations import sum_dtype
 
 DOT, L1, L2, MODULUS = Similarity
 SOFTMAX, BCE = Objective.SOFTMAX, Objective.BCE

@@ -15,10 +15,11 @@ import triton
 import triton.language as tl
 
 from kgfast.core.registry import Objective
+from kgfast.core.sums import sum_dtype
 
 from .active_rows import gather_active, list_active
 from .candidate_tiles import join_losses, known_scales, log_sum_exp_tile, score_gradient_tile
-from .configurations import arithmetic, bits, sum_dtype, tiles
+from .configurations import arithmetic, bits, tiles
 from .gradients import bias_gradient, row_gradients
 from .launching import (
     ceil_div,

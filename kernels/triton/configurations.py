@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,6 +9,9 @@ from functools import lru_cache
 import torch
 import triton
 import triton.language as tl
+
+from kgfast.core.environment import TRITON_INTERPRETED
+from kgfast.core.sums import sum_dtype
 
 from .scores import SimilarityFormulae
 
@@ -54,10 +56,6 @@ TABLE = {
 }
 
 
-def interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
 @lru_cache
 def device_properties(device: torch.device) -> tuple[int, int]:
     """(architecture in TABLE, number of multiprocessors); an unknown newer chip takes the newest known row.
@@ -78,7 +76,7 @@ def precision(dtype: torch.dtype) -> str:
         return "ieee"
     if dtype == torch.float32:
         return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-    return "widened" if interpreted() else "tf32"  # the word has no meaning for 16-bit operands
+    return "widened" if TRITON_INTERPRETED else "tf32"  # the word has no meaning for 16-bit operands
 
 
 def arithmetic(dtype: torch.dtype, similarity: int) -> dict:
@@ -91,10 +89,6 @@ def arithmetic(dtype: torch.dtype, similarity: int) -> dict:
 def bits(value: float) -> int:
     """float64 bits, which `tiles.number` reads."""
     return struct.unpack("<q", struct.pack("<d", value))[0]
-
-
-def sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def tiles(what: str, dtype: torch.dtype, similarity: int, device: torch.device, rows: int) -> Tiles:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from kgfast.core.registry import Similarity
+from kgfast.core.sums import sum_dtype
 
 from . import configurations, grouped
 from .active_rows import COMPACT_BLOCK, gather_active
 from .candidates import known_operands, mean_factor
-from .configurations import TYPES, WORKSPACE_BYTES, arithmetic, bits, sum_dtype, tiles
+from .configurations import TYPES, WORKSPACE_BYTES, arithmetic, bits, tiles
 from .gradients import bias_gradient
 from .launching import ceil_div, fresh, gradient_blocks, score_blocks, view_of, workspace_bytes
 

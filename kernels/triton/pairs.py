@@ -8,7 +8,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .configurations import TYPES, sum_dtype
+from kgfast.core.sums import sum_dtype
+
+from .configurations import TYPES
 from .scores import SimilarityFormulae, coefficient
 from .tiles import load_halves
 

@@ -10,8 +10,9 @@ import triton
 import triton.language as tl
 
 from kgfast.core.registry import Side
+from kgfast.core.sums import sum_dtype
 
-from .configurations import TYPES, sum_dtype
+from .configurations import TYPES
 from .scores import TAIL, Operator
 from .tiles import load_halves, store_halves
 

@@ -6,7 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .configurations import WORKSPACE_BYTES, arithmetic, sum_dtype, tiles
+from kgfast.core.sums import sum_dtype
+
+from .configurations import WORKSPACE_BYTES, arithmetic, tiles
 from .launching import ceil_div, is_product, panels, score_blocks, score_operand
 from .tiles import first_at_least, panel_scores, replace_at_ids, score_tile
 

@@ -13,7 +13,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .configurations import TYPES, sum_dtype
+from kgfast.core.sums import sum_dtype
+
+from .configurations import TYPES
 from .scores import SimilarityFormulae
 from .updates import UpdateRule, block_of, update_numbers
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .configurations import TYPES, bits, sum_dtype
+from kgfast.core.sums import sum_dtype
+
+from .configurations import TYPES, bits
 from .launching import coordinates
 from .objectives import ObjectiveFormulae, first_largest, negative_weights, visit_negatives
 from .sampling import contains, known_range

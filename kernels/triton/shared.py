@@ -15,8 +15,10 @@ import torch
 import triton
 import triton.language as tl
 
+from kgfast.core.sums import sum_dtype
+
 from . import configurations
-from .configurations import arithmetic, bits, sum_dtype, tiles
+from .configurations import arithmetic, bits, tiles
 from .launching import ceil_div, coordinates, gradient_blocks, is_product, score_blocks, strided, transposes
 from .objectives import ObjectiveFormulae, first_largest, negative_weights, visit_negatives
 from .sampled import MASKED

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 
 from kgfast.core.registry import Regularizer, Update
+from kgfast.core.sums import sum_dtype
 
-from .configurations import TYPES, bits, sum_dtype
+from .configurations import TYPES, bits
 from .formulae import Formulae
 from .tiles import number
 

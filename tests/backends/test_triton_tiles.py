@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import kgfast
 from kgfast import backends, reference, testing
+from kgfast.core.sums import sum_dtype
 from kgfast.reference.losses import ALL_OBJECTIVES
 
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
@@ -14,7 +15,6 @@ if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
 from triton_lane import DEVICE, on_device  # noqa: E402
 
 from kgfast.kernels.triton import all_scores, candidates, launching, multitask, ranking  # noqa: E402
-from kgfast.kernels.triton.configurations import sum_dtype  # noqa: E402
 
 SIMILARITIES = tuple(reference.SIMILARITIES)
 FLOAT, DOUBLE, BFLOAT, HALF = torch.float32, torch.float64, torch.bfloat16, torch.float16
