@@ -1,16 +1,17 @@
-"""As cases.py, for the kernels that read rows by id: queries, pairs, draws, sampled losses, updates."""
+"""As tile_cases.py, for the kernels that read rows by id: queries, pairs, draws, sampled losses, updates."""
 
 from __future__ import annotations
 
 import torch
 
+from kgfast.core.sums import sum_dtype
 from kgfast.kernels.triton import pairs, queries, rows, sampled, sampling, shared, updates
-from kgfast.kernels.triton.configurations import sum_dtype
+from kgfast.registry import Objective, Regularizer, Side, Similarity, Update
 
 BATCH, NEGATIVES, COUNT, RELATIONS, DIM = 1024, 256, 14541, 237, 400
 FLOAT, BFLOAT = torch.float32, torch.bfloat16
-LOGISTIC = 0
-UPDATES = {"dense": 0, "row_adagrad": 4, "adam": 5}
+LOGISTIC = Objective.LOGISTIC
+DOT, L1, L2, MODULUS = Similarity
 
 
 def real(*shape, dtype=FLOAT):
@@ -30,7 +31,7 @@ def known():
 
 
 def query(operator: str, width: int, dim: int = DIM):
-    for side in (0, 1):
+    for side in Side:
         tables = real(COUNT, dim), real(RELATIONS, width), whole(BATCH, 3)
         queries.make_queries(*tables, operator, side, real(BATCH, dim))
         queries.adjoint(real(BATCH, dim), *tables, operator, side, real(BATCH, dim), real(BATCH, width))
@@ -46,7 +47,7 @@ def pair(similarity: int):
 def draw(weighted: bool, filtered: bool):
     lists = known() if filtered else (whole(0), whole(0), whole(0))
     weights = (whole(COUNT), whole(COUNT)) if weighted else (whole(0), whole(0))
-    sampling.sample(whole(BATCH, NEGATIVES), 1, whole(1), COUNT, 0, *weights, *lists)
+    sampling.sample(whole(BATCH, NEGATIVES), 1, whole(1), COUNT, Side.TAIL, *weights, *lists)
 
 
 def own_negatives(similarity: int, dtype=FLOAT):
@@ -62,19 +63,19 @@ def shared_negatives(similarity: int, dtype=FLOAT):
                 real(BATCH, 1), real(4, NEGATIVES, DIM), allocate)  # fmt: skip
 
 
-def touched_rows(similarity: int, update: str, dtype=FLOAT):
+def touched_rows(similarity: int, update: Update, dtype=FLOAT):
     width, table = (BATCH, 1 + NEGATIVES), real(COUNT, DIM, dtype=dtype)
-    states = real(COUNT) if update == "row_adagrad" else real(COUNT, DIM), real(COUNT, DIM)
+    states = real(COUNT) if update == Update.ROW_ADAGRAD else real(COUNT, DIM), real(COUNT, DIM)
     extras = [(whole(BATCH), real(BATCH, DIM))]
     rows.reduce_rows(real(BATCH, DIM, dtype=dtype), table, whole(*width), real(*width), extras, similarity,
-                     UPDATES[update], table, *states, real(6, dtype=torch.float64), allocate)  # fmt: skip
+                     update, table, *states, real(6, dtype=torch.float64), allocate)  # fmt: skip
 
 
 def all_rows():
     gradients, table = real(COUNT, DIM), real(COUNT, DIM)
-    updates.update_all_rows(gradients, UPDATES["adam"], table, real(COUNT, DIM), real(COUNT, DIM),
+    updates.update_all_rows(gradients, Update.ADAM, table, real(COUNT, DIM), real(COUNT, DIM),
                             real(6, dtype=torch.float64))  # fmt: skip
-    updates.add_regularizer(True, 2, 0.1, table, whole(BATCH), real(BATCH, DIM))
+    updates.add_regularizer(Regularizer.N3, 2, 0.1, table, whole(BATCH), real(BATCH, DIM))
 
 
 ROW_CASES = {
@@ -82,19 +83,19 @@ ROW_CASES = {
     "queries, ComplEx": lambda: query("ComplEx", DIM),
     "queries, RotatE": lambda: query("RotatE", DIM // 2),
     "queries, RESCAL": lambda: query("Rescal", 64 * 64, 64),
-    "pairs, dot": lambda: pair(0),
-    "pairs, modulus": lambda: pair(3),
-    "draws": lambda: draw(False, False),
-    "draws, weighted and filtered": lambda: draw(True, True),
-    "own negatives, l1": lambda: own_negatives(1),
-    "own negatives, l2, bfloat16": lambda: own_negatives(2, BFLOAT),
-    "own negatives, modulus": lambda: own_negatives(3),
-    "shared negatives, dot": lambda: shared_negatives(0),
-    "shared negatives, dot, bfloat16": lambda: shared_negatives(0, BFLOAT),
-    "shared negatives, modulus": lambda: shared_negatives(3),
-    "touched rows, dot, Adagrad": lambda: touched_rows(0, "row_adagrad"),
-    "touched rows, dot, Adagrad, bfloat16": lambda: touched_rows(0, "row_adagrad", BFLOAT),
-    "touched rows, modulus, Adam": lambda: touched_rows(3, "adam"),
-    "touched rows, l1, gradient": lambda: touched_rows(1, "dense"),
+    "pairs, dot": lambda: pair(DOT),
+    "pairs, modulus": lambda: pair(MODULUS),
+    "draws": lambda: draw(weighted=False, filtered=False),
+    "draws, weighted and filtered": lambda: draw(weighted=True, filtered=True),
+    "own negatives, l1": lambda: own_negatives(L1),
+    "own negatives, l2, bfloat16": lambda: own_negatives(L2, BFLOAT),
+    "own negatives, modulus": lambda: own_negatives(MODULUS),
+    "shared negatives, dot": lambda: shared_negatives(DOT),
+    "shared negatives, dot, bfloat16": lambda: shared_negatives(DOT, BFLOAT),
+    "shared negatives, modulus": lambda: shared_negatives(MODULUS),
+    "touched rows, dot, Adagrad": lambda: touched_rows(DOT, Update.ROW_ADAGRAD),
+    "touched rows, dot, Adagrad, bfloat16": lambda: touched_rows(DOT, Update.ROW_ADAGRAD, BFLOAT),
+    "touched rows, modulus, Adam": lambda: touched_rows(MODULUS, Update.ADAM),
+    "touched rows, l1, gradient": lambda: touched_rows(L1, Update.DENSE),
     "all rows": all_rows,
 }

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import torch
 
+from kgfast.core.sums import sum_dtype
 from kgfast.kernels.triton import all_scores, candidates, multitask, ranking
-from kgfast.kernels.triton.configurations import sum_dtype
+from kgfast.registry import Objective, Similarity
 
-DOT, L1, L2, MODULUS = range(4)
-SOFTMAX, BCE = 1, 2
+DOT, L1, L2, MODULUS = Similarity
+SOFTMAX, BCE = Objective.SOFTMAX, Objective.BCE
 FLOAT, DOUBLE, BFLOAT, HALF = torch.float32, torch.float64, torch.bfloat16, torch.float16
 LANGUAGE = (8192, 128256, 4096)  # tokens, words, hidden size
 GRAPH = (1024, 14541, 2000)  # FB15k-237, ComplEx of rank 1000
@@ -29,11 +30,12 @@ def answers(batch: int):
     return whole(batch), whole(batch), whole(2 * batch)
 
 
-def loss(sizes, dtype, similarity=DOT, objective=SOFTMAX, smoothing=0.0, bias=False):
+def loss(sizes, dtype, similarity=DOT, objective=SOFTMAX, smoothing=0.0, bias=False, known=False):
     batch, count, dim = sizes
     candidates.candidate_loss(real(batch, dim, dtype=dtype), real(count, dim, dtype=dtype),
                               real(count if bias else 0, dtype=dtype), *answers(batch),
-                              real(batch, dtype=sum_dtype(dtype)), similarity, objective, smoothing, True)  # fmt: skip
+                              real(batch, dtype=sum_dtype(dtype)), similarity, objective, smoothing, gradient=True,
+                              known=answers(batch) if known else None)  # fmt: skip
 
 
 def rank(sizes, dtype, similarity):
@@ -55,17 +57,18 @@ def scores(sizes, dtype, similarity):
     all_scores.all_scores_gradient(real(batch, count, dtype=dtype), found, query, table, similarity)
 
 
-def tasks(dtype):
-    """A language model's head, links and questions over the same entities, relations."""
+def tasks(dtype, known=False):
+    """A language model's head, links and questions over the same entities, relations; known answers of links."""
 
-    def task(batch, count, dim, objective=SOFTMAX, bias=False):
+    def task(batch, count, dim, objective=SOFTMAX, bias=False, known=False):
         return multitask.Task(real(batch, dim, dtype=dtype), real(count, dim, dtype=dtype),
                               real(count if bias else 0, dtype=dtype), *answers(batch),
-                              real(batch, dtype=sum_dtype(dtype)), objective)  # fmt: skip
+                              real(batch, dtype=sum_dtype(dtype)), objective,
+                              known=answers(batch) if known else None)  # fmt: skip
 
     shapes = [
         task(8192, 30522, 768, bias=True),
-        task(1024, 14541, 768),
+        task(1024, 14541, 768, known=known),
         task(128, 14541, 768, BCE),
         task(1024, 237, 768),
     ]
@@ -79,6 +82,8 @@ CASES: dict[str, Callable[[], object]] = {
     "links, float32": lambda: loss(GRAPH, FLOAT, smoothing=0.1),
     "links by bce, float32": lambda: loss(GRAPH, FLOAT, objective=BCE),
     "links, float64": lambda: loss(GRAPH, DOUBLE),
+    "links with known answers, float32": lambda: loss(GRAPH, FLOAT, known=True),
+    "links with known answers by bce, bfloat16": lambda: loss(GRAPH, BFLOAT, objective=BCE, known=True),
     "l1": lambda: loss(DISTANCES, FLOAT, L1),
     "l2": lambda: loss(DISTANCES, FLOAT, L2),
     "modulus": lambda: loss(DISTANCES, FLOAT, MODULUS),
@@ -93,4 +98,6 @@ CASES: dict[str, Callable[[], object]] = {
     "scores, l2": lambda: scores(DISTANCES, FLOAT, L2),
     "tasks, bfloat16": lambda: tasks(BFLOAT),
     "tasks, float32": lambda: tasks(FLOAT),
+    "tasks with known answers, bfloat16": lambda: tasks(BFLOAT, known=True),
+    "tasks with known answers, float32": lambda: tasks(FLOAT, known=True),
 }

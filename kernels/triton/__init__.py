@@ -1,1 +1,1 @@
-"""Triton kernels: formulae in scores.py, tiles in tiles.py, one file for each op or family of ops."""
+"""Triton kernels: formulae in scores.py, objectives.py and updates.py, tiles in tiles.py, a file for each family."""

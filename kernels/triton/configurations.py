@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,16 +10,18 @@ import torch
 import triton
 import triton.language as tl
 
-SIMILARITIES = ("dot", "l1", "l2", "modulus")
-OBJECTIVES = {1: "softmax", 2: "bce"}  # the codes of backends/cpu.py that a loss over all candidates has
+from kgfast.core.environment import TRITON_INTERPRETED
+from kgfast.core.sums import sum_dtype
+
+from .scores import SimilarityFormulae
+
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 WORKSPACE_BYTES = 64 << 20  # the most coefficients, keys or transposed rows that an op keeps
-GROUP = 8  # row tiles that share a stripe of columns in L2
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """A tile has `rows` x `columns` sums; `depth` coordinates (or rows, for slopes) are loaded at a time."""
+    """A tile has `rows` x `columns` sums; `depth` coordinates (or rows, for gradients) are loaded at a time."""
 
     rows: int
     columns: int
@@ -33,7 +34,7 @@ class Tiles:
         return replace(self, rows=min(self.rows, max(16, triton.next_power_of_2(rows))))
 
 
-# kind of arithmetic -> (tiles of scores, tiles of slopes)
+# kind of arithmetic -> (tiles of scores, tiles of gradients)
 HALF_80 = (Tiles(128, 128, 32, 8, 4), Tiles(128, 128, 32, 8, 4))
 HALF_90 = (Tiles(128, 256, 64, 8, 3), Tiles(128, 128, 64, 8, 4))
 HALF_100 = (Tiles(256, 128, 64, 8, 3), Tiles(128, 128, 64, 8, 4))
@@ -53,10 +54,6 @@ TABLE = {
     90: {"half": HALF_90, "grouped": GROUPED_90, "tf32": SINGLE, "tf32x3": THREEFOLD_90, "grouped tf32x3": THREEFOLD},
     100: {"half": HALF_100, "grouped": GROUPED_90, "tf32": SINGLE, "tf32x3": THREEFOLD, "grouped tf32x3": THREEFOLD},
 }
-
-
-def interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @lru_cache
@@ -79,15 +76,13 @@ def precision(dtype: torch.dtype) -> str:
         return "ieee"
     if dtype == torch.float32:
         return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-    return "widened" if interpreted() else "tf32"  # the word has no meaning for 16-bit operands
+    return "widened" if TRITON_INTERPRETED else "tf32"  # the word has no meaning for 16-bit operands
 
 
 def arithmetic(dtype: torch.dtype, similarity: int) -> dict:
     """Constants of every kernel with tiles."""
     return dict(
-        SIMILARITY=similarity,
-        SUM=tl.float64 if dtype == torch.float64 else tl.float32,
-        PRECISION=precision(dtype),
+        SIMILARITY=SimilarityFormulae.find(similarity), ACC=TYPES[sum_dtype(dtype)], INPUT_PRECISION=precision(dtype)
     )
 
 
@@ -96,14 +91,10 @@ def bits(value: float) -> int:
     return struct.unpack("<q", struct.pack("<d", value))[0]
 
 
-def sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def tiles(what: str, dtype: torch.dtype, similarity: int, device: torch.device, rows: int) -> Tiles:
-    """Tiles of "scores" or "slopes", "grouped" before it for many tasks at once; `rows`: how many there are at most."""
+    """Tiles of "scores" or "gradients", "grouped" before it for many tasks; `rows`: how many there are at most."""
     architecture, _ = device_properties(device)
-    place = ("scores", "slopes").index(what.removeprefix("grouped "))
+    place = ("scores", "gradients").index(what.removeprefix("grouped "))
     if architecture == 0:
         return SMALL[place].fit(rows)
     kind = precision(dtype) if dtype == torch.float32 else "half"
@@ -113,12 +104,8 @@ def tiles(what: str, dtype: torch.dtype, similarity: int, device: torch.device, 
 
 
 def choose(architecture: int, dtype: torch.dtype, similarity: int, kind: str) -> tuple[Tiles, Tiles]:
-    if SIMILARITIES[similarity] != "dot":
+    if not SimilarityFormulae.find(similarity).MATRIX_PRODUCT:
         return DISTANCE_DOUBLE if dtype == torch.float64 else DISTANCE
     if dtype == torch.float64:
         return DOUBLE
     return TABLE[architecture][kind]
-
-
-def constants(sizes: Tiles) -> dict:
-    return dict(num_warps=sizes.warps, num_stages=sizes.stages)

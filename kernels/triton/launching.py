@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from . import configurations
-from .configurations import WORKSPACE_BYTES, constants
-from .scores import DOT
+from .configurations import WORKSPACE_BYTES, Tiles
+from .scores import SimilarityFormulae
 
 FEW_SCORES = 256 << 20  # bytes
 
@@ -20,33 +20,53 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def readable(rows, similarity: int, multiple: int):
-    """(tensor, stride of a row, stride of a coordinate): dot tiles read rows, distance tiles one coordinate of many,
-    from a transposed copy, padded to whole tiles."""
-    if similarity == DOT:
-        return rows, rows.shape[1], 1
-    return turn(rows, multiple)
+def is_product(similarity: int) -> bool:
+    """Whether scores are matrix products; else their tiles read transposed rows."""
+    return SimilarityFormulae.find(similarity).MATRIX_PRODUCT
 
 
-def turn(rows, multiple: int):
-    """A transposed copy with zeros up to the next multiple of rows, and its strides."""
+def coordinates(dim: int, similarity: int) -> int:
+    """Numbers of a row, or complex numbers."""
+    return dim // 2 if SimilarityFormulae.find(similarity).COMPLEX else dim
+
+
+# ---- operands: a kernel's arguments NAME_ptr, NAME_stride_row, NAME_stride_dim --------------------------------
+
+
+def strided(name: str, tensor, stride_row: int, stride_dim: int) -> dict:
+    return {f"{name}_ptr": tensor, f"{name}_stride_row": stride_row, f"{name}_stride_dim": stride_dim}
+
+
+def score_operand(name: str, rows, similarity: int, multiple: int) -> dict:
+    """Rows [N, D] as tiles of scores read them: distances one coordinate of many rows, from a transposed copy, padded
+    to whole tiles."""
+    if is_product(similarity):
+        return strided(name, rows, rows.shape[1], 1)
+    return transposed(name, rows, multiple)
+
+
+def transposed(name: str, rows, multiple: int) -> dict:
+    """A transposed copy with zeros up to the next multiple of rows."""
     width = ceil_div(len(rows), multiple) * multiple
-    turned = rows.new_empty((rows.shape[1], width))
-    turned[:, : len(rows)] = rows.t()
-    turned[:, len(rows) :] = 0
-    return turned, 1, width
+    copy = rows.new_empty((rows.shape[1], width))
+    copy[:, : len(rows)] = rows.t()
+    copy[:, len(rows) :] = 0
+    return strided(name, copy, 1, width)
 
 
 def transposes(rows, similarity: int) -> bool:
-    """Whether slopes read the rows that they sum over from a transposed copy: Hopper's tensor cores take TF32 that way
-    alone. So does the interpreter, to check it."""
+    """Whether gradients read the rows that they sum over from a transposed copy: Hopper's tensor cores take TF32 that
+    way alone. So does the interpreter, to check it."""
     hopper = configurations.device_properties(rows.device)[0] in (0, 90)
-    return hopper and similarity == DOT and rows.dtype == torch.float32
+    return hopper and is_product(similarity) and rows.dtype == torch.float32
 
 
-def laid_for_slopes(rows, similarity: int):
-    """(tensor, stride of a row, stride of a coordinate) of the rows that slopes sum over."""
-    return turn(rows, 16) if transposes(rows, similarity) else (rows, rows.shape[1], 1)
+def gradient_operand(name: str, rows, similarity: int) -> dict:
+    """Rows [N, D] as tiles of gradients read those that they sum over."""
+    return transposed(name, rows, 16) if transposes(rows, similarity) else strided(name, rows, rows.shape[1], 1)
+
+
+# ---- panels and workspaces -----------------------------------------------------------------------------------
 
 
 def panels(count: int, bytes_each: float, budget: int, multiple: int):
@@ -56,7 +76,7 @@ def panels(count: int, bytes_each: float, budget: int, multiple: int):
 
 
 def workspace_bytes(batch: int, count: int, dim: int) -> int:
-    """Room for coefficients. With the query gradient's float32 sums 4.8 % of float32 scores, between 32 and 64 MiB, as
+    """Room for dL/dscore. With the query gradient's float32 sums 4.8 % of float32 scores, between 32 and 64 MiB, as
     narrower panels leave multiprocessors idle. 64 MiB where the scores are few: the share does not matter there."""
     scores = 4 * batch * count
     if scores < FEW_SCORES:
@@ -64,12 +84,22 @@ def workspace_bytes(batch: int, count: int, dim: int) -> int:
     return min(max(scores * 6 // 125 - 4 * batch * dim, WORKSPACE_BYTES // 2), WORKSPACE_BYTES)
 
 
-def part_of(workspace, shape, dtype):
+def view_of(workspace, shape, dtype):
     """The first bytes of the workspace as a tensor."""
     count = shape[0] * shape[1]
     return workspace[: count * dtype.itemsize].view(dtype).view(shape)
 
 
-def block(sizes, names=("ROWS", "COLUMNS", "DEPTH")) -> dict:
-    values = dict(zip(names, (sizes.rows, sizes.columns, sizes.depth), strict=True))
-    return values | constants(sizes)
+# ---- constants of a launch -----------------------------------------------------------------------------------
+
+
+def score_blocks(sizes: Tiles) -> dict:
+    """Of tiles of scores: queries by candidates, some coordinates at a time."""
+    blocks = dict(BLOCK_B=sizes.rows, BLOCK_C=sizes.columns, BLOCK_D=sizes.depth)
+    return blocks | dict(num_warps=sizes.warps, num_stages=sizes.stages)
+
+
+def gradient_blocks(sizes: Tiles) -> dict:
+    """Of tiles of gradients: rows x by coordinates, summed over some rows y at a time."""
+    blocks = dict(BLOCK_X=sizes.rows, BLOCK_D=sizes.columns, BLOCK_Y=sizes.depth)
+    return blocks | dict(num_warps=sizes.warps, num_stages=sizes.stages)

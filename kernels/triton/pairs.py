@@ -8,97 +8,117 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .configurations import TYPES, sum_dtype
-from .scores import L2, MODULUS, accumulate, accumulate_modulus, add_slope, add_slope_modulus, finish
+from kgfast.core.sums import sum_dtype
+
+from .configurations import TYPES
+from .scores import SimilarityFormulae, coefficient
+from .tiles import load_halves
 
 
 @triton.jit
-def chained(g, score, SIMILARITY: tl.constexpr):
-    """The coefficient of a slope: dL/ds, for L2 through the root (s = -|x - y|, so ds/dx = (x - y) / s)."""
-    if SIMILARITY == L2:
-        return tl.where(score < 0, g / score, 0.0)
-    else:
-        return g
-
-
-@triton.jit
-def pair_scores(query, table, ids, scores, count, dim, SIMILARITY: tl.constexpr, SUM: tl.constexpr,
-                ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+def pair_scores(
+    query_ptr,  # [B, D]
+    table_ptr,  # [C, D]
+    ids_ptr,  # [B, K]
+    scores_ptr,  # [B, K]
+    count,  # K
+    dim, SIMILARITY: tl.constexpr, ACC: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """scores[b, k] = similarity(query[b], table[ids[b, k]])."""
     b = tl.program_id(0).to(tl.int64)
-    k = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     live = k < count
-    rows = table + tl.load(ids + b * count + k, mask=live, other=0)[:, None] * dim
-    sum = tl.zeros((ROWS, WIDTH), SUM)
-    length = dim // 2 if SIMILARITY == MODULUS else dim
-    for first in range(0, length, WIDTH):
-        d = first + tl.arange(0, WIDTH)
+    row_ptrs = table_ptr + tl.load(ids_ptr + b * count + k, mask=live, other=0)[:, None] * dim
+    sum = tl.zeros((BLOCK_K, BLOCK_D), ACC)
+    length = dim // 2 if SIMILARITY.value.COMPLEX else dim
+    for first in range(0, length, BLOCK_D):
+        d = first + tl.arange(0, BLOCK_D)
         inside = d < length
         both = live[:, None] & inside[None, :]
-        x = tl.load(query + b * dim + d, mask=inside, other=0.0).to(SUM)[None, :]
-        y = tl.load(rows + d[None, :], mask=both, other=0.0).to(SUM)
-        if SIMILARITY == MODULUS:
-            x_b = tl.load(query + b * dim + length + d, mask=inside, other=0.0).to(SUM)[None, :]
-            y_b = tl.load(rows + length + d[None, :], mask=both, other=0.0).to(SUM)
-            sum = accumulate_modulus(sum, x, x_b, y, y_b)
-        else:
-            sum = accumulate(sum, x, y, SIMILARITY)
-    tl.store(scores + b * count + k, finish(tl.sum(sum, 1), SIMILARITY), mask=live)
+        x_a, x_b = load_halves(query_ptr + b * dim, d, length, inside, SIMILARITY.value.COMPLEX, ACC)
+        y_a, y_b = load_halves(row_ptrs, d[None, :], length, both, SIMILARITY.value.COMPLEX, ACC)
+        sum = SIMILARITY.value.accumulate(sum, x_a[None, :], x_b[None, :], y_a, y_b)
+    tl.store(scores_ptr + b * count + k, SIMILARITY.value.score(tl.sum(sum, 1)), mask=live)
 
 
 @triton.jit
-def pair_query_gradient(g, scores, query, table, ids, coefficients, d_query, count, dim, SIMILARITY: tl.constexpr,
-                        SUM: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+def pair_query_gradient(
+    grad_scores_ptr,  # [B, K]
+    scores_ptr,  # [B, K]
+    query_ptr,  # [B, D]
+    table_ptr,  # [C, D]
+    ids_ptr,  # [B, K]
+    coefficients_ptr,  # [B, K]
+    grad_query_ptr,  # [B, D]
+    count,  # K
+    dim, SIMILARITY: tl.constexpr, ACC: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """grad_query[b] = sum_k dL/ds[b, k] ds[b, k]/dquery[b], and the coefficients of the rows' gradients."""
     b = tl.program_id(0).to(tl.int64)
-    d = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    length = dim // 2 if SIMILARITY == MODULUS else dim
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    length = dim // 2 if SIMILARITY.value.COMPLEX else dim
     inside = d < length
-    x = tl.load(query + b * dim + d, mask=inside, other=0.0).to(SUM)[None, :]
-    x_b = x
-    if SIMILARITY == MODULUS:
-        x_b = tl.load(query + b * dim + length + d, mask=inside, other=0.0).to(SUM)[None, :]
-    sum = tl.zeros((ROWS, WIDTH), SUM)
-    sum_b = sum
-    for first in range(0, count, ROWS):
-        k = first + tl.arange(0, ROWS)
+    x_a, x_b = load_halves(query_ptr + b * dim, d, length, inside, SIMILARITY.value.COMPLEX, ACC)
+    x_a, x_b = x_a[None, :], x_b[None, :]
+    sum_a = tl.zeros((BLOCK_K, BLOCK_D), ACC)
+    sum_b = sum_a
+    for first in range(0, count, BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)
         live = k < count
-        place = b * count + k
-        slope = tl.load(g + place, mask=live, other=0.0).to(SUM)
-        c = chained(slope, tl.load(scores + place, mask=live, other=0.0).to(SUM), SIMILARITY)
+        at = b * count + k
+        grad_score = tl.load(grad_scores_ptr + at, mask=live, other=0.0).to(ACC)
+        c = coefficient(grad_score, tl.load(scores_ptr + at, mask=live, other=0.0).to(ACC), SIMILARITY)
         if tl.program_id(1) == 0:
-            tl.store(coefficients + place, c, mask=live)
-        rows = table + tl.load(ids + place, mask=live, other=0)[:, None] * dim + d[None, :]
+            tl.store(coefficients_ptr + at, c, mask=live)
+        row_ptrs = table_ptr + tl.load(ids_ptr + at, mask=live, other=0)[:, None] * dim
         both = live[:, None] & inside[None, :]
-        y = tl.load(rows, mask=both, other=0.0).to(SUM)
-        if SIMILARITY == MODULUS:
-            y_b = tl.load(rows + length, mask=both, other=0.0).to(SUM)
-            sum, sum_b = add_slope_modulus(sum, sum_b, c[:, None], x, x_b, y, y_b)
-        else:
-            sum = add_slope(sum, c[:, None], x, y, SIMILARITY)
-    tl.store(d_query + b * dim + d, tl.sum(sum, 0), mask=inside)
-    if SIMILARITY == MODULUS:
-        tl.store(d_query + b * dim + length + d, tl.sum(sum_b, 0), mask=inside)
+        y_a, y_b = load_halves(row_ptrs, d[None, :], length, both, SIMILARITY.value.COMPLEX, ACC)
+        sum_a, sum_b = SIMILARITY.value.add_gradient(sum_a, sum_b, c[:, None], x_a, x_b, y_a, y_b)
+    tl.store(grad_query_ptr + b * dim + d, tl.sum(sum_a, 0), mask=inside)
+    if SIMILARITY.value.COMPLEX:
+        tl.store(grad_query_ptr + b * dim + length + d, tl.sum(sum_b, 0), mask=inside)
 
 
-def launch(dim: int, count: int, similarity: int, dtype):
+def blocks(dim: int, count: int, similarity: int, dtype):
     """(number of coordinates, constants): a tile has up to 2,048 numbers, rows of a warp's width at least."""
-    length = dim // 2 if similarity == MODULUS.value else dim
+    formulae = SimilarityFormulae.find(similarity)
+    length = dim // 2 if formulae.COMPLEX else dim
     width = min(512, max(32, triton.next_power_of_2(length)))
-    numbers = 1024 if similarity == MODULUS.value else 2048
+    numbers = 1024 if formulae.COMPLEX else 2048
     rows = min(numbers // width, max(1, triton.next_power_of_2(count)))
-    return length, dict(SIMILARITY=similarity, SUM=TYPES[sum_dtype(dtype)], ROWS=rows, WIDTH=width, num_warps=1)
+    return length, dict(SIMILARITY=formulae, ACC=TYPES[sum_dtype(dtype)], BLOCK_K=rows, BLOCK_D=width, num_warps=1)
 
 
 def score(query, table, ids, similarity: int, scores) -> None:
+    """Fills scores [B, K]."""
     if ids.numel():
-        _, constants = launch(query.shape[1], ids.shape[1], similarity, table.dtype)
-        pair_scores[(len(query), triton.cdiv(ids.shape[1], constants["ROWS"]))](
-            query, table, ids, scores, ids.shape[1], query.shape[1], **constants
+        (batch, count), dim = ids.shape, query.shape[1]
+        _, constants = blocks(dim, count, similarity, table.dtype)
+        pair_scores[(batch, triton.cdiv(count, constants["BLOCK_K"]))](
+            query_ptr=query,
+            table_ptr=table,
+            ids_ptr=ids,
+            scores_ptr=scores,
+            count=count,
+            dim=dim,
+            **constants,
         )
 
 
-def query_gradient(g, scores, query, table, ids, similarity: int, coefficients, d_query) -> None:
-    if d_query.numel():
-        length, constants = launch(query.shape[1], ids.shape[1], similarity, table.dtype)
-        pair_query_gradient[(len(query), triton.cdiv(length, constants["WIDTH"]))](
-            g, scores, query, table, ids, coefficients, d_query, ids.shape[1], query.shape[1], **constants
+def query_gradient(grad_scores, scores, query, table, ids, similarity: int, coefficients, grad_query) -> None:
+    """Fills coefficients [B, K] and grad_query [B, D]."""
+    if grad_query.numel():
+        (batch, count), dim = ids.shape, query.shape[1]
+        length, constants = blocks(dim, count, similarity, table.dtype)
+        pair_query_gradient[(batch, triton.cdiv(length, constants["BLOCK_D"]))](
+            grad_scores_ptr=grad_scores,
+            scores_ptr=scores,
+            query_ptr=query,
+            table_ptr=table,
+            ids_ptr=ids,
+            coefficients_ptr=coefficients,
+            grad_query_ptr=grad_query,
+            count=count,
+            dim=dim,
+            **constants,
         )

@@ -9,133 +9,168 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .configurations import TYPES, sum_dtype
-from .scores import OPERATORS, PARTS, RELATION_PARTS, RESCAL, ROTATE, head, head_adjoint, tail, tail_adjoint
+from kgfast.core.sums import sum_dtype
+from kgfast.registry import Side
+
+from .configurations import TYPES
+from .scores import TAIL, Operator
+from .tiles import load_halves, store_halves
+
+RESCAL = "Rescal"  # the operator that is a matrix product
+
+# ---- elementwise operators -----------------------------------------------------------------------------------
 
 
 @triton.jit
-def relation_halves(row, place, length, inside, OPERATOR: tl.constexpr, RELATION_PARTS: tl.constexpr,
-                    SUM: tl.constexpr):  # fmt: skip
-    a = tl.load(row + place, mask=inside, other=0.0).to(SUM)
-    if OPERATOR == ROTATE:
-        return tl.cos(a), tl.sin(a)
-    elif RELATION_PARTS == 2:
-        return a, tl.load(row + length + place, mask=inside, other=0.0).to(SUM)
+def load_relation(row_ptr, d, length, inside, OPERATOR: tl.constexpr, ACC: tl.constexpr):
+    if OPERATOR.value.PHASES:
+        phase = tl.load(row_ptr + d, mask=inside, other=0.0).to(ACC)
+        return tl.cos(phase), tl.sin(phase)
     else:
-        return a, a
+        return load_halves(row_ptr, d, length, inside, OPERATOR.value.RELATION_HALVES, ACC)
 
 
 @triton.jit
-def halves(row, place, length, inside, PARTS: tl.constexpr, SUM: tl.constexpr):
-    a = tl.load(row + place, mask=inside, other=0.0).to(SUM)
-    if PARTS == 2:
-        return a, tl.load(row + length + place, mask=inside, other=0.0).to(SUM)
-    else:
-        return a, a
-
-
-@triton.jit
-def store_halves(row, place, length, inside, a, b, PARTS: tl.constexpr):
-    tl.store(row + place, a.to(row.dtype.element_ty), mask=inside)
-    if PARTS == 2:
-        tl.store(row + length + place, b.to(row.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def elementwise(entities, relations, triples, out, dim, width, OPERATOR: tl.constexpr, SIDE: tl.constexpr,
-                PARTS: tl.constexpr, RELATION_PARTS: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def elementwise_queries(
+    entities_ptr,  # [E, D]
+    relations_ptr,  # [R, W]
+    triples_ptr,  # [B, 3]
+    query_ptr,  # [B, D]
+    dim,
+    relation_width,  # W
+    OPERATOR: tl.constexpr, SIDE: tl.constexpr,
+    ANCHOR: tl.constexpr,  # the column of a triple that is known
+    ACC: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """query[b] = tail(h, r), or head(t, r)."""
     b = tl.program_id(0).to(tl.int64)
-    place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    length = dim // PARTS
-    inside = place < length
-    anchor = entities + tl.load(triples + 3 * b + 2 * SIDE) * dim
-    e_a, e_b = halves(anchor, place, length, inside, PARTS, SUM)
-    relation = relations + tl.load(triples + 3 * b + 1) * width
-    r_a, r_b = relation_halves(relation, place, length, inside, OPERATOR, RELATION_PARTS, SUM)
-    if SIDE == 0:
-        q_a, q_b = tail(e_a, e_b, r_a, r_b, OPERATOR)
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    length = dim // 2 if OPERATOR.value.ENTITY_HALVES else dim
+    inside = d < length
+    anchor_ptr = entities_ptr + tl.load(triples_ptr + 3 * b + ANCHOR) * dim
+    e_a, e_b = load_halves(anchor_ptr, d, length, inside, OPERATOR.value.ENTITY_HALVES, ACC)
+    relation_ptr = relations_ptr + tl.load(triples_ptr + 3 * b + 1) * relation_width
+    r_a, r_b = load_relation(relation_ptr, d, length, inside, OPERATOR, ACC)
+    if SIDE == TAIL:
+        q_a, q_b = OPERATOR.value.tail(e_a, e_b, r_a, r_b)
     else:
-        q_a, q_b = head(e_a, e_b, r_a, r_b, OPERATOR)
-    store_halves(out + b * dim, place, length, inside, q_a, q_b, PARTS)
+        q_a, q_b = OPERATOR.value.head(e_a, e_b, r_a, r_b)
+    store_halves(query_ptr + b * dim, d, length, inside, q_a, q_b, OPERATOR.value.ENTITY_HALVES)
 
 
 @triton.jit
-def elementwise_adjoint(d_query, entities, relations, triples, d_anchor, d_relation, dim, width,
-                        OPERATOR: tl.constexpr, SIDE: tl.constexpr, PARTS: tl.constexpr,
-                        RELATION_PARTS: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def elementwise_adjoint(
+    grad_query_ptr,  # [B, D]
+    entities_ptr,  # [E, D]
+    relations_ptr,  # [R, W]
+    triples_ptr,  # [B, 3]
+    grad_anchor_ptr,  # [B, D]
+    grad_relation_ptr,  # [B, W]
+    dim,
+    relation_width,  # W
+    OPERATOR: tl.constexpr, SIDE: tl.constexpr, ANCHOR: tl.constexpr, ACC: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """(dL/d anchor, dL/d relation) of each triple from dL/dq."""
     b = tl.program_id(0).to(tl.int64)
-    place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    length = dim // PARTS
-    inside = place < length
-    g_a, g_b = halves(d_query + b * dim, place, length, inside, PARTS, SUM)
-    anchor = entities + tl.load(triples + 3 * b + 2 * SIDE) * dim
-    e_a, e_b = halves(anchor, place, length, inside, PARTS, SUM)
-    relation = relations + tl.load(triples + 3 * b + 1) * width
-    r_a, r_b = relation_halves(relation, place, length, inside, OPERATOR, RELATION_PARTS, SUM)
-    if SIDE == 0:
-        a, b_, r, s = tail_adjoint(g_a, g_b, e_a, e_b, r_a, r_b, OPERATOR)
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    length = dim // 2 if OPERATOR.value.ENTITY_HALVES else dim
+    inside = d < length
+    g_a, g_b = load_halves(grad_query_ptr + b * dim, d, length, inside, OPERATOR.value.ENTITY_HALVES, ACC)
+    anchor_ptr = entities_ptr + tl.load(triples_ptr + 3 * b + ANCHOR) * dim
+    e_a, e_b = load_halves(anchor_ptr, d, length, inside, OPERATOR.value.ENTITY_HALVES, ACC)
+    relation_ptr = relations_ptr + tl.load(triples_ptr + 3 * b + 1) * relation_width
+    r_a, r_b = load_relation(relation_ptr, d, length, inside, OPERATOR, ACC)
+    if SIDE == TAIL:
+        d_a, d_b, dr_a, dr_b = OPERATOR.value.tail_adjoint(g_a, g_b, e_a, e_b, r_a, r_b)
     else:
-        a, b_, r, s = head_adjoint(g_a, g_b, e_a, e_b, r_a, r_b, OPERATOR)
-    store_halves(d_anchor + b * dim, place, length, inside, a, b_, PARTS)
-    store_halves(d_relation + b * width, place, length, inside, r, s, RELATION_PARTS)
+        d_a, d_b, dr_a, dr_b = OPERATOR.value.head_adjoint(g_a, g_b, e_a, e_b, r_a, r_b)
+    store_halves(grad_anchor_ptr + b * dim, d, length, inside, d_a, d_b, OPERATOR.value.ENTITY_HALVES)
+    grad_row_ptr = grad_relation_ptr + b * relation_width
+    store_halves(grad_row_ptr, d, length, inside, dr_a, dr_b, OPERATOR.value.RELATION_HALVES)
+
+
+# ---- RESCAL --------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def matrix_vector(vectors, vector_ids, id_step, matrices, triples, out, dim, TURNED: tl.constexpr, GATHER: tl.constexpr,
-                  SUM: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
-    """out[b] = R v, or R^T v (TURNED), R row-major of triple b's relation; v a row by id (GATHER), or row b."""
+def matrix_vector(
+    vectors_ptr,  # [E, D], or [B, D]
+    vector_ids_ptr,  # [B], vector_id_stride apart
+    vector_id_stride,
+    matrices_ptr,  # [R, D, D]
+    triples_ptr,  # [B, 3]
+    out_ptr,  # [B, D]
+    dim, TRANSPOSED: tl.constexpr, GATHER: tl.constexpr, ACC: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """out[b] = R v, or R^T v (TRANSPOSED), R row-major of triple b's relation; v a row by id (GATHER), or row b."""
     b = tl.program_id(0).to(tl.int64)
-    place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    matrix = matrices + tl.load(triples + 3 * b + 1) * dim * dim
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    matrix_ptr = matrices_ptr + tl.load(triples_ptr + 3 * b + 1) * dim * dim
     if GATHER:
-        vector = vectors + tl.load(vector_ids + b * id_step) * dim
+        vector_ptr = vectors_ptr + tl.load(vector_ids_ptr + b * vector_id_stride) * dim
     else:
-        vector = vectors + b * dim
-    inside = place < dim
-    sum = tl.zeros((BLOCK,), SUM)
-    for first in range(0, dim, DEPTH):
-        k = first + tl.arange(0, DEPTH)
-        v = tl.load(vector + k, mask=k < dim, other=0.0).to(SUM)
-        if TURNED:  # rows of memory run along `place`
+        vector_ptr = vectors_ptr + b * dim
+    inside = d < dim
+    sum = tl.zeros((BLOCK_D,), ACC)
+    for first in range(0, dim, BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)
+        v = tl.load(vector_ptr + k, mask=k < dim, other=0.0).to(ACC)
+        if TRANSPOSED:  # rows of memory run along d
             both = (k < dim)[:, None] & inside[None, :]
-            part = tl.load(matrix + k[:, None].to(tl.int64) * dim + place[None, :], mask=both, other=0.0).to(SUM)
+            part = tl.load(matrix_ptr + k[:, None].to(tl.int64) * dim + d[None, :], mask=both, other=0.0).to(ACC)
             sum += tl.sum(part * v[:, None], 0)
         else:
             both = inside[:, None] & (k < dim)[None, :]
-            part = tl.load(matrix + place[:, None].to(tl.int64) * dim + k[None, :], mask=both, other=0.0).to(SUM)
+            part = tl.load(matrix_ptr + d[:, None].to(tl.int64) * dim + k[None, :], mask=both, other=0.0).to(ACC)
             sum += tl.sum(part * v[None, :], 1)
-    tl.store(out + b * dim + place, sum.to(out.dtype.element_ty), mask=inside)
+    tl.store(out_ptr + b * dim + d, sum.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def outer_product(d_query, entities, triples, out, dim, SIDE: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr,
-                  COLUMNS: tl.constexpr):  # fmt: skip
+def outer_product(
+    grad_query_ptr,  # [B, D]
+    entities_ptr,  # [E, D]
+    triples_ptr,  # [B, 3]
+    out_ptr,  # [B, D, D]
+    dim, SIDE: tl.constexpr, ANCHOR: tl.constexpr, ACC: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
+):  # fmt: skip
     """out[b] = h g^T (tail) or g t^T (head), row-major."""
     b = tl.program_id(0).to(tl.int64)
-    tiles = tl.cdiv(dim, COLUMNS)
-    i = tl.program_id(1) // tiles * ROWS + tl.arange(0, ROWS)
-    j = tl.program_id(1) % tiles * COLUMNS + tl.arange(0, COLUMNS)
-    anchor = entities + tl.load(triples + 3 * b + 2 * SIDE) * dim
-    gradient = d_query + b * dim
-    if SIDE == 0:
-        left = tl.load(anchor + i, mask=i < dim, other=0.0).to(SUM)
-        right = tl.load(gradient + j, mask=j < dim, other=0.0).to(SUM)
+    tiles = tl.cdiv(dim, BLOCK_J)
+    i = tl.program_id(1) // tiles * BLOCK_I + tl.arange(0, BLOCK_I)
+    j = tl.program_id(1) % tiles * BLOCK_J + tl.arange(0, BLOCK_J)
+    anchor_ptr = entities_ptr + tl.load(triples_ptr + 3 * b + ANCHOR) * dim
+    gradient_ptr = grad_query_ptr + b * dim
+    if SIDE == TAIL:
+        left = tl.load(anchor_ptr + i, mask=i < dim, other=0.0).to(ACC)
+        right = tl.load(gradient_ptr + j, mask=j < dim, other=0.0).to(ACC)
     else:
-        left = tl.load(gradient + i, mask=i < dim, other=0.0).to(SUM)
-        right = tl.load(anchor + j, mask=j < dim, other=0.0).to(SUM)
-    where = out + (b * dim + i[:, None]) * dim + j[None, :]
-    tl.store(where, (left[:, None] * right[None, :]).to(out.dtype.element_ty),
-             mask=(i < dim)[:, None] & (j < dim)[None, :])  # fmt: skip
+        left = tl.load(gradient_ptr + i, mask=i < dim, other=0.0).to(ACC)
+        right = tl.load(anchor_ptr + j, mask=j < dim, other=0.0).to(ACC)
+    out_ptrs = out_ptr + (b * dim + i[:, None]) * dim + j[None, :]
+    both = (i < dim)[:, None] & (j < dim)[None, :]
+    tl.store(out_ptrs, (left[:, None] * right[None, :]).to(out_ptr.dtype.element_ty), mask=both)
 
 
-def launch(dim: int, operator: str, dtype):
-    """(number of blocks, constants) of an elementwise kernel."""
-    code = OPERATORS[operator]
-    length = dim // PARTS[code]
+# ---- launches ------------------------------------------------------------------------------------------------
+
+
+def elementwise_launch(dim: int, relation_width: int, operator: str, side: int, dtype):
+    """(number of blocks, arguments that both elementwise kernels take)."""
+    formulae = Operator.find(operator)
+    length = dim // 2 if formulae.ENTITY_HALVES else dim
     block = min(1024, max(32, triton.next_power_of_2(length)))
-    constants = dict(OPERATOR=code, PARTS=PARTS[code], RELATION_PARTS=RELATION_PARTS[code],
-                     SUM=TYPES[sum_dtype(dtype)], BLOCK=block)  # fmt: skip
-    return triton.cdiv(length, block), constants, dict(num_warps=max(1, block // 128))
+    return triton.cdiv(length, block), dict(
+        dim=dim,
+        relation_width=relation_width,
+        OPERATOR=formulae,
+        SIDE=int(side),
+        ANCHOR=Side(side).anchor,
+        ACC=TYPES[sum_dtype(dtype)],
+        BLOCK_D=block,
+        num_warps=max(1, block // 128),
+    )
 
 
 def make_queries(entities, relations, triples, operator: str, side: int, out) -> None:
@@ -143,36 +178,65 @@ def make_queries(entities, relations, triples, operator: str, side: int, out) ->
     batch, dim = out.shape
     if out.numel() == 0:
         return
-    if OPERATORS[operator] == RESCAL.value:
-        multiply(entities, triples[:, 2 * side], 3, relations, triples, out, side == 0)
+    if operator == RESCAL:
+        anchors = triples[:, Side(side).anchor]
+        multiply_matrices(entities, relations, triples, out, transposed=side == Side.TAIL, ids=anchors)
         return
-    blocks, constants, options = launch(dim, operator, entities.dtype)
-    elementwise[(batch, blocks)](entities, relations, triples, out, dim, relations.shape[1], SIDE=side, **constants,
-                                 **options)  # fmt: skip
+    blocks, arguments = elementwise_launch(dim, relations.shape[1], operator, side, entities.dtype)
+    elementwise_queries[(batch, blocks)](
+        entities_ptr=entities, relations_ptr=relations, triples_ptr=triples, query_ptr=out, **arguments
+    )
 
 
-def adjoint(d_query, entities, relations, triples, operator: str, side: int, d_anchor, d_relation) -> None:
-    """d_anchor [B, D] and d_relation [B, W] from d_query [B, D]."""
-    batch, dim = d_query.shape
-    if d_query.numel() == 0:
+def adjoint(grad_query, entities, relations, triples, operator: str, side: int, grad_anchor, grad_relation) -> None:
+    """grad_anchor [B, D] and grad_relation [B, W] from grad_query [B, D]."""
+    batch, dim = grad_query.shape
+    if grad_query.numel() == 0:
         return
-    if OPERATORS[operator] == RESCAL.value:
-        multiply(d_query, None, 0, relations, triples, d_anchor, side == 1)
+    if operator == RESCAL:
+        multiply_matrices(grad_query, relations, triples, grad_anchor, transposed=side == Side.HEAD)
         rows, columns = 8, min(128, max(16, triton.next_power_of_2(dim)))
         outer_product[(batch, triton.cdiv(dim, rows) * triton.cdiv(dim, columns))](
-            d_query, entities, triples, d_relation, dim, side, TYPES[sum_dtype(entities.dtype)], rows, columns
+            grad_query_ptr=grad_query,
+            entities_ptr=entities,
+            triples_ptr=triples,
+            out_ptr=grad_relation,
+            dim=dim,
+            SIDE=int(side),
+            ANCHOR=Side(side).anchor,
+            ACC=TYPES[sum_dtype(entities.dtype)],
+            BLOCK_I=rows,
+            BLOCK_J=columns,
         )
         return
-    blocks, constants, options = launch(dim, operator, entities.dtype)
-    elementwise_adjoint[(batch, blocks)](d_query, entities, relations, triples, d_anchor, d_relation, dim,
-                                         relations.shape[1], SIDE=side, **constants, **options)  # fmt: skip
+    blocks, arguments = elementwise_launch(dim, relations.shape[1], operator, side, entities.dtype)
+    elementwise_adjoint[(batch, blocks)](
+        grad_query_ptr=grad_query,
+        entities_ptr=entities,
+        relations_ptr=relations,
+        triples_ptr=triples,
+        grad_anchor_ptr=grad_anchor,
+        grad_relation_ptr=grad_relation,
+        **arguments,
+    )
 
 
-def multiply(vectors, ids, step: int, matrices, triples, out, turned: bool) -> None:
+def multiply_matrices(vectors, matrices, triples, out, transposed: bool, ids=None) -> None:
+    """out[b] = each triple's matrix times vectors[b], or vectors[ids[b]]."""
     batch, dim = out.shape
-    block = min(128 if turned else 16, max(16, triton.next_power_of_2(dim)))
-    depth = min(16 if turned else 128, max(16, triton.next_power_of_2(dim)))
+    block = min(128 if transposed else 16, max(16, triton.next_power_of_2(dim)))
+    depth = min(16 if transposed else 128, max(16, triton.next_power_of_2(dim)))
     matrix_vector[(batch, triton.cdiv(dim, block))](
-        vectors, triples if ids is None else ids, step, matrices, triples, out, dim, turned, ids is not None,
-        TYPES[sum_dtype(matrices.dtype)], block, depth,
-    )  # fmt: skip
+        vectors_ptr=vectors,
+        vector_ids_ptr=triples if ids is None else ids,
+        vector_id_stride=0 if ids is None else ids.stride(0),
+        matrices_ptr=matrices,
+        triples_ptr=triples,
+        out_ptr=out,
+        dim=dim,
+        TRANSPOSED=transposed,
+        GATHER=ids is not None,
+        ACC=TYPES[sum_dtype(matrices.dtype)],
+        BLOCK_D=block,
+        BLOCK_K=depth,
+    )

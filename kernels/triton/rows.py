@@ -2,7 +2,7 @@
 
 A program takes a span of the sorted entries. Rows whose entries lie within the span are finished there: a row is read
 once and written once, whatever its number of pairs. A row that goes past the end of a span leaves one partial sum a
-span, which `join` adds up in order; so a row that half the batch touches is shared by many programs, and no bit
+span, which `join_spans` adds up in order; so a row that half the batch touches is shared by many programs, and no bit
 depends on their timing. Bytes: the touched rows twice (with the optimizer's state), and per pair a query's row, which
 is in L2; partial sums are 2 rows a span. Nothing is read back: the number of unique rows is never needed.
 """
@@ -13,172 +13,233 @@ import torch
 import triton
 import triton.language as tl
 
-from .configurations import TYPES, sum_dtype
-from .scores import DOT, MODULUS, add_slope, add_slope_modulus
-from .updates import ROW_ADAGRAD, SPARSE, block_of, row_rate, update_part
+from kgfast.core.sums import sum_dtype
 
-MOST_EXTRAS = 4  # sources of ready rows
+from .configurations import TYPES
+from .scores import SimilarityFormulae
+from .updates import UpdateRule, block_of, update_numbers
+
+MOST_EXTRAS = 4  # sources of extra rows: gradients that are ready
 
 
 @triton.jit
-def ready_rows(sum, rows, places, live, d, inside, dim, SUM: tl.constexpr):
+def add_rows(sum, rows_ptr, places, live, d, inside, dim, ACC: tl.constexpr):
     """sum plus the rows at `places` where live."""
-    at = rows + places[:, None] * dim + d[None, :]
-    return sum + tl.load(at, mask=live[:, None] & inside[None, :], other=0.0).to(SUM)
+    row_ptrs = rows_ptr + places[:, None] * dim + d[None, :]
+    return sum + tl.load(row_ptrs, mask=live[:, None] & inside[None, :], other=0.0).to(ACC)
 
 
 @triton.jit
-def entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width, x0, n0, x1, n1, x2, n2,
-                     x3, n3, dim, PAIRS: tl.constexpr, EXTRAS: tl.constexpr, SIMILARITY: tl.constexpr,
-                     SUM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Numbers [first, first + BLOCK) of the gradient of table row `row` from sorted entries [begin, end)."""
-    d = first + tl.arange(0, BLOCK)
+def entries_gradient(
+    places_ptr, begin, end, row, first,
+    query_ptr,  # [B, D]
+    table_ptr,  # [C, D]
+    coefficients_ptr, pairs, width,  # [B, K], B K, K
+    extra0_ptr, extra1_ptr, extra2_ptr, extra3_ptr,  # [count, D] each
+    extra0_count, extra1_count, extra2_count, extra3_count,
+    dim, HAS_PAIRS: tl.constexpr, EXTRAS: tl.constexpr, SIMILARITY: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Numbers [first, first + BLOCK_D) of the gradient of table row `row` from sorted entries [begin, end): the sum of
+    c[b, k] ds(query[b], row)/drow over its pairs, and of its extra rows."""
+    d = first + tl.arange(0, BLOCK_D)
     inside = d < dim
-    sum = tl.zeros((ROWS, BLOCK), SUM)
+    sum = tl.zeros((BLOCK_K, BLOCK_D), ACC)
     other = d
-    x = tl.zeros((BLOCK,), SUM)
+    x = tl.zeros((BLOCK_D,), ACC)
     x_other = x
-    if PAIRS and SIMILARITY != DOT:
-        x = tl.load(table + row * dim + d, mask=inside, other=0.0).to(SUM)
-        if SIMILARITY == MODULUS:  # the other half of the same complex number
+    MATRIX_PRODUCT: tl.constexpr = SIMILARITY.value.MATRIX_PRODUCT  # whose gradient does not depend on x
+    if HAS_PAIRS and not MATRIX_PRODUCT:
+        x = tl.load(table_ptr + row * dim + d, mask=inside, other=0.0).to(ACC)
+        if SIMILARITY.value.COMPLEX:  # the other half of the same complex number
             half = dim // 2
             other = tl.where(d < half, d + half, d - half)
-            x_other = tl.load(table + row * dim + other, mask=inside, other=0.0).to(SUM)
-    for at in range(begin, end, ROWS):
-        k = at + tl.arange(0, ROWS)
-        place = tl.load(places + k, mask=k < end, other=-1).to(tl.int64)
-        if PAIRS:
+            x_other = tl.load(table_ptr + row * dim + other, mask=inside, other=0.0).to(ACC)
+    for at in range(begin, end, BLOCK_K):
+        k = at + tl.arange(0, BLOCK_K)
+        place = tl.load(places_ptr + k, mask=k < end, other=-1).to(tl.int64)
+        if HAS_PAIRS:
             pair = (place >= 0) & (place < pairs)
-            c = tl.load(coefficients + place, mask=pair, other=0.0).to(SUM)[:, None]
-            q = query + (tl.where(pair, place, 0) // width)[:, None] * dim
+            c = tl.load(coefficients_ptr + place, mask=pair, other=0.0).to(ACC)[:, None]
+            q_ptrs = query_ptr + (tl.where(pair, place, 0) // width)[:, None] * dim
             both = pair[:, None] & inside[None, :]
-            y = tl.load(q + d[None, :], mask=both, other=0.0).to(SUM)
-            if SIMILARITY == MODULUS:
-                y_other = tl.load(q + other[None, :], mask=both, other=0.0).to(SUM)
-                sum, _ = add_slope_modulus(sum, sum, c, x[None, :], x_other[None, :], y, y_other)
-            else:
-                sum = add_slope(sum, c, x[None, :], y, SIMILARITY)
+            y = tl.load(q_ptrs + d[None, :], mask=both, other=0.0).to(ACC)
+            y_other = y
+            if SIMILARITY.value.COMPLEX:
+                y_other = tl.load(q_ptrs + other[None, :], mask=both, other=0.0).to(ACC)
+            sum, _ = SIMILARITY.value.add_gradient(sum, sum, c, x[None, :], x_other[None, :], y, y_other)
         rest = place - pairs
         if EXTRAS > 0:
-            sum = ready_rows(sum, x0, rest, (rest >= 0) & (rest < n0), d, inside, dim, SUM)
+            sum = add_rows(sum, extra0_ptr, rest, (rest >= 0) & (rest < extra0_count), d, inside, dim, ACC)
         if EXTRAS > 1:
-            rest -= n0
-            sum = ready_rows(sum, x1, rest, (rest >= 0) & (rest < n1), d, inside, dim, SUM)
+            rest -= extra0_count
+            sum = add_rows(sum, extra1_ptr, rest, (rest >= 0) & (rest < extra1_count), d, inside, dim, ACC)
         if EXTRAS > 2:
-            rest -= n1
-            sum = ready_rows(sum, x2, rest, (rest >= 0) & (rest < n2), d, inside, dim, SUM)
+            rest -= extra1_count
+            sum = add_rows(sum, extra2_ptr, rest, (rest >= 0) & (rest < extra2_count), d, inside, dim, ACC)
         if EXTRAS > 3:
-            rest -= n2
-            sum = ready_rows(sum, x3, rest, (rest >= 0) & (rest < n3), d, inside, dim, SUM)
+            rest -= extra2_count
+            sum = add_rows(sum, extra3_ptr, rest, (rest >= 0) & (rest < extra3_count), d, inside, dim, ACC)
     return tl.sum(sum, 0)
 
 
 @triton.jit
-def partial_gradient(last_parts, first_parts, span, spans, first, dim, SUM: tl.constexpr, ROWS: tl.constexpr,
-                     BLOCK: tl.constexpr):  # fmt: skip
+def spans_gradient(
+    first_parts_ptr, last_parts_ptr,  # [spans, D]
+    span, spans, first, dim, ACC: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     """The row that begins in `span` and ends in the last of `spans` further ones: its sums, in order."""
-    d = first + tl.arange(0, BLOCK)
+    d = first + tl.arange(0, BLOCK_D)
     inside = d < dim
-    sum = tl.zeros((ROWS, BLOCK), SUM)
-    for at in range(0, spans, ROWS):
-        k = at + tl.arange(0, ROWS)
-        sum = ready_rows(sum, first_parts, span + 1 + k.to(tl.int64), k < spans, d, inside, dim, SUM)
-    return tl.sum(sum, 0) + tl.load(last_parts + span * dim + d, mask=inside, other=0.0)
+    sum = tl.zeros((BLOCK_K, BLOCK_D), ACC)
+    for at in range(0, spans, BLOCK_K):
+        k = at + tl.arange(0, BLOCK_K)
+        sum = add_rows(sum, first_parts_ptr, span + 1 + k.to(tl.int64), k < spans, d, inside, dim, ACC)
+    return tl.sum(sum, 0) + tl.load(last_parts_ptr + span * dim + d, mask=inside, other=0.0)
 
 
 @triton.jit
-def reduce(ids, ranks, places, total, first_parts, last_parts, count, query, table, coefficients, pairs, width, x0, n0,
-           x1, n1, x2, n2, x3, n3, rows, state1, state2, constants, dim, PAIRS: tl.constexpr, EXTRAS: tl.constexpr,
-           SIMILARITY: tl.constexpr, UPDATE: tl.constexpr, SUM: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr,
-           BLOCK: tl.constexpr, SINGLE: tl.constexpr):  # fmt: skip
+def end_of_run(ids, id, begin, start, stop, SPAN: tl.constexpr):
+    """The end of the entries of `id` from `begin` on, in a span's `ids`."""
+    steps = tl.arange(0, SPAN)
+    ahead = (start + steps >= begin) & (ids != id)
+    return tl.minimum(start + tl.min(tl.where(ahead, steps, SPAN), 0), stop)
+
+
+@triton.jit
+def reduce_spans(
+    ids_ptr, ranks_ptr, places_ptr,  # [total]: ascending; their ranks among the distinct ones; places before sorting
+    total,
+    first_parts_ptr, last_parts_ptr,  # [spans, D]: sums of a row that begins before its span, that goes beyond it
+    count,  # C
+    query_ptr,  # [B, D]
+    table_ptr,  # [C, D]
+    coefficients_ptr, pairs, width,  # [B, K], B K, K
+    extra0_ptr, extra1_ptr, extra2_ptr, extra3_ptr,  # [count, D] each
+    extra0_count, extra1_count, extra2_count, extra3_count,
+    rows_ptr, state1_ptr, state2_ptr, constants_ptr,  # a sink: rows [C, D], or one for each distinct id
+    dim, HAS_PAIRS: tl.constexpr, EXTRAS: tl.constexpr, SIMILARITY: tl.constexpr, UPDATE: tl.constexpr,
+    ACC: tl.constexpr, SPAN: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, ONE_BLOCK: tl.constexpr,
+):  # fmt: skip
     """Entries [SPAN * program, + SPAN): finishes the rows within, leaves partial sums of those that go beyond."""
     span = tl.program_id(0).to(tl.int64)
     start = span * SPAN
     stop = tl.minimum(start + SPAN, total)
-    steps = tl.arange(0, SPAN)
-    here = tl.load(ids + start + steps, mask=start + steps < stop, other=-1)
-    before = tl.load(ids + start - 1, mask=start > 0, other=-1)
-    after = tl.load(ids + stop, mask=stop < total, other=-1)
+    ids = tl.load(ids_ptr + start + tl.arange(0, SPAN), mask=start + tl.arange(0, SPAN) < stop, other=-1)
+    before = tl.load(ids_ptr + start - 1, mask=start > 0, other=-1)
+    after = tl.load(ids_ptr + stop, mask=stop < total, other=-1)
+    ONE_STEP_PER_ROW: tl.constexpr = UPDATE.value.ONE_STEP_PER_ROW
     begin = start
     while begin < stop:
-        id = tl.load(ids + begin)
-        ahead = (start + steps >= begin) & (here != id)
-        end = start + tl.min(tl.where(ahead, steps, SPAN), 0)
-        end = tl.minimum(end, stop)
+        id = tl.load(ids_ptr + begin)
+        end = end_of_run(ids, id, begin, start, stop, SPAN)
         from_before = (begin == start) & (before == id)
         beyond = (end == stop) & (after == id)
-        rate = tl.zeros((), SUM)
-        # an id outside of the table reads row 0 and updates nothing: its sum is one that `join` does not ask for
+        step_size = tl.zeros((), ACC)
+        # an id outside of the table reads row 0 and updates nothing: its sum is one that `join_spans` does not ask for
         row = tl.where((id >= 0) & (id < count), id, 0).to(tl.int64)
-        out = row
-        if UPDATE == SPARSE:
-            out = tl.load(ranks + begin)
-        whole = ((from_before | beyond) == 0) & (id >= 0) & (id < count)
-        if UPDATE == ROW_ADAGRAD and not SINGLE:
-            if whole:
-                squares = tl.zeros((BLOCK,), SUM)
-                for first in range(0, dim, BLOCK):
-                    g = entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width,
-                                         x0, n0, x1, n1, x2, n2, x3, n3, dim, PAIRS, EXTRAS, SIMILARITY, SUM, ROWS,
-                                         BLOCK)  # fmt: skip
+        out_row = row
+        if UPDATE.value.COMPACT_OUTPUT:
+            out_row = tl.load(ranks_ptr + begin)
+        finished = ((from_before | beyond) == 0) & (id >= 0) & (id < count)
+        if ONE_STEP_PER_ROW and not ONE_BLOCK:
+            if finished:
+                squares = tl.zeros((BLOCK_D,), ACC)
+                for first in range(0, dim, BLOCK_D):
+                    g = entries_gradient(
+                        places_ptr=places_ptr, begin=begin, end=end, row=row, first=first, query_ptr=query_ptr,
+                        table_ptr=table_ptr, coefficients_ptr=coefficients_ptr, pairs=pairs, width=width,
+                        extra0_ptr=extra0_ptr, extra1_ptr=extra1_ptr, extra2_ptr=extra2_ptr, extra3_ptr=extra3_ptr,
+                        extra0_count=extra0_count, extra1_count=extra1_count, extra2_count=extra2_count,
+                        extra3_count=extra3_count, dim=dim, HAS_PAIRS=HAS_PAIRS, EXTRAS=EXTRAS, SIMILARITY=SIMILARITY,
+                        ACC=ACC, BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D,
+                    )  # fmt: skip
                     squares += g * g
-                rate = row_rate(state1, constants, row, tl.sum(squares, 0), dim, SUM)
-        for first in range(0, dim, BLOCK):
-            g = entries_gradient(places, begin, end, row, first, query, table, coefficients, pairs, width, x0, n0,
-                                 x1, n1, x2, n2, x3, n3, dim, PAIRS, EXTRAS, SIMILARITY, SUM, ROWS,
-                                 BLOCK)  # fmt: skip
-            if whole:
-                if UPDATE == ROW_ADAGRAD and SINGLE:
-                    rate = row_rate(state1, constants, row, tl.sum(g * g, 0), dim, SUM)
-                update_part(rows, state1, state2, constants, out, first, dim, g, rate, UPDATE, SUM, BLOCK)
+                step_size = UPDATE.value.row_step(state1_ptr, constants_ptr, row, tl.sum(squares, 0), dim, ACC)
+        for first in range(0, dim, BLOCK_D):
+            g = entries_gradient(
+                places_ptr=places_ptr, begin=begin, end=end, row=row, first=first, query_ptr=query_ptr,
+                table_ptr=table_ptr, coefficients_ptr=coefficients_ptr, pairs=pairs, width=width,
+                extra0_ptr=extra0_ptr, extra1_ptr=extra1_ptr, extra2_ptr=extra2_ptr, extra3_ptr=extra3_ptr,
+                extra0_count=extra0_count, extra1_count=extra1_count, extra2_count=extra2_count,
+                extra3_count=extra3_count, dim=dim, HAS_PAIRS=HAS_PAIRS, EXTRAS=EXTRAS, SIMILARITY=SIMILARITY,
+                ACC=ACC, BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D,
+            )  # fmt: skip
+            if finished:
+                if ONE_STEP_PER_ROW and ONE_BLOCK:
+                    step_size = UPDATE.value.row_step(state1_ptr, constants_ptr, row, tl.sum(g * g, 0), dim, ACC)
+                update_numbers(
+                    rows_ptr=rows_ptr, state1_ptr=state1_ptr, state2_ptr=state2_ptr, constants_ptr=constants_ptr,
+                    row=out_row, first=first, dim=dim, g=g, step_size=step_size, UPDATE=UPDATE, ACC=ACC,
+                    BLOCK_D=BLOCK_D,
+                )  # fmt: skip
             else:
-                d = first + tl.arange(0, BLOCK)
-                parts = last_parts
+                d = first + tl.arange(0, BLOCK_D)
+                parts_ptr = last_parts_ptr
                 if from_before:
-                    parts = first_parts
-                tl.store(parts + span * dim + d, g, mask=d < dim)
+                    parts_ptr = first_parts_ptr
+                tl.store(parts_ptr + span * dim + d, g, mask=d < dim)
         begin = end
 
 
 @triton.jit
-def join(ids, ranks, total, first_parts, last_parts, count, rows, state1, state2, constants, dim, UPDATE: tl.constexpr,
-         SUM: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def join_spans(
+    ids_ptr, ranks_ptr,  # [total]: ascending; their ranks among the distinct ones
+    total,
+    first_parts_ptr, last_parts_ptr,  # [spans, D]: sums of a row that begins before its span, that goes beyond it
+    count,  # C
+    rows_ptr, state1_ptr, state2_ptr, constants_ptr,  # a sink: rows [C, D], or one for each distinct id
+    dim, UPDATE: tl.constexpr, ACC: tl.constexpr, SPAN: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     """The row that begins in this span and goes beyond it, if there is one."""
     span = tl.program_id(0).to(tl.int64)
     start = span * SPAN
     stop = start + SPAN
     if stop < total:
-        row = tl.load(ids + stop).to(tl.int64)
-        crosses = (tl.load(ids + stop - 1) == row) & (row >= 0) & (row < count)
-        begins = (tl.load(ids + start) != row) | (tl.load(ids + start - 1, mask=start > 0, other=-1) != row)
+        row = tl.load(ids_ptr + stop).to(tl.int64)
+        crosses = (tl.load(ids_ptr + stop - 1) == row) & (row >= 0) & (row < count)
+        begins = (tl.load(ids_ptr + start) != row) | (tl.load(ids_ptr + start - 1, mask=start > 0, other=-1) != row)
         if crosses & begins:
             low, high = span + 1, tl.cast((total - 1) // SPAN, tl.int64)  # the last span that begins with this row
             while low < high:
                 middle = (low + high + 1) // 2
-                if tl.load(ids + middle * SPAN) == row:
+                if tl.load(ids_ptr + middle * SPAN) == row:
                     low = middle
                 else:
                     high = middle - 1
             spans = (low - span).to(tl.int32)
-            out = row
-            if UPDATE == SPARSE:
-                out = tl.load(ranks + stop)
-            rate = tl.zeros((), SUM)
-            if UPDATE == ROW_ADAGRAD:
-                squares = tl.zeros((BLOCK,), SUM)
-                for first in range(0, dim, BLOCK):
-                    g = partial_gradient(last_parts, first_parts, span, spans, first, dim, SUM, ROWS, BLOCK)
+            out_row = row
+            if UPDATE.value.COMPACT_OUTPUT:
+                out_row = tl.load(ranks_ptr + stop)
+            step_size = tl.zeros((), ACC)
+            if UPDATE.value.ONE_STEP_PER_ROW:
+                squares = tl.zeros((BLOCK_D,), ACC)
+                for first in range(0, dim, BLOCK_D):
+                    g = spans_gradient(
+                        first_parts_ptr=first_parts_ptr, last_parts_ptr=last_parts_ptr, span=span, spans=spans,
+                        first=first, dim=dim, ACC=ACC, BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D,
+                    )  # fmt: skip
                     squares += g * g
-                rate = row_rate(state1, constants, row, tl.sum(squares, 0), dim, SUM)
-            for first in range(0, dim, BLOCK):
-                g = partial_gradient(last_parts, first_parts, span, spans, first, dim, SUM, ROWS, BLOCK)
-                update_part(rows, state1, state2, constants, out, first, dim, g, rate, UPDATE, SUM, BLOCK)
+                step_size = UPDATE.value.row_step(state1_ptr, constants_ptr, row, tl.sum(squares, 0), dim, ACC)
+            for first in range(0, dim, BLOCK_D):
+                g = spans_gradient(
+                    first_parts_ptr=first_parts_ptr, last_parts_ptr=last_parts_ptr, span=span, spans=spans,
+                    first=first, dim=dim, ACC=ACC, BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D,
+                )  # fmt: skip
+                update_numbers(
+                    rows_ptr=rows_ptr, state1_ptr=state1_ptr, state2_ptr=state2_ptr, constants_ptr=constants_ptr,
+                    row=out_row, first=first, dim=dim, g=g, step_size=step_size, UPDATE=UPDATE, ACC=ACC,
+                    BLOCK_D=BLOCK_D,
+                )  # fmt: skip
 
 
-def launch(dim: int) -> dict:
+# ---- launches ------------------------------------------------------------------------------------------------
+
+
+def blocks(dim: int) -> dict:
     """Tiles of a few entries by a block of numbers: 2,048 numbers in four warps."""
     block = block_of(dim)
-    return dict(ROWS=max(1, min(8, 2048 // block)), BLOCK=block, num_warps=min(4, max(1, block // 128)))
+    return dict(BLOCK_K=max(1, min(8, 2048 // block)), BLOCK_D=block, num_warps=min(4, max(1, block // 128)))
 
 
 def span_of(total: int) -> int:
@@ -192,6 +253,13 @@ def sort(sources) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.sort(torch.cat(flat).to(torch.int32), stable=True)
 
 
+def extra_operands(used, table) -> dict:
+    """The arguments extra0_ptr, extra0_count, ..; the table stands for those that are not there."""
+    sources = [(rows, ids.numel()) for ids, rows in used] + [(table, 0)] * (MOST_EXTRAS - len(used))
+    pointers = {f"extra{place}_ptr": rows for place, (rows, _) in enumerate(sources)}
+    return pointers | {f"extra{place}_count": count for place, (_, count) in enumerate(sources)}
+
+
 def reduce_rows(query, table, ids, coefficients, extras, similarity: int, update: int, rows, state1, state2, constants,
                 allocate, sorted_ids=None, ranks=None) -> None:  # fmt: skip
     """Gradients of the pairs (query b, ids[b, k], coefficients[b, k]) and of `extras` (ids, rows), summed a row, into
@@ -201,19 +269,42 @@ def reduce_rows(query, table, ids, coefficients, extras, similarity: int, update
     if pairs + sum(own.numel() for own, _ in used) == 0:
         return
     if len(used) > MOST_EXTRAS:
-        raise ValueError(f"{len(used)} sources of ready rows; {MOST_EXTRAS} are possible")
+        raise ValueError(f"{len(used)} sources of extra rows; {MOST_EXTRAS} are possible")
     order, places = sort([ids, *(own for own, _ in used)]) if sorted_ids is None else sorted_ids
-    total, wide = len(order), sum_dtype(table.dtype)
-    sources = [part for own, part in used for part in (part, own.numel())]
-    sources += [table, 0] * (MOST_EXTRAS - len(used))
+    total, acc = len(order), sum_dtype(table.dtype)
     span = span_of(total)
     spans = triton.cdiv(total, span)
-    first_parts, last_parts = (allocate(name, (spans, dim), wide) for name in ("first_parts", "last_parts"))
-    shared = dict(UPDATE=update, SUM=TYPES[wide], SPAN=span, **launch(dim))
-    sink = rows, state1, state2, constants
-    ranks = order if ranks is None else ranks
-    reduce[(spans,)](order, ranks, places, total, first_parts, last_parts, len(table), query, table, coefficients,
-                     pairs, max(ids.shape[-1], 1), *sources, *sink, dim, PAIRS=pairs > 0, EXTRAS=len(used),
-                     SIMILARITY=similarity, SINGLE=dim <= shared["BLOCK"], **shared)  # fmt: skip
+    first_parts, last_parts = (allocate(name, (spans, dim), acc) for name in ("first_parts", "last_parts"))
+    shared = dict(
+        ids_ptr=order,
+        ranks_ptr=order if ranks is None else ranks,
+        total=total,
+        first_parts_ptr=first_parts,
+        last_parts_ptr=last_parts,
+        count=len(table),
+        rows_ptr=rows,
+        state1_ptr=state1,
+        state2_ptr=state2,
+        constants_ptr=constants,
+        dim=dim,
+        UPDATE=UpdateRule.find(update),
+        ACC=TYPES[acc],
+        SPAN=span,
+        **blocks(dim),
+    )
+    reduce_spans[(spans,)](
+        places_ptr=places,
+        query_ptr=query,
+        table_ptr=table,
+        coefficients_ptr=coefficients,
+        pairs=pairs,
+        width=max(ids.shape[-1], 1),
+        **extra_operands(used, table),
+        HAS_PAIRS=pairs > 0,
+        EXTRAS=len(used),
+        SIMILARITY=SimilarityFormulae.find(similarity),
+        ONE_BLOCK=dim <= shared["BLOCK_D"],
+        **shared,
+    )
     if spans > 1:
-        join[(spans,)](order, ranks, total, first_parts, last_parts, len(table), *sink, dim, **shared)
+        join_spans[(spans,)](**shared)

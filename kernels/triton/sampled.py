@@ -1,9 +1,9 @@
 """Losses over each query's own negatives: scores, objective and the query's gradient in one visit of each row.
 
 A program of one warp (more for wide rows) takes a query, reads a few rows at a time and keeps them in registers for the
-score and for the slope, whose sum is rescaled when a larger exponent comes. What it leaves are raw scores, which
-`coefficients` turns into dL/dscore. Bytes: B N D of rows, 8 B N of ids and twice 4 B N of scores; some 4 operations a
-number of a row, so memory bounds it.
+score and for the gradient, whose sum is rescaled when a larger exponent comes. What it leaves are raw scores, which
+`negative_score_gradients` turns into dL/dscore. Bytes: B N D of rows, 8 B N of ids and twice 4 B N of scores; some 4
+operations a number of a row, so memory bounds it.
 """
 
 from __future__ import annotations
@@ -11,22 +11,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .configurations import TYPES, bits, sum_dtype
-from .objectives import (
-    BCE,
-    LOWEST,
-    MARGIN,
-    SOFTMAX,
-    exponents,
-    first_top,
-    negative_term,
-    outcome,
-    weights_of,
-)
-from .pairs import chained
-from .sampling import contains
-from .scores import MODULUS, accumulate, accumulate_modulus, add_slope, add_slope_modulus, finish
-from .tiles import number
+from kgfast.core.sums import sum_dtype
+
+from .configurations import TYPES, bits
+from .launching import coordinates
+from .objectives import ObjectiveFormulae, first_largest, negative_weights, visit_negatives
+from .sampling import contains, known_range
+from .scores import SimilarityFormulae, coefficient
+from .tiles import load_halves, number, store_halves
 
 LARGEST_DIM = 16384  # a row must fit the registers of one program
 MASKED = tl.constexpr(float("-inf"))  # the score that is kept of a masked negative
@@ -34,149 +26,161 @@ MASKED = tl.constexpr(float("-inf"))  # the score that is kept of a masked negat
 
 @triton.jit
 def row_score(x_a, x_b, y_a, y_b, SIMILARITY: tl.constexpr, AXIS: tl.constexpr):
-    if SIMILARITY == MODULUS:
-        parts = accumulate_modulus(tl.zeros_like(y_a), x_a, x_b, y_a, y_b)
-    else:
-        parts = accumulate(tl.zeros_like(y_a), x_a, y_a, SIMILARITY)
-    return finish(tl.sum(parts, AXIS), SIMILARITY)
+    parts = SIMILARITY.value.accumulate(tl.zeros_like(y_a), x_a, x_b, y_a, y_b)
+    return SIMILARITY.value.score(tl.sum(parts, AXIS))
 
 
-@triton.jit(do_not_specialize=["margin", "temperature", "count"])
-def independent(query, table, targets, negatives, starts, ends, known, weights, losses, d_query, ids, scores, tops,
-                shares, count, dim, margin: tl.int64, temperature: tl.int64, SIMILARITY: tl.constexpr,
-                OBJECTIVE: tl.constexpr, WEIGHED: tl.constexpr, KNOWN: tl.constexpr, GRADIENT: tl.constexpr,
-                SUM: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["margin_bits", "temperature_bits", "count"])
+def own_negatives_loss(
+    query_ptr,  # [B, D]
+    table_ptr,  # [C, D]
+    targets_ptr,  # [B]
+    negatives_ptr,  # [B, N]
+    known_starts_ptr, known_ends_ptr, known_ids_ptr,  # [B], [B], [..]
+    weights_ptr,  # [B]
+    losses_ptr,  # [B]
+    grad_query_ptr,  # [B, D]
+    ids_ptr, scores_ptr,  # [B, 1 + N]: what the rows' gradients need, the target first
+    largest_ptr,  # [2, B]: the largest exponent; the target's score, where the objective needs it again
+    shares_ptr,  # [B]
+    count, dim, margin_bits: tl.int64, temperature_bits: tl.int64,
+    SIMILARITY: tl.constexpr, OBJECTIVE: tl.constexpr, WEIGHTED: tl.constexpr, HAS_KNOWN: tl.constexpr,
+    GRADIENT: tl.constexpr, ACC: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """losses[b] = weights[b] * objective(s+, s_1 .. s_N), and with GRADIENT dL/dquery[b]."""
     b = tl.program_id(0).to(tl.int64)
-    margin, temperature = number(margin, SUM), number(temperature, SUM)
-    length = dim // 2 if SIMILARITY == MODULUS else dim
-    d = tl.arange(0, WIDTH)
+    margin, temperature = number(margin_bits, ACC), number(temperature_bits, ACC)
+    length = dim // 2 if SIMILARITY.value.COMPLEX else dim
+    d = tl.arange(0, BLOCK_D)
     inside = d < length
-    x_a = tl.load(query + b * dim + d, mask=inside, other=0.0).to(SUM)
-    target = tl.load(targets + b)
-    y_a = tl.load(table + target * dim + d, mask=inside, other=0.0).to(SUM)
-    x_b, y_b = x_a, y_a
-    if SIMILARITY == MODULUS:
-        x_b = tl.load(query + b * dim + length + d, mask=inside, other=0.0).to(SUM)
-        y_b = tl.load(table + target * dim + length + d, mask=inside, other=0.0).to(SUM)
+    target = tl.load(targets_ptr + b)
+    x_a, x_b = load_halves(query_ptr + b * dim, d, length, inside, SIMILARITY.value.COMPLEX, ACC)
+    y_a, y_b = load_halves(table_ptr + target * dim, d, length, inside, SIMILARITY.value.COMPLEX, ACC)
     own = row_score(x_a, x_b, y_a, y_b, SIMILARITY, 0)
-    top = first_top(own, OBJECTIVE)
-    weight = tl.zeros((), SUM)
-    value, slope, valid = weight, weight, weight
-    sum_a = tl.zeros((WIDTH,), SUM)
+    largest = first_largest(own, OBJECTIVE)
+    weight = tl.zeros((), ACC)
+    value, gradient, kept = weight, weight, weight  # sums over negatives
+    sum_a = tl.zeros((BLOCK_D,), ACC)
     sum_b = sum_a
-    start = tl.zeros((), tl.int64)
-    end = start
-    if KNOWN:
-        start, end = tl.load(starts + b), tl.load(ends + b)
-    for first in range(0, count, ROWS):
-        n = first + tl.arange(0, ROWS)
+    start, end = known_range(known_starts_ptr, known_ends_ptr, b, HAS_KNOWN)
+    for first in range(0, count, BLOCK_N):
+        n = first + tl.arange(0, BLOCK_N)
         live = n < count
-        id = tl.load(negatives + b * count + n, mask=live, other=-1)
+        id = tl.load(negatives_ptr + b * count + n, mask=live, other=-1)
         keep = live & (id >= 0) & (id != target)
-        if KNOWN:
-            keep &= contains(known, start, end, id) == 0
-        rows = table + tl.where(keep, id, 0)[:, None] * dim + d[None, :]
+        if HAS_KNOWN:
+            keep &= contains(known_ids_ptr, start, end, id) == 0
+        row_ptrs = table_ptr + tl.where(keep, id, 0)[:, None] * dim
         both = keep[:, None] & inside[None, :]
-        z_a = tl.load(rows, mask=both, other=0.0).to(SUM)
-        z_b = z_a
-        if SIMILARITY == MODULUS:
-            z_b = tl.load(rows + length, mask=both, other=0.0).to(SUM)
+        z_a, z_b = load_halves(row_ptrs, d[None, :], length, both, SIMILARITY.value.COMPLEX, ACC)
         score = row_score(x_a[None, :], x_b[None, :], z_a, z_b, SIMILARITY, 1)
-        scale = tl.full((), 1.0, SUM)
-        if WEIGHED:
-            now = tl.maximum(top, tl.max(tl.where(keep, exponents(score, temperature, OBJECTIVE), LOWEST), 0))
-            scale = tl.exp(top - now)
-            top = now
-        p = weights_of(score, keep, top, temperature, OBJECTIVE, WEIGHED)
-        term, term_slope = negative_term(own, score, margin, OBJECTIVE)
-        pull = tl.where(keep, p * term_slope, 0.0)
-        weight = weight * scale + tl.sum(p, 0)
-        value = value * scale + tl.sum(tl.where(keep, p * term, 0.0), 0)
-        slope = slope * scale + tl.sum(pull, 0)
-        valid += tl.sum(tl.where(keep, 1.0, 0.0).to(SUM), 0)
+        largest, weight, value, gradient, kept, scale, pull = visit_negatives(
+            largest, weight, value, gradient, kept, own, score, keep, margin, temperature, OBJECTIVE, WEIGHTED, ACC
+        )
         if GRADIENT:
-            c = chained(pull, score, SIMILARITY)[:, None]
-            zeros = tl.zeros((ROWS, WIDTH), SUM)
-            if SIMILARITY == MODULUS:
-                part_a, part_b = add_slope_modulus(zeros, zeros, c, x_a[None, :], x_b[None, :], z_a, z_b)
+            c = coefficient(pull, score, SIMILARITY)[:, None]
+            zeros = tl.zeros((BLOCK_N, BLOCK_D), ACC)
+            part_a, part_b = SIMILARITY.value.add_gradient(zeros, zeros, c, x_a[None, :], x_b[None, :], z_a, z_b)
+            if SIMILARITY.value.COMPLEX:
                 sum_b = sum_b * scale + tl.sum(part_b, 0)
-            else:
-                part_a = add_slope(zeros, c, x_a[None, :], z_a, SIMILARITY)
             sum_a = sum_a * scale + tl.sum(part_a, 0)
-            place = b * (count + 1) + 1 + n
-            tl.store(scores + place, tl.where(keep, score, MASKED), mask=live)
-            tl.store(ids + place, tl.where(id < 0, target, id), mask=live)
-    loss, d_target, share = outcome(own, top, weight, value, slope, valid, margin, OBJECTIVE, WEIGHED)
-    of_row = tl.load(weights + b).to(SUM)
-    tl.store(losses + b, loss * of_row)
+            at = b * (count + 1) + 1 + n
+            tl.store(scores_ptr + at, tl.where(keep, score, MASKED), mask=live)
+            tl.store(ids_ptr + at, tl.where(id < 0, target, id), mask=live)
+    loss, grad_target, share = OBJECTIVE.value.loss(own, largest, weight, value, gradient, kept, margin, WEIGHTED)
+    of_row = tl.load(weights_ptr + b).to(ACC)
+    tl.store(losses_ptr + b, loss * of_row)
     if GRADIENT:
-        c = chained(d_target, own, SIMILARITY)
-        out = d_query + b * dim + d
-        if SIMILARITY == MODULUS:
-            sum_a, sum_b = add_slope_modulus(sum_a * share, sum_b * share, c, x_a, x_b, y_a, y_b)
-            tl.store(out + length, sum_b * of_row, mask=inside)
-        else:
-            sum_a = add_slope(sum_a * share, c, x_a, y_a, SIMILARITY)
-        tl.store(out, sum_a * of_row, mask=inside)
-        tl.store(scores + b * (count + 1), c * of_row)
-        tl.store(ids + b * (count + 1), target)
-        tl.store(tops + b, top)
-        tl.store(shares + b, share * of_row)
-        if OBJECTIVE == MARGIN:
-            tl.store(tops + tl.num_programs(0) + b, own)
+        c = coefficient(grad_target, own, SIMILARITY)
+        sum_a, sum_b = SIMILARITY.value.add_gradient(sum_a * share, sum_b * share, c, x_a, x_b, y_a, y_b)
+        grad_row_ptr = grad_query_ptr + b * dim
+        store_halves(grad_row_ptr, d, length, inside, sum_a * of_row, sum_b * of_row, SIMILARITY.value.COMPLEX)
+        tl.store(scores_ptr + b * (count + 1), c * of_row)
+        tl.store(ids_ptr + b * (count + 1), target)
+        tl.store(largest_ptr + b, largest)
+        tl.store(shares_ptr + b, share * of_row)
+        if OBJECTIVE.value.NEEDS_TARGET:
+            tl.store(largest_ptr + tl.num_programs(0) + b, own)
 
 
-@triton.jit(do_not_specialize=["margin", "temperature", "count"])
-def coefficients(scores, tops, shares, count, margin: tl.int64, temperature: tl.int64, SIMILARITY: tl.constexpr,
-                 OBJECTIVE: tl.constexpr, WEIGHED: tl.constexpr, SUM: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["margin_bits", "temperature_bits", "count"])
+def negative_score_gradients(
+    scores_ptr,  # [B, 1 + N]
+    largest_ptr,  # [2, B]
+    shares_ptr,  # [B]
+    count, margin_bits: tl.int64, temperature_bits: tl.int64,
+    SIMILARITY: tl.constexpr, OBJECTIVE: tl.constexpr, WEIGHTED: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):  # fmt: skip
     """In place: the scores of a row's negatives become dL/dscore, for L2 divided by the score."""
     b = tl.program_id(0).to(tl.int64)
-    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     live = n < count
-    place = scores + b * (count + 1) + 1 + n
-    score = tl.load(place, mask=live, other=MASKED)
+    score_ptrs = scores_ptr + b * (count + 1) + 1 + n
+    score = tl.load(score_ptrs, mask=live, other=MASKED)
     keep = score != MASKED
-    own = tl.load(tops + b)
-    if OBJECTIVE == MARGIN:
-        own = tl.load(tops + tl.num_programs(0) + b)
-    p = weights_of(score, keep, tl.load(tops + b), number(temperature, SUM), OBJECTIVE, WEIGHED)
-    _, slope = negative_term(own, score, number(margin, SUM), OBJECTIVE)
-    c = tl.where(keep, p * slope * tl.load(shares + b), 0.0)
-    tl.store(place, chained(c, score, SIMILARITY), mask=live)
-
-
-def weighed(objective: int, temperature: float) -> bool:
-    """Whether negatives weigh differently."""
-    return objective == SOFTMAX.value or (objective != BCE.value and temperature != 0)
+    largest = tl.load(largest_ptr + b)
+    own = largest
+    if OBJECTIVE.value.NEEDS_TARGET:
+        own = tl.load(largest_ptr + tl.num_programs(0) + b)
+    p = negative_weights(score, keep, largest, number(temperature_bits, ACC), OBJECTIVE, WEIGHTED)
+    _, gradient = OBJECTIVE.value.negative(own, score, number(margin_bits, ACC))
+    c = tl.where(keep, p * gradient * tl.load(shares_ptr + b), 0.0)
+    tl.store(score_ptrs, coefficient(c, score, SIMILARITY), mask=live)
 
 
 def loss(query, table, targets, negatives, starts, ends, known, weights, similarity: int, objective: int, margin: float,
-         temperature: float, losses, d_query, ids, scores, tops, shares) -> None:  # fmt: skip
-    """Fills losses [B] and, unless d_query is empty, d_query [B, D], ids and coefficients (`scores`) [B, 1 + N].
+         temperature: float, losses, grad_query, ids, scores, largest, shares) -> None:  # fmt: skip
+    """Fills losses [B] and, unless grad_query is empty, grad_query [B, D], ids and dL/dscore (`scores`) [B, 1 + N].
 
-    tops [2, B] and shares [B] are room for the second kernel.
+    largest [2, B] and shares [B] are room for the second kernel.
     """
     (batch, dim), count = query.shape, negatives.shape[1]
     if batch == 0:
         return
-    length = dim // 2 if similarity == MODULUS.value else dim
+    length = coordinates(dim, similarity)
     width = max(32, triton.next_power_of_2(length))
-    numbers = 2 * width if similarity == MODULUS.value else width
+    numbers = width * (dim // length)
     warps = min(16, max(1, numbers // 1024))
     rows = max(1, min(2048 * warps // numbers, triton.next_power_of_2(max(count, 1))))
-    gradient = len(d_query) > 0
-    constants = dict(SIMILARITY=similarity, OBJECTIVE=objective, WEIGHED=weighed(objective, temperature),
-                     SUM=TYPES[sum_dtype(table.dtype)])  # fmt: skip
-    numbers = bits(margin), bits(temperature)
-    independent[(batch,)](
-        query, table, targets, negatives, starts, ends, known, weights, losses, d_query, ids, scores, tops, shares,
-        count, dim, *numbers, KNOWN=len(starts) > 0, GRADIENT=gradient, ROWS=rows, WIDTH=width, **constants,
+    gradient = len(grad_query) > 0
+    formulae = ObjectiveFormulae.find(objective)
+    shared = dict(
+        scores_ptr=scores,
+        largest_ptr=largest,
+        shares_ptr=shares,
+        count=count,
+        margin_bits=bits(margin),
+        temperature_bits=bits(temperature),
+        SIMILARITY=SimilarityFormulae.find(similarity),
+        OBJECTIVE=formulae,
+        WEIGHTED=formulae.weighs(temperature),
+        ACC=TYPES[sum_dtype(table.dtype)],
+    )
+    own_negatives_loss[(batch,)](
+        query_ptr=query,
+        table_ptr=table,
+        targets_ptr=targets,
+        negatives_ptr=negatives,
+        known_starts_ptr=starts,
+        known_ends_ptr=ends,
+        known_ids_ptr=known,
+        weights_ptr=weights,
+        losses_ptr=losses,
+        grad_query_ptr=grad_query,
+        ids_ptr=ids,
+        dim=dim,
+        HAS_KNOWN=len(starts) > 0,
+        GRADIENT=gradient,
+        BLOCK_N=rows,
+        BLOCK_D=width,
+        **shared,
         num_warps=warps,
-    )  # fmt: skip
+    )
     if gradient and count:
         block = min(1024, triton.next_power_of_2(count))
-        coefficients[(batch, triton.cdiv(count, block))](
-            scores, tops, shares, count, *numbers, BLOCK=block, **constants, num_warps=max(1, block // 256)
+        negative_score_gradients[(batch, triton.cdiv(count, block))](
+            **shared, BLOCK_N=block, num_warps=max(1, block // 256)
         )
 
 

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-SEED = ["seed"]  # no kernel is compiled for a seed
+from .scores import HEAD
 
 
 @triton.jit
@@ -20,7 +20,16 @@ def below(word, bound):
 
 
 @triton.jit
-def contains(ids, start, end, value):
+def known_range(starts_ptr, ends_ptr, row, HAS_KNOWN: tl.constexpr):
+    """[start, end) of a row's known answers."""
+    if HAS_KNOWN:
+        return tl.load(starts_ptr + row), tl.load(ends_ptr + row)
+    else:
+        return tl.zeros((), tl.int64), tl.zeros((), tl.int64)
+
+
+@triton.jit
+def contains(ids_ptr, start, end, value):
     """Whether the ascending ids[start:end] hold each value."""
     low = tl.zeros_like(value) + start
     high = tl.zeros_like(value) + end
@@ -28,21 +37,21 @@ def contains(ids, start, end, value):
     while tl.max(high - low) > 0:
         middle = (low + high) // 2
         undecided = low < high
-        smaller = undecided & (tl.load(ids + middle, mask=undecided, other=0) < value)
+        smaller = undecided & (tl.load(ids_ptr + middle, mask=undecided, other=0) < value)
         low = tl.where(smaller, middle + 1, low)
         high = tl.where(undecided & (smaller == 0), middle, high)
-    return (low < last) & (tl.load(ids + low, mask=low < last, other=-1) == value)
+    return (low < last) & (tl.load(ids_ptr + low, mask=low < last, other=-1) == value)
 
 
 @triton.jit
-def nth_unknown(j, ids, start, end):
+def nth_unknown(j, ids_ptr, start, end):
     """The j-th id that is not among the ascending ids[start:end]."""
     low = tl.zeros_like(j)
     high = tl.zeros_like(j) + (end - start)
     while tl.max(high - low, 0) > 0:
         middle = (low + high) // 2
         undecided = low < high
-        passed = undecided & (tl.load(ids + start + middle, mask=undecided, other=0) - middle <= j)
+        passed = undecided & (tl.load(ids_ptr + start + middle, mask=undecided, other=0) - middle <= j)
         low = tl.where(passed, middle + 1, low)
         high = tl.where(undecided & (passed == 0), middle, high)
     return j + low
@@ -50,7 +59,7 @@ def nth_unknown(j, ids, start, end):
 
 @triton.jit
 def words(seed, block, row, step, SIDE: tl.constexpr, attempt):
-    side = 2147483648 if SIDE == 1 else 0
+    side = 2147483648 if SIDE == HEAD else 0
     c0 = (block.to(tl.int64) + side + (attempt << 24)).to(tl.uint32)
     zero = tl.zeros_like(c0)
     c1 = zero + row.to(tl.uint32)
@@ -65,59 +74,87 @@ def choose_word(place, x0, x1, x2, x3):
 
 
 @triton.jit(do_not_specialize=["seed", "count", "entities"])
-def draw(ids, seed: tl.int64, step_at, count, entities, thresholds, aliases, starts, ends, known, SIDE: tl.constexpr,
-         WEIGHTED: tl.constexpr, KNOWN: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """ids[list, column] of one list and BLOCK columns."""
+def draw_negatives(
+    ids_ptr,  # [lists, count]
+    seed: tl.int64,
+    step_ptr,  # [1]
+    count, entities,
+    thresholds_ptr, aliases_ptr,  # [entities]: an alias table
+    known_starts_ptr, known_ends_ptr, known_ids_ptr,  # [lists], [lists], [..]
+    SIDE: tl.constexpr, WEIGHTED: tl.constexpr, HAS_KNOWN: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """ids[list, column] of one list and BLOCK_N columns."""
     row = tl.program_id(0)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    step = tl.load(step_at)
-    size = tl.zeros((BLOCK,), tl.int64) + entities
-    start = tl.zeros((), tl.int64)
-    end = start
-    if KNOWN:
-        start, end = tl.load(starts + row), tl.load(ends + row)
+    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    step = tl.load(step_ptr)
+    size = tl.zeros((BLOCK_N,), tl.int64) + entities
+    start, end = known_range(known_starts_ptr, known_ends_ptr, row, HAS_KNOWN)
     if WEIGHTED:
-        id = tl.zeros((BLOCK,), tl.int64)
+        id = tl.zeros((BLOCK_N,), tl.int64)
         waiting = column < count
         attempt = tl.zeros((), tl.int64)
         while (attempt < 64) & (tl.max(waiting.to(tl.int32), 0) > 0):
             x0, x1, x2, x3 = words(seed, column // 2, row, step, SIDE, attempt)
             odd = column % 2 == 1
             bucket = below(tl.where(odd, x2, x0), size)
-            keep = tl.where(odd, x3, x1).to(tl.int64) < tl.load(thresholds + bucket, mask=waiting, other=0)
-            drawn = tl.where(keep, bucket, tl.load(aliases + bucket, mask=waiting, other=0))
+            keep = tl.where(odd, x3, x1).to(tl.int64) < tl.load(thresholds_ptr + bucket, mask=waiting, other=0)
+            drawn = tl.where(keep, bucket, tl.load(aliases_ptr + bucket, mask=waiting, other=0))
             id = tl.where(waiting, drawn, id)
-            if KNOWN:
-                waiting &= contains(known, start, end, drawn)
+            if HAS_KNOWN:
+                waiting &= contains(known_ids_ptr, start, end, drawn)
             else:
                 waiting &= False
             attempt += 1
-        if KNOWN:
+        if HAS_KNOWN:
             x0, x1, x2, x3 = words(seed, column // 4, row, step, SIDE, tl.full((), 64, tl.int64))
             rest = below(choose_word(column % 4, x0, x1, x2, x3), tl.maximum(size - (end - start), 0))
-            id = tl.where(waiting, nth_unknown(rest, known, start, end), id)
+            id = tl.where(waiting, nth_unknown(rest, known_ids_ptr, start, end), id)
     else:
         x0, x1, x2, x3 = words(seed, column // 4, row, step, SIDE, tl.zeros((), tl.int64))
         word = choose_word(column % 4, x0, x1, x2, x3)
-        if KNOWN:
-            id = nth_unknown(below(word, tl.maximum(size - (end - start), 0)), known, start, end)
+        if HAS_KNOWN:
+            id = nth_unknown(below(word, tl.maximum(size - (end - start), 0)), known_ids_ptr, start, end)
         else:
             id = below(word, size)
-    if KNOWN:
+    if HAS_KNOWN:
         id = tl.where(end - start >= size, -1, id)
-    tl.store(ids + row.to(tl.int64) * count + column, id, mask=column < count)
+    tl.store(ids_ptr + row.to(tl.int64) * count + column, id, mask=column < count)
 
 
 @triton.jit(do_not_specialize=["seed"])
-def dropout(out, seed: tl.int64, step_at, size, rate, scale, BLOCK: tl.constexpr):
+def draw_dropout(
+    out_ptr,  # [size]
+    seed: tl.int64,
+    step_ptr,  # [1]
+    size, rate, scale, BLOCK: tl.constexpr,
+):  # fmt: skip
     """out = scale where a uniform number is >= rate, else 0."""
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    step = tl.load(step_at)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    step = tl.load(step_ptr)
     zero = tl.zeros((BLOCK,), tl.uint32)
-    x0, _, _, _ = tl.philox(seed, place.to(tl.uint32), (place >> 32).to(tl.uint32), zero + step.to(tl.uint32),
-                            zero + (1 << 31))  # fmt: skip
+    low, high = at.to(tl.uint32), (at >> 32).to(tl.uint32)
+    x0, _, _, _ = tl.philox(seed, low, high, zero + step.to(tl.uint32), zero + (1 << 31))
     keep = x0.to(tl.float64) * (1.0 / 4294967296.0) >= rate
-    tl.store(out + place, tl.where(keep, scale, 0.0).to(out.dtype.element_ty), mask=place < size)
+    tl.store(out_ptr + at, tl.where(keep, scale, 0.0).to(out_ptr.dtype.element_ty), mask=at < size)
+
+
+@triton.jit
+def find_targets(
+    known_starts_ptr, known_ends_ptr, known_ids_ptr,  # [B], [B], [..]
+    targets_ptr,  # [B]
+    out_ptr,  # [B], bool
+    count, BLOCK_B: tl.constexpr,
+):  # fmt: skip
+    """out[b] = whether the known answers of row b hold its target."""
+    row = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
+    live = row < count
+    start = tl.load(known_starts_ptr + row, mask=live, other=0)
+    end = tl.load(known_ends_ptr + row, mask=live, other=0)
+    target = tl.load(targets_ptr + row, mask=live, other=0)
+    tl.store(out_ptr + row, contains(known_ids_ptr, start, end, target), mask=live)
+
+
+# ---- launches ------------------------------------------------------------------------------------------------
 
 
 def on_device(step, device):
@@ -135,31 +172,49 @@ def sample(ids, seed: int, step, entities: int, side: int, thresholds, aliases, 
     lists, count = ids.shape
     if ids.numel():
         block = min(1024, max(16, triton.next_power_of_2(count)))
-        draw[(lists, triton.cdiv(count, block))](
-            ids, signed(seed), on_device(step, ids.device), count, entities, thresholds, aliases, starts, ends, known,
-            side, len(thresholds) > 0, len(starts) > 0, block, num_warps=1 if block <= 128 else 4,
-        )  # fmt: skip
+        draw_negatives[(lists, triton.cdiv(count, block))](
+            ids_ptr=ids,
+            seed=signed(seed),
+            step_ptr=on_device(step, ids.device),
+            count=count,
+            entities=entities,
+            thresholds_ptr=thresholds,
+            aliases_ptr=aliases,
+            known_starts_ptr=starts,
+            known_ends_ptr=ends,
+            known_ids_ptr=known,
+            SIDE=int(side),
+            WEIGHTED=len(thresholds) > 0,
+            HAS_KNOWN=len(starts) > 0,
+            BLOCK_N=block,
+            num_warps=1 if block <= 128 else 4,
+        )
 
 
 def dropout_mask(out, rate: float, seed: int, step) -> None:
     if out.numel():
-        dropout[(triton.cdiv(out.numel(), 1024),)](
-            out, signed(seed), on_device(step, out.device), out.numel(), rate, 1 / (1 - rate), 1024
+        draw_dropout[(triton.cdiv(out.numel(), 1024),)](
+            out_ptr=out,
+            seed=signed(seed),
+            step_ptr=on_device(step, out.device),
+            size=out.numel(),
+            rate=rate,
+            scale=1 / (1 - rate),
+            BLOCK=1024,
         )
-
-
-@triton.jit
-def hold(starts, ends, ids, targets, out, count, BLOCK: tl.constexpr):
-    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    live = row < count
-    start, end = tl.load(starts + row, mask=live, other=0), tl.load(ends + row, mask=live, other=0)
-    target = tl.load(targets + row, mask=live, other=0)
-    tl.store(out + row, contains(ids, start, end, target), mask=live)
 
 
 def held(starts, ends, ids, targets):
     """Whether each query's known answers hold its target: bool [B]."""
     out = torch.empty(targets.shape, dtype=torch.bool, device=targets.device)
     if len(targets):
-        hold[(triton.cdiv(len(targets), 128),)](starts, ends, ids, targets, out, len(targets), 128)
+        find_targets[(triton.cdiv(len(targets), 128),)](
+            known_starts_ptr=starts,
+            known_ends_ptr=ends,
+            known_ids_ptr=ids,
+            targets_ptr=targets,
+            out_ptr=out,
+            count=len(targets),
+            BLOCK_B=128,
+        )
     return out

@@ -1,10 +1,10 @@
 """Losses over lists of negatives that many queries share: tiles of queries against a list.
 
-Dots run on the tensor cores. `scores` writes the [B, N] scores (-inf where masked), `objective` makes them dL/dscore a
-row at a time, and the tiles of slopes multiply those with the list's rows (query gradient) and with the queries (the
-rows' gradient). Lists g and queries b belong together where g = b G // B. Memory: the scores B N, the lists' rows
-G N D; float32 and distances: transposed copies of lists and queries; where lists are few, up to 16 G N D of sums
-over parts of the queries.
+Dots run on the tensor cores. `list_scores` writes the [B, N] scores (-inf where masked), `list_loss` makes them
+dL/dscore a row at a time, and the tiles of gradients multiply those with the list's rows (query gradient) and with the
+queries (the rows' gradient). Lists g and queries b belong together where g = b G // B. Memory: the scores B N, the
+lists' rows G N D; float32 and distances: transposed copies of lists and queries; where lists are few, up to 16 G N D of
+sums over parts of the queries.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ import torch
 import triton
 import triton.language as tl
 
-from . import configurations
-from .configurations import GROUP, arithmetic, bits, constants, sum_dtype, tiles
-from .launching import block, ceil_div, transposes
-from .objectives import LOWEST, exponents, first_top, negative_term, outcome, weights_of
-from .pairs import chained
-from .sampled import MASKED, weighed
-from .sampling import contains
-from .scores import DOT, MODULUS, accumulate, accumulate_modulus, add_slope, add_slope_modulus, finish
-from .tiles import number, place_of, score_tile, slope_tile
+from kgfast.core.sums import sum_dtype
 
-SLOPES = ("ROWS", "WIDTH", "DEPTH")
+from . import configurations
+from .configurations import arithmetic, bits, tiles
+from .launching import ceil_div, coordinates, gradient_blocks, is_product, score_blocks, strided, transposes
+from .objectives import ObjectiveFormulae, first_largest, negative_weights, visit_negatives
+from .sampled import MASKED
+from .sampling import contains, known_range
+from .scores import coefficient
+from .tiles import gradient_tile, load_halves, number, score_tile, store_halves, tile_of
 
 
 @triton.jit
@@ -36,202 +35,242 @@ def rows_of(group, batch, groups):
 
 
 @triton.jit
-def scores(query, q_row, q_d, lists, t_list, t_row, t_d, out, batch, groups, count, dim, row_tiles,
-           SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
-           COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
-    """out[b, n] of one tile; `lists` are the lists' rows, [G, N, D] by strides."""
+def list_scores(
+    query_ptr,  # [B, D]
+    query_stride_row, query_stride_dim,
+    lists_ptr,  # [G, N, D]: the lists' rows
+    lists_stride_group, lists_stride_row, lists_stride_dim,
+    out_ptr,  # [B, N]
+    batch, groups, count, dim, row_tiles,
+    SIMILARITY: tl.constexpr, ACC: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """out[b, n] = similarity(query[b], row n of its list), one tile."""
     group = tl.program_id(1)
     begin, stop = rows_of(group, batch, groups)
-    row_tile, column_tile = place_of(tl.program_id(0), row_tiles, tl.cdiv(count, COLUMNS), GROUP)
-    here = (stop - begin).to(tl.int32) - row_tile * ROWS
-    if here > 0:
-        begin += row_tile * ROWS
-        place = tl.arange(0, ROWS)
-        columns = tl.arange(0, COLUMNS)
-        first = column_tile * COLUMNS
-        width = tl.minimum(count - first, COLUMNS)
-        row = tl.minimum(place, here - 1)
-        read = columns
-        if SIMILARITY == DOT:
-            read = tl.minimum(columns, width - 1)
-        lists += group.to(tl.int64) * t_list + tl.cast(first, tl.int64) * t_row
-        score = score_tile(tl.zeros((ROWS, COLUMNS), SUM), query + begin * q_row, q_row, q_d, row, lists, t_row, t_d,
-                           read, dim, SIMILARITY, SUM, PRECISION, ROWS, COLUMNS, DEPTH)  # fmt: skip
-        target = out + begin * count + first + place[:, None] * count + columns[None, :]
-        tl.store(target, score, mask=(place < here)[:, None] & (columns < width)[None, :])
+    row_tile, column_tile = tile_of(tl.program_id(0), row_tiles, tl.cdiv(count, BLOCK_C))
+    height = (stop - begin).to(tl.int32) - row_tile * BLOCK_B
+    if height > 0:
+        begin += row_tile * BLOCK_B
+        row = tl.arange(0, BLOCK_B)
+        columns = tl.arange(0, BLOCK_C)
+        first = column_tile * BLOCK_C
+        width = tl.minimum(count - first, BLOCK_C)
+        read_row = tl.minimum(row, height - 1)
+        read_column = columns
+        if SIMILARITY.value.MATRIX_PRODUCT:
+            read_column = tl.minimum(columns, width - 1)
+        lists_ptr += group.to(tl.int64) * lists_stride_group + tl.cast(first, tl.int64) * lists_stride_row
+        scores = score_tile(
+            sum=tl.zeros((BLOCK_B, BLOCK_C), ACC), query_ptr=query_ptr + begin * query_stride_row,
+            query_stride_row=query_stride_row, query_stride_dim=query_stride_dim, rows=read_row, table_ptr=lists_ptr,
+            table_stride_row=lists_stride_row, table_stride_dim=lists_stride_dim, columns=read_column, dim=dim,
+            SIMILARITY=SIMILARITY, ACC=ACC, INPUT_PRECISION=INPUT_PRECISION, BLOCK_D=BLOCK_D,
+        )  # fmt: skip
+        out_ptrs = out_ptr + begin * count + first + row[:, None] * count + columns[None, :]
+        tl.store(out_ptrs, scores, mask=(row < height)[:, None] & (columns < width)[None, :])
 
 
-@triton.jit(do_not_specialize=["margin", "temperature", "count"])
-def objective(query, table, targets, negatives, starts, ends, known, weights, scores, g, losses, coefficients, d_query,
-              groups, count, dim, margin: tl.int64, temperature: tl.int64, KNOWN: tl.constexpr,
-              OBJECTIVE: tl.constexpr, WEIGHED: tl.constexpr, GRADIENT: tl.constexpr, SIMILARITY: tl.constexpr,
-              SUM: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
-    """Row b: loss; g = dL/dscore of its negatives; the target's coefficient and its part of the query's gradient.
+@triton.jit
+def target_score(x_ptr, y_ptr, length, SIMILARITY: tl.constexpr, ACC: tl.constexpr, BLOCK_D: tl.constexpr):
+    """similarity(x, y) of two rows."""
+    sum = tl.zeros((BLOCK_D,), ACC)
+    for first in range(0, length, BLOCK_D):
+        d = first + tl.arange(0, BLOCK_D)
+        x_a, x_b = load_halves(x_ptr, d, length, d < length, SIMILARITY.value.COMPLEX, ACC)
+        y_a, y_b = load_halves(y_ptr, d, length, d < length, SIMILARITY.value.COMPLEX, ACC)
+        sum = SIMILARITY.value.accumulate(sum, x_a, x_b, y_a, y_b)
+    return SIMILARITY.value.score(tl.sum(sum, 0))
+
+
+@triton.jit
+def store_target_gradient(c, x_ptr, y_ptr, out_ptr, length, SIMILARITY: tl.constexpr, ACC: tl.constexpr,
+                          BLOCK_D: tl.constexpr):  # fmt: skip
+    """out = c ds(x, y)/dx."""
+    for first in range(0, length, BLOCK_D):
+        d = first + tl.arange(0, BLOCK_D)
+        zeros = tl.zeros((BLOCK_D,), ACC)
+        x_a, x_b = load_halves(x_ptr, d, length, d < length, SIMILARITY.value.COMPLEX, ACC)
+        y_a, y_b = load_halves(y_ptr, d, length, d < length, SIMILARITY.value.COMPLEX, ACC)
+        part_a, part_b = SIMILARITY.value.add_gradient(zeros, zeros, c, x_a, x_b, y_a, y_b)
+        store_halves(out_ptr, d, length, d < length, part_a, part_b, SIMILARITY.value.COMPLEX)
+
+
+@triton.jit(do_not_specialize=["margin_bits", "temperature_bits", "count"])
+def list_loss(
+    query_ptr,  # [B, D]
+    table_ptr,  # [C, D]
+    targets_ptr,  # [B]
+    negatives_ptr,  # [G, N]
+    known_starts_ptr, known_ends_ptr, known_ids_ptr,  # [B], [B], [..]
+    weights_ptr,  # [B]
+    scores_ptr,  # [B, N]
+    grad_scores_ptr,  # [B, N]
+    losses_ptr,  # [B]
+    grad_targets_ptr,  # [B]: coefficients of the targets
+    grad_query_ptr,  # [B, D]
+    groups, count, dim, margin_bits: tl.int64, temperature_bits: tl.int64,
+    HAS_KNOWN: tl.constexpr, OBJECTIVE: tl.constexpr, WEIGHTED: tl.constexpr, GRADIENT: tl.constexpr,
+    SIMILARITY: tl.constexpr, ACC: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Row b: weights[b] * objective(s+, s_1 .. s_N); coefficients of its negatives; of the target the coefficient and
+    its part of the query's gradient.
 
     Scores of masked negatives become -inf in the first visit, so that the second needs no look at ids.
     """
     b = tl.program_id(0).to(tl.int64)
-    target = tl.load(targets + b)
-    ids = negatives + b * groups // tl.num_programs(0) * count
-    start = tl.zeros((), tl.int64)
-    end = start
-    if KNOWN:
-        start, end = tl.load(starts + b), tl.load(ends + b)
-    margin, temperature = number(margin, SUM), number(temperature, SUM)
-    length = dim // 2 if SIMILARITY == MODULUS else dim
-    x = query + b * dim
-    y = table + target * dim
-    sum = tl.zeros((WIDTH,), SUM)
-    for first in range(0, length, WIDTH):
-        d = first + tl.arange(0, WIDTH)
-        inside = d < length
-        x_a = tl.load(x + d, mask=inside, other=0.0).to(SUM)
-        y_a = tl.load(y + d, mask=inside, other=0.0).to(SUM)
-        if SIMILARITY == MODULUS:
-            x_b = tl.load(x + length + d, mask=inside, other=0.0).to(SUM)
-            y_b = tl.load(y + length + d, mask=inside, other=0.0).to(SUM)
-            sum = accumulate_modulus(sum, x_a, x_b, y_a, y_b)
-        else:
-            sum = accumulate(sum, x_a, y_a, SIMILARITY)
-    own = finish(tl.sum(sum, 0), SIMILARITY)
-    top = first_top(own, OBJECTIVE)
-    weight = tl.zeros((), SUM)
-    value, slope, valid = weight, weight, weight
-    for first in range(0, count, BLOCK):
-        n = first + tl.arange(0, BLOCK)
+    target = tl.load(targets_ptr + b)
+    list_ptr = negatives_ptr + b * groups // tl.num_programs(0) * count
+    start, end = known_range(known_starts_ptr, known_ends_ptr, b, HAS_KNOWN)
+    margin, temperature = number(margin_bits, ACC), number(temperature_bits, ACC)
+    length = dim // 2 if SIMILARITY.value.COMPLEX else dim
+    x_ptr, y_ptr = query_ptr + b * dim, table_ptr + target * dim
+    own = target_score(x_ptr, y_ptr, length, SIMILARITY, ACC, BLOCK_D)
+    largest = first_largest(own, OBJECTIVE)
+    weight = tl.zeros((), ACC)
+    value, gradient, kept = weight, weight, weight  # sums over negatives
+    for first in range(0, count, BLOCK_N):
+        n = first + tl.arange(0, BLOCK_N)
         live = n < count
-        id = tl.load(ids + n, mask=live, other=-1)
+        id = tl.load(list_ptr + n, mask=live, other=-1)
         keep = (id >= 0) & (id != target)
-        if KNOWN:
-            keep &= contains(known, start, end, id) == 0
-        score = tl.load(scores + b * count + n, mask=keep, other=MASKED)
-        tl.store(scores + b * count + n, score, mask=live & (keep == 0))
-        scale = tl.full((), 1.0, SUM)
-        if WEIGHED:
-            now = tl.maximum(top, tl.max(tl.where(keep, exponents(score, temperature, OBJECTIVE), LOWEST), 0))
-            scale = tl.exp(top - now)
-            top = now
-        p = weights_of(score, keep, top, temperature, OBJECTIVE, WEIGHED)
-        term, term_slope = negative_term(own, score, margin, OBJECTIVE)
-        weight = weight * scale + tl.sum(p, 0)
-        value = value * scale + tl.sum(tl.where(keep, p * term, 0.0), 0)
-        slope = slope * scale + tl.sum(tl.where(keep, p * term_slope, 0.0), 0)
-        valid += tl.sum(tl.where(keep, 1.0, 0.0).to(SUM), 0)
-    loss, d_target, share = outcome(own, top, weight, value, slope, valid, margin, OBJECTIVE, WEIGHED)
-    of_row = tl.load(weights + b).to(SUM)
-    tl.store(losses + b, loss * of_row)
+        if HAS_KNOWN:
+            keep &= contains(known_ids_ptr, start, end, id) == 0
+        score = tl.load(scores_ptr + b * count + n, mask=keep, other=MASKED)
+        tl.store(scores_ptr + b * count + n, score, mask=live & (keep == 0))
+        largest, weight, value, gradient, kept, _, _ = visit_negatives(
+            largest, weight, value, gradient, kept, own, score, keep, margin, temperature, OBJECTIVE, WEIGHTED, ACC
+        )
+    loss, grad_target, share = OBJECTIVE.value.loss(own, largest, weight, value, gradient, kept, margin, WEIGHTED)
+    of_row = tl.load(weights_ptr + b).to(ACC)
+    tl.store(losses_ptr + b, loss * of_row)
     if GRADIENT:
         tl.debug_barrier()  # what the first visit has masked
-        for first in range(0, count, BLOCK):
-            n = first + tl.arange(0, BLOCK)
-            score = tl.load(scores + b * count + n, mask=n < count, other=MASKED)
+        for first in range(0, count, BLOCK_N):
+            n = first + tl.arange(0, BLOCK_N)
+            score = tl.load(scores_ptr + b * count + n, mask=n < count, other=MASKED)
             keep = score != MASKED
-            p = weights_of(score, keep, top, temperature, OBJECTIVE, WEIGHED)
-            _, term_slope = negative_term(own, score, margin, OBJECTIVE)
-            c = chained(tl.where(keep, p * term_slope * (share * of_row), 0.0), score, SIMILARITY)
-            tl.store(g + b * count + n, c.to(g.dtype.element_ty), mask=n < count)
-        c = chained(d_target * of_row, own, SIMILARITY)
-        tl.store(coefficients + b, c)
-        for first in range(0, length, WIDTH):
-            d = first + tl.arange(0, WIDTH)
-            inside = d < length
-            zeros = tl.zeros((WIDTH,), SUM)
-            x_a = tl.load(x + d, mask=inside, other=0.0).to(SUM)
-            y_a = tl.load(y + d, mask=inside, other=0.0).to(SUM)
-            if SIMILARITY == MODULUS:
-                x_b = tl.load(x + length + d, mask=inside, other=0.0).to(SUM)
-                y_b = tl.load(y + length + d, mask=inside, other=0.0).to(SUM)
-                part, part_b = add_slope_modulus(zeros, zeros, c, x_a, x_b, y_a, y_b)
-                tl.store(d_query + b * dim + length + d, part_b, mask=inside)
-            else:
-                part = add_slope(zeros, c, x_a, y_a, SIMILARITY)
-            tl.store(d_query + b * dim + d, part, mask=inside)
+            p = negative_weights(score, keep, largest, temperature, OBJECTIVE, WEIGHTED)
+            _, term_gradient = OBJECTIVE.value.negative(own, score, margin)
+            c = coefficient(tl.where(keep, p * term_gradient * (share * of_row), 0.0), score, SIMILARITY)
+            tl.store(grad_scores_ptr + b * count + n, c.to(grad_scores_ptr.dtype.element_ty), mask=n < count)
+        c = coefficient(grad_target * of_row, own, SIMILARITY)
+        tl.store(grad_targets_ptr + b, c)
+        store_target_gradient(c, x_ptr, y_ptr, grad_query_ptr + b * dim, length, SIMILARITY, ACC, BLOCK_D)
 
 
 @triton.jit
-def query_slopes(g, query, lists, t_list, t_row, t_d, d_query, batch, groups, count, dim, row_tiles,
-                 TURNED: tl.constexpr, SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
-                 ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
-    """d_query[b] += sum_n g[b, n] d similarity(q_b, row n of its list) / dq."""
+def list_query_gradient(
+    grad_scores_ptr,  # [B, N]
+    query_ptr,  # [B, D]
+    lists_ptr,  # [G, N, D]
+    lists_stride_group, lists_stride_row, lists_stride_dim,
+    grad_query_ptr,  # [B, D]
+    batch, groups, count, dim, row_tiles, TRANSPOSED: tl.constexpr,
+    SIMILARITY: tl.constexpr, ACC: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    BLOCK_X: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Y: tl.constexpr,
+):  # fmt: skip
+    """grad_query[b] += sum_n c[b, n] d similarity(q_b, row n of its list) / dq."""
     group = tl.program_id(1)
     first, stop = rows_of(group, batch, groups)
-    length = dim // 2 if SIMILARITY == MODULUS else dim
-    row_tile, d_tile = place_of(tl.program_id(0), row_tiles, tl.cdiv(length, WIDTH), GROUP)
-    begin = first + row_tile * ROWS
-    row = begin + tl.arange(0, ROWS)
+    length = dim // 2 if SIMILARITY.value.COMPLEX else dim
+    row_tile, d_tile = tile_of(tl.program_id(0), row_tiles, tl.cdiv(length, BLOCK_D))
+    begin = first + row_tile * BLOCK_X
+    row = begin + tl.arange(0, BLOCK_X)
     if begin < stop:
-        read = tl.minimum(row, stop - 1)
-        d = d_tile * WIDTH + tl.arange(0, WIDTH)
+        read_row = tl.minimum(row, stop - 1)
+        d = d_tile * BLOCK_D + tl.arange(0, BLOCK_D)
         kept = (row < stop)[:, None] & (d < length)[None, :]
-        out = d_query + row[:, None] * dim + d[None, :]
-        a = tl.load(out, mask=kept, other=0.0)
-        b = a
-        if SIMILARITY == MODULUS:
-            b = tl.load(out + length, mask=kept, other=0.0)
-        rows, here = lists + group.to(tl.int64) * t_list, count
-        if TURNED:
-            here = tl.cdiv(count, 16) * 16
-        a, b = slope_tile(a, b, g + begin * count, count, 1, stop - begin, count, query, read, rows, t_row, t_d, here,
-                          count, dim, d_tile * WIDTH, SIMILARITY, SUM, PRECISION, ROWS, WIDTH, DEPTH)  # fmt: skip
-        tl.store(out, a, mask=kept)
-        if SIMILARITY == MODULUS:
-            tl.store(out + length, b, mask=kept)
+        out_ptrs = grad_query_ptr + row[:, None] * dim + d[None, :]
+        sum_a = tl.load(out_ptrs, mask=kept, other=0.0)
+        sum_b = sum_a
+        if SIMILARITY.value.COMPLEX:
+            sum_b = tl.load(out_ptrs + length, mask=kept, other=0.0)
+        list_ptr, list_rows = lists_ptr + group.to(tl.int64) * lists_stride_group, count
+        if TRANSPOSED:
+            list_rows = tl.cdiv(count, 16) * 16
+        sum_a, sum_b = gradient_tile(
+            sum_a=sum_a, sum_b=sum_b, grad_ptr=grad_scores_ptr + begin * count, grad_stride_x=count, grad_stride_y=1,
+            grad_x=stop - begin, grad_y=count, x_ptr=query_ptr, rows=read_row, y_ptr=list_ptr,
+            y_stride_row=lists_stride_row, y_stride_dim=lists_stride_dim, y_rows=list_rows, count=count, dim=dim,
+            first_d=d_tile * BLOCK_D, SIMILARITY=SIMILARITY, ACC=ACC, INPUT_PRECISION=INPUT_PRECISION,
+            BLOCK_X=BLOCK_X, BLOCK_D=BLOCK_D, BLOCK_Y=BLOCK_Y,
+        )  # fmt: skip
+        tl.store(out_ptrs, sum_a, mask=kept)
+        if SIMILARITY.value.COMPLEX:
+            tl.store(out_ptrs + length, sum_b, mask=kept)
 
 
 @triton.jit
-def list_slopes(g, lists, query, q_group, q_row, q_d, out, batch, groups, count, dim, TURNED: tl.constexpr,
-                SIMILARITY: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr,
-                WIDTH: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
-    """out[part, list, n] = sum over a part of the queries b of a list of g[b, n] d similarity / d row n.
-
-    TURNED: a group's queries lie at group * q_group, transposed, with zeros up to a multiple of 16; else at their rows.
-    """
+def list_row_gradient(
+    grad_scores_ptr,  # [B, N]
+    lists_ptr,  # [G, N, D]
+    query_ptr,  # [B, D], or TRANSPOSED [G, D, ..], with zeros up to a multiple of 16
+    query_stride_group, query_stride_row, query_stride_dim,
+    out_ptr,  # [parts, G, N, D]
+    batch, groups, count, dim, TRANSPOSED: tl.constexpr,
+    SIMILARITY: tl.constexpr, ACC: tl.constexpr, INPUT_PRECISION: tl.constexpr,
+    BLOCK_X: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Y: tl.constexpr,
+):  # fmt: skip
+    """out[part, list, n] = sum over a part of the queries b of a list of c[b, n] d similarity / d row n."""
     group, part = tl.program_id(1), tl.program_id(2)
     first, stop = rows_of(group, batch, groups)
     queries = (stop - first).to(tl.int32)
     share = tl.cdiv(tl.cdiv(queries, tl.num_programs(2)), 16) * 16
     offset = tl.minimum(part * share, queries)
-    here = tl.minimum(queries - offset, share)
-    length = dim // 2 if SIMILARITY == MODULUS else dim
-    row_tile, d_tile = place_of(tl.program_id(0), tl.cdiv(count, ROWS), tl.cdiv(length, WIDTH), GROUP)
-    begin = row_tile * ROWS
-    place = (begin + tl.arange(0, ROWS)).to(tl.int64)
-    read = tl.minimum(place, count - 1)
-    zeros = tl.zeros((ROWS, WIDTH), SUM)
-    rows = lists + group.to(tl.int64) * count * dim
-    if TURNED:
-        y, y_here = query + group.to(tl.int64) * q_group + part * share * q_row, tl.cdiv(here, 16) * 16
+    num_queries = tl.minimum(queries - offset, share)
+    length = dim // 2 if SIMILARITY.value.COMPLEX else dim
+    row_tile, d_tile = tile_of(tl.program_id(0), tl.cdiv(count, BLOCK_X), tl.cdiv(length, BLOCK_D))
+    begin = row_tile * BLOCK_X
+    row = (begin + tl.arange(0, BLOCK_X)).to(tl.int64)
+    read_row = tl.minimum(row, count - 1)
+    zeros = tl.zeros((BLOCK_X, BLOCK_D), ACC)
+    if TRANSPOSED:
+        y_ptr = query_ptr + group.to(tl.int64) * query_stride_group + part * share * query_stride_row
+        y_rows = tl.cdiv(num_queries, 16) * 16
     else:
-        y, y_here = query + (first + offset) * q_row, here
-    a, b = slope_tile(zeros, zeros, g + (first + offset) * count + begin, 1, count, count - begin, here, rows, read, y,
-                      q_row, q_d, y_here, here, dim, d_tile * WIDTH, SIMILARITY, SUM, PRECISION, ROWS, WIDTH,
-                      DEPTH)  # fmt: skip
-    d = d_tile * WIDTH + tl.arange(0, WIDTH)
-    kept = (place < count)[:, None] & (d < length)[None, :]
-    out += ((part * groups + group).to(tl.int64) * count + place)[:, None] * dim + d[None, :]
-    tl.store(out, a, mask=kept)
-    if SIMILARITY == MODULUS:
-        tl.store(out + length, b, mask=kept)
+        y_ptr, y_rows = query_ptr + (first + offset) * query_stride_row, num_queries
+    sum_a, sum_b = gradient_tile(
+        sum_a=zeros, sum_b=zeros, grad_ptr=grad_scores_ptr + (first + offset) * count + begin, grad_stride_x=1,
+        grad_stride_y=count, grad_x=count - begin, grad_y=num_queries,
+        x_ptr=lists_ptr + group.to(tl.int64) * count * dim, rows=read_row, y_ptr=y_ptr, y_stride_row=query_stride_row,
+        y_stride_dim=query_stride_dim, y_rows=y_rows, count=num_queries, dim=dim, first_d=d_tile * BLOCK_D,
+        SIMILARITY=SIMILARITY, ACC=ACC, INPUT_PRECISION=INPUT_PRECISION, BLOCK_X=BLOCK_X, BLOCK_D=BLOCK_D,
+        BLOCK_Y=BLOCK_Y,
+    )  # fmt: skip
+    d = d_tile * BLOCK_D + tl.arange(0, BLOCK_D)
+    kept = (row < count)[:, None] & (d < length)[None, :]
+    out_ptrs = out_ptr + ((part * groups + group).to(tl.int64) * count + row)[:, None] * dim + d[None, :]
+    tl.store(out_ptrs, sum_a, mask=kept)
+    if SIMILARITY.value.COMPLEX:
+        tl.store(out_ptrs + length, sum_b, mask=kept)
 
 
-def turned_by_group(rows, groups: int, multiple: int = 16):
-    """(rows [B, D] as [G, D, L] with zeros, L the next multiple of the largest group; its three strides)."""
+# ---- launches ------------------------------------------------------------------------------------------------
+
+
+def grouped_operand(name: str, tensor, stride_group: int, stride_row: int, stride_dim: int) -> dict:
+    return strided(name, tensor, stride_row, stride_dim) | {f"{name}_stride_group": stride_group}
+
+
+def transposed_by_group(name: str, rows, groups: int, multiple: int = 16) -> dict:
+    """Rows [B, D] as [G, D, L] with zeros, L the next multiple of the largest group."""
     batch, dim = rows.shape
     largest = ceil_div(batch, groups)
     width = ceil_div(largest, multiple) * multiple
-    turned = rows.new_zeros((groups, dim, width))
+    copy = rows.new_zeros((groups, dim, width))
     if batch == groups * largest:
-        turned[:, :, :largest] = rows.view(groups, largest, dim).transpose(1, 2)
+        copy[:, :, :largest] = rows.view(groups, largest, dim).transpose(1, 2)
     else:
         first, stop = (-(-torch.arange(one, groups + one, device=rows.device) * batch // groups) for one in (0, 1))
         place = first[:, None] + torch.arange(largest, device=rows.device)
         picked = rows[place.clamp(max=batch - 1)].masked_fill_((place >= stop[:, None])[:, :, None], 0)
-        turned[:, :, :largest] = picked.transpose(1, 2)
-    return turned, (dim * width, 1, width)
+        copy[:, :, :largest] = picked.transpose(1, 2)
+    return grouped_operand(name, copy, dim * width, 1, width)
 
 
-def slope_tiles(dtype, similarity: int, device, rows: int):
-    sizes = tiles("slopes", dtype, similarity, device, rows)
+def gradient_tiles(dtype, similarity: int, device, rows: int):
+    sizes = tiles("gradients", dtype, similarity, device, rows)
     return replace(sizes, columns=min(sizes.columns, 128))  # wider tiles don't fit the registers
 
 
@@ -241,59 +280,109 @@ def parts_of(programs: int, queries: int, device) -> int:
     return max(1, min(wanted, ceil_div(queries, 64), 16))
 
 
-def loss(query, table, targets, negatives, starts, ends, known, weights, similarity: int, kind: int, margin: float,
-         temperature: float, losses, d_query, coefficients, d_negatives, allocate) -> None:  # fmt: skip
-    """Fills losses [B] and, unless d_query is empty, d_query [B, D], the targets' coefficients [B, 1] and d_negatives
-    [G, N, D]."""
+def score_lists(query, lists, similarity: int, scores) -> None:
+    """Fills scores [B, N]."""
+    (batch, dim), (groups, count, _) = query.shape, lists.shape
+    largest = ceil_div(batch, groups)
+    sizes = tiles("scores", query.dtype, similarity, query.device, largest)
+    row_tiles, column_tiles = ceil_div(largest, sizes.rows), ceil_div(count, sizes.columns)
+    if is_product(similarity):
+        operands = strided("query", query, dim, 1) | grouped_operand("lists", lists, count * dim, dim, 1)
+    else:  # tiles of distances read a coordinate of many rows at once
+        operands = strided("query", query.t().contiguous(), 1, batch)
+        operands |= transposed_by_group("lists", lists.view(-1, dim), groups, sizes.columns)
+    list_scores[(row_tiles * column_tiles, groups)](
+        **operands,
+        out_ptr=scores,
+        batch=batch,
+        groups=groups,
+        count=count,
+        dim=dim,
+        row_tiles=row_tiles,
+        **arithmetic(query.dtype, similarity),
+        **score_blocks(sizes),
+    )
+
+
+def multiply_gradients(grad_scores, query, lists, similarity: int, grad_query, grad_negatives, allocate) -> None:
+    """Adds to grad_query [B, D] and fills grad_negatives [G, N, D] from coefficients [B, N]."""
+    (batch, dim), (groups, count, _), dtype = query.shape, lists.shape, query.dtype
+    largest, length = ceil_div(batch, groups), coordinates(dim, similarity)
+    for_queries, for_lists = (gradient_tiles(dtype, similarity, query.device, most) for most in (largest, count))
+    copies = transposes(query, similarity)
+    if copies:
+        summed_lists = transposed_by_group("lists", lists.view(-1, dim), groups)
+        summed_queries = transposed_by_group("query", query, groups)
+    else:
+        summed_lists = grouped_operand("lists", lists, count * dim, dim, 1)
+        summed_queries = grouped_operand("query", query, 0, dim, 1)
+    shared = dict(grad_scores_ptr=grad_scores, batch=batch, groups=groups, count=count, dim=dim, TRANSPOSED=copies)
+    shared |= arithmetic(dtype, similarity)
+    row_tiles = ceil_div(largest, for_queries.rows)
+    list_query_gradient[(row_tiles * ceil_div(length, for_queries.columns), groups)](
+        **summed_lists,
+        query_ptr=query,
+        grad_query_ptr=grad_query,
+        row_tiles=row_tiles,
+        **shared,
+        **gradient_blocks(for_queries),
+    )
+    programs = ceil_div(count, for_lists.rows) * ceil_div(length, for_lists.columns)
+    parts = parts_of(programs * groups, largest, query.device)
+    sums = grad_negatives
+    if parts > 1:
+        sums = allocate("parts_of_lists", (parts, *grad_negatives.shape), grad_negatives.dtype)
+    list_row_gradient[(programs, groups, parts)](
+        **summed_queries, lists_ptr=lists, out_ptr=sums, **shared, **gradient_blocks(for_lists)
+    )
+    if parts > 1:
+        torch.sum(sums, 0, out=grad_negatives)
+
+
+def loss(query, table, targets, negatives, starts, ends, known, weights, similarity: int, objective: int, margin: float,
+         temperature: float, losses, grad_query, grad_targets, grad_negatives, allocate) -> None:  # fmt: skip
+    """Fills losses [B] and, unless grad_query is empty, grad_query [B, D], the targets' coefficients [B, 1] and
+    grad_negatives [G, N, D]."""
     (batch, dim), (groups, count), dtype = query.shape, negatives.shape, table.dtype
     if batch == 0:
         return
-    gradient, wide = len(d_query) > 0, sum_dtype(dtype)
-    shared = arithmetic(dtype, similarity)
-    largest = -(-batch // groups)
-    sizes = tiles("scores", dtype, similarity, query.device, largest)
-    raw = allocate("raw_scores", (batch, count), wide)
-    row_tiles = -(-largest // sizes.rows)
-    column_tiles = -(-count // sizes.columns)
+    gradient, acc = len(grad_query) > 0, sum_dtype(dtype)
+    scores = allocate("raw_scores", (batch, count), acc)
     lists = table.index_select(0, negatives.clamp(min=0).view(-1)).view(groups, count, dim)
     if count:
-        turned, rows = (query, dim, 1), (lists, count * dim, dim, 1)
-        if similarity != DOT.value:  # tiles of distances read a coordinate of many rows at once
-            copy, strides = turned_by_group(lists.view(-1, dim), groups, sizes.columns)
-            turned, rows = (query.t().contiguous(), 1, batch), (copy, *strides)
-        scores[(row_tiles * column_tiles, groups)](
-            *turned, *rows, raw, batch, groups, count, dim, row_tiles, **shared, ROWS=sizes.rows,
-            COLUMNS=sizes.columns, DEPTH=sizes.depth, GROUP=GROUP, **constants(sizes),
-        )  # fmt: skip
-    g = raw
-    if gradient and similarity == DOT.value and wide != dtype:  # tensor cores take both factors in one dtype
-        g = allocate("coefficients_of_lists", (batch, count), dtype)
-    visited = min(1024, triton.next_power_of_2(max(count, 1)))
-    width = min(1024, max(32, triton.next_power_of_2(dim)))
-    objective[(batch,)](
-        query, table, targets, negatives, starts, ends, known, weights, raw, g, losses, coefficients, d_query, groups,
-        count, dim, bits(margin), bits(temperature), len(starts) > 0, kind, weighed(kind, temperature), gradient,
-        similarity, shared["SUM"], visited, width, num_warps=4,
-    )  # fmt: skip
-    if not gradient or not count:
-        return
-    length = dim // 2 if similarity == MODULUS.value else dim
-    for_queries, for_lists = (slope_tiles(dtype, similarity, query.device, most) for most in (largest, count))
-    turns = transposes(query, similarity)
-    listed, by_list = (lists, (count * dim, dim, 1)), (query, (0, dim, 1))
-    if turns:
-        listed, by_list = turned_by_group(lists.view(-1, dim), groups), turned_by_group(query, groups)
-    row_tiles = ceil_div(largest, for_queries.rows)
-    query_slopes[(row_tiles * ceil_div(length, for_queries.columns), groups)](
-        g, query, listed[0], *listed[1], d_query, batch, groups, count, dim, row_tiles, TURNED=turns, **shared,
-        **block(for_queries, SLOPES), GROUP=GROUP,
-    )  # fmt: skip
-    programs = ceil_div(count, for_lists.rows) * ceil_div(length, for_lists.columns)
-    parts = parts_of(programs * groups, largest, query.device)
-    sums = d_negatives if parts == 1 else allocate("parts_of_lists", (parts, *d_negatives.shape), wide)
-    list_slopes[(programs, groups, parts)](
-        g, lists, by_list[0], *by_list[1], sums, batch, groups, count, dim, TURNED=turns, **shared,
-        **block(for_lists, SLOPES), GROUP=GROUP,
-    )  # fmt: skip
-    if parts > 1:
-        torch.sum(sums, 0, out=d_negatives)
+        score_lists(query, lists, similarity, scores)
+    grad_scores = scores
+    if gradient and is_product(similarity) and acc != dtype:  # tensor cores take both factors in one dtype
+        grad_scores = allocate("grad_scores_of_lists", (batch, count), dtype)
+    formulae, kind = ObjectiveFormulae.find(objective), arithmetic(dtype, similarity)
+    list_loss[(batch,)](
+        query_ptr=query,
+        table_ptr=table,
+        targets_ptr=targets,
+        negatives_ptr=negatives,
+        known_starts_ptr=starts,
+        known_ends_ptr=ends,
+        known_ids_ptr=known,
+        weights_ptr=weights,
+        scores_ptr=scores,
+        grad_scores_ptr=grad_scores,
+        losses_ptr=losses,
+        grad_targets_ptr=grad_targets,
+        grad_query_ptr=grad_query,
+        groups=groups,
+        count=count,
+        dim=dim,
+        margin_bits=bits(margin),
+        temperature_bits=bits(temperature),
+        HAS_KNOWN=len(starts) > 0,
+        OBJECTIVE=formulae,
+        WEIGHTED=formulae.weighs(temperature),
+        GRADIENT=gradient,
+        SIMILARITY=kind["SIMILARITY"],
+        ACC=kind["ACC"],
+        BLOCK_N=min(1024, triton.next_power_of_2(max(count, 1))),
+        BLOCK_D=min(1024, max(32, triton.next_power_of_2(dim))),
+        num_warps=4,
+    )
+    if gradient and count:
+        multiply_gradients(grad_scores, query, lists, similarity, grad_query, grad_negatives, allocate)

@@ -18,7 +18,7 @@ from kgfast.errors import KgfastError
 from kgfast.kernels.triton import all_scores, candidates, multitask, pairs, ranking, rows, sampled, sampling, shared
 from kgfast.kernels.triton import queries as operators
 from kgfast.kernels.triton import updates as rules
-from kgfast.kernels.triton.scores import OPERATORS
+from kgfast.kernels.triton.scores import Operator
 from kgfast.registry import Regularizer, Score, Side, Update
 
 ROUNDED = (torch.bfloat16,)  # tables of 16 bits that can be trained: rounded stochastically
@@ -147,7 +147,7 @@ class TritonBackend(Backend):
         rules.update_all_rows(gradients, *arguments(update))
 
     def _add_regularizer(self, kind: Regularizer, parts: int, weight: float, table, ids, gradients) -> None:
-        rules.add_regularizer(kind is Regularizer.N3, parts, weight, table, ids, gradients)
+        rules.add_regularizer(kind, parts, weight, table, ids, gradients)
 
     # ---- draws, ranks ----------------------------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ def missing_gpu(device: str | None) -> str | None:
 
 def operator_of(score: Score) -> str:
     """The operator that makes the queries of a score."""
-    if score.operator is None or score.operator not in OPERATORS:
+    if score.operator not in (*Operator.members, operators.RESCAL):
         raise KgfastError(
             f"score {score.name!r}: its operator {score.operator!r} is not in kernels/triton/scores.py; add it there"
         )

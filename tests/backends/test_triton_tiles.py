@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import kgfast
 from kgfast import backends, reference, testing
+from kgfast.core.sums import sum_dtype
 from kgfast.reference.objectives import ALL_OBJECTIVES
 
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
@@ -14,7 +15,6 @@ if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
 from triton_lane import DEVICE, on_device  # noqa: E402
 
 from kgfast.kernels.triton import all_scores, candidates, launching, multitask, ranking  # noqa: E402
-from kgfast.kernels.triton.configurations import sum_dtype  # noqa: E402
 
 SIMILARITIES = tuple(reference.SIMILARITIES)
 FLOAT, DOUBLE, BFLOAT, HALF = torch.float32, torch.float64, torch.bfloat16, torch.float16
@@ -43,7 +43,7 @@ class Case:
     """Inputs of a loss over all candidates, and the specification."""
 
     def __init__(self, batch=7, rows=37, dim=16, dtype=FLOAT, similarity="dot", objective="softmax", smoothing=0.0,
-                 bias=False, several=False, skipped=False, seed=0, scale=1.0):  # fmt: skip
+                 bias=False, several=False, skipped=False, seed=0, scale=1.0, known=False):  # fmt: skip
         generator = torch.Generator().manual_seed(seed)
         dim += dim % 2 if similarity == "modulus" else 0
         self.query = (torch.randn(batch, dim, generator=generator) * scale).to(dtype)
@@ -55,14 +55,32 @@ class Case:
         if skipped:
             self.weights[::3] = 0
         self.similarity, self.objective, self.smoothing = similarity, objective, smoothing
+        self.known = torch.rand(batch, rows, generator=generator) < 0.4 if known else None
+        if known:  # row 1 is known for every query, answers of some among them; of the last query all are
+            self.known[:, 1:2] = True
+            self.known[-1] = True
 
     def losses(self, query, table, bias):
         scores = reference.SIMILARITIES[self.similarity](query[:, None], table)
         if len(bias):
             scores = scores + bias
-        losses = ALL_OBJECTIVES[self.objective](scores, self.mask.to(scores.dtype), self.smoothing)
+        if self.known is None:
+            losses = ALL_OBJECTIVES[self.objective](scores, self.mask.to(scores.dtype), self.smoothing)
+        else:
+            losses = torch.cat(
+                [self.loss_over_rivals(*of_row) for of_row in zip(scores, self.mask, self.known, strict=True)]
+            )
         counted = self.mask.any(1) if self.objective == "softmax" else torch.ones_like(self.mask[:, 0])
         return losses * (self.weights * counted).to(scores.dtype)
+
+    def loss_over_rivals(self, scores, answers, known):
+        """The loss of a query whose known candidates, unless they are answers, are not there: [1]."""
+        rivals = answers | ~known
+        if not rivals.any():
+            return scores[:1] * 0
+        return ALL_OBJECTIVES[self.objective](
+            scores[None, rivals], answers[None, rivals].to(scores.dtype), self.smoothing
+        )
 
     def specified(self, dtype):
         """[losses, gradients of query, table and bias] by autograd."""
@@ -76,7 +94,11 @@ class Case:
 
     def ours(self, gradient=True):
         options = SIMILARITIES.index(self.similarity), OBJECTIVES[self.objective], self.smoothing
-        return [one.cpu() for one in candidates.candidate_loss(*self.inputs(), *options, gradient)]
+        found = candidates.candidate_loss(*self.inputs(), *options, gradient, known=self.known_lists())
+        return [one.cpu() for one in found]
+
+    def known_lists(self):
+        return None if self.known is None else tuple(on_device(*as_csr(self.known)))
 
 
 def check(case):
@@ -105,15 +127,52 @@ def test_candidate_loss(setting):
     check(Case(batch, rows, dim, **setting))
 
 
-def test_several_panels_give_the_same(monkeypatch):
+@pytest.mark.parametrize("known", [False, True])
+def test_several_panels_give_the_same(known, monkeypatch):
     for similarity, dtype in (("dot", BFLOAT), ("modulus", FLOAT)):
-        case = Case(7, 70, 4, dtype, similarity, bias=True, several=True, skipped=True, smoothing=0.1)
+        case = Case(7, 70, 4, dtype, similarity, bias=True, several=True, skipped=True, smoothing=0.1, known=known)
         whole = case.ours()
         with monkeypatch.context() as patch:
             patch.setattr(candidates, "workspace_bytes", lambda batch, count, dim: 1)
             parts = case.ours()
         for one, two in zip(whole, parts, strict=True):
             torch.testing.assert_close(one, two, rtol=2e-2 if dtype == BFLOAT else 1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    testing.pairwise(
+        similarity=SIMILARITIES,
+        dtype=(FLOAT, DOUBLE, BFLOAT, HALF),
+        objective=tuple(OBJECTIVES),
+        size=((1, 1, 1), (7, 37, 33), (37, 100, 9)),
+        smoothing=(0.0, 0.1),
+        bias=(False, True),
+        several=(False, True),
+        skipped=(False, True),
+    ),
+    ids=lambda s: f"{s['similarity']}-{s['objective']}-{str(s['dtype'])[6:]}-{'x'.join(map(str, s['size']))}",
+)
+def test_known_candidates_do_not_compete(setting):
+    batch, rows, dim = setting.pop("size")
+    check(Case(batch, rows, dim, known=True, **setting))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_gradients_of_known_candidates_are_exactly_zero(objective):
+    """Even where their scores are infinite; and lists of nothing known change no bit."""
+    case = Case(7, 70, 16, objective=objective, several=True, known=True)
+    case.mask[:, 1] = False
+    before = case.table[1].clone()
+    case.table[1] = 1e38
+    losses, d_query, d_table, _ = case.ours()
+    assert all(one.isfinite().all() for one in (losses, d_query, d_table)) and not d_table[1].any()
+    case.table[1] = before
+    case.known[:] = False
+    with_lists = case.ours()
+    case.known = None
+    for one, two in zip(with_lists, case.ours(), strict=True):
+        assert torch.equal(one, two)
 
 
 @pytest.mark.parametrize("similarity", ["dot", "l1"])
@@ -273,24 +332,26 @@ def test_all_scores(similarity, dtype, size):
 # ---- tasks together ------------------------------------------------------------------------------------------
 
 
-def make_tasks(dtype, dims):
+def make_tasks(dtype, dims, known=False):
+    """known: of the first two; the third has none then."""
     return [
-        Case(40, 203, dims[0], dtype, bias=True, several=True, skipped=True),
-        Case(7, 37, dims[1], dtype, objective="bce", smoothing=0.1, seed=1),
+        Case(40, 203, dims[0], dtype, bias=True, several=True, skipped=True, known=known),
+        Case(7, 37, dims[1], dtype, objective="bce", smoothing=0.1, seed=1, known=known),
         Case(16, 130, dims[2], dtype, smoothing=0.2, several=True, seed=2),
     ]
 
 
 def as_task(case):
-    return multitask.Task(*case.inputs(), OBJECTIVES[case.objective], case.smoothing)
+    return multitask.Task(*case.inputs(), OBJECTIVES[case.objective], case.smoothing, case.known_lists())
 
 
 @pytest.mark.parametrize("panels", [False, True])
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("dtype, dims", [(FLOAT, (17, 33, 15)), (DOUBLE, (5, 16, 1)), (BFLOAT, (16, 48, 32))])
-def test_tasks_together(dtype, dims, panels, monkeypatch):
+def test_tasks_together(dtype, dims, known, panels, monkeypatch):
     if panels:
         monkeypatch.setattr(multitask, "WORKSPACE_BYTES", 3 * 40 * 64 * 8)
-    cases = make_tasks(dtype, dims)
+    cases = make_tasks(dtype, dims, known)
     scales = torch.tensor([0.5, 2.0, -1.0], dtype=sum_dtype(dtype))
     per_task, group = multitask.task_losses([as_task(case) for case in cases])
     gradients = multitask.task_gradients(group, *on_device(scales))
