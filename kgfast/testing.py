@@ -197,6 +197,8 @@ def make_known(triples: Tensor, **sizes: int) -> KnownTriples:
 def pairwise(**axes: Sequence[Any]) -> list[dict[str, Any]]:
     """Few combinations in which every pair of values of two axes occurs: a greedy all-pairs cover."""
     names = list(axes)
+    if len(names) < 2:
+        return [{name: value} for name in names for value in axes[name]] or [{}]
     positions = {name: range(len(values)) for name, values in axes.items()}
     missing = {
         ((a, i), (b, j)) for a, b in itertools.combinations(names, 2) for i in positions[a] for j in positions[b]

@@ -29,12 +29,14 @@ FLOAT32, FLOAT64 = torch.float32, torch.float64
 SCORES = tuple(reference.SCORES)  # kgfast's own: tests may register others later
 
 # of a device: the values of the axes that a test leaves to its lane
-QUERIES = dict(queries=(7, 1, 130), rows=(1, 2, 37, 1100))
-FULL = dict(dim=testing.DIMS, negatives=testing.NEGATIVES, batch=(7, 1), **QUERIES)
-HOST = dict(dim=(1, 16, 33, 130), negatives=(1, 5, 20), batch=(7, 1), **QUERIES)
-DEVICE = dict(dim=(1, 16, 33, 257), negatives=(1, 5, 64), batch=(7, 1, 150), **QUERIES)
+COMMON = dict(queries=(7, 1, 130), rows=(1, 2, 37, 1100), row_dim=(2, 34, 130), drawn=(1, 2, 5, 64),
+              triples=(7, 1, 0, 65), k=(1, 10, 203, 210))  # fmt: skip
+FULL = COMMON | dict(dim=testing.DIMS, negatives=testing.NEGATIVES, batch=(7, 1))
+HOST = COMMON | dict(dim=(1, 16, 33, 130), negatives=(1, 5, 20), batch=(7, 1))
+DEVICE = COMMON | dict(dim=(1, 16, 33, 257), negatives=(1, 5, 64), batch=(7, 1, 150))
 # where a launch takes milliseconds
-INTERPRETED = dict(dim=(34, 1, 15), negatives=(5, 1), batch=(5,), queries=(7, 1), rows=(1, 37, 70))
+INTERPRETED = dict(dim=(34, 1, 15), negatives=(5, 1), batch=(5,), queries=(7, 1), rows=(1, 37, 70), row_dim=(6, 38),
+                   drawn=(21, 1), triples=(6, 0), k=(1, 10, 40, 45))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -141,13 +143,18 @@ def lanes_of(impl: str | None, device: str | None) -> list[Lane]:
 
 
 def name_of(setting: dict) -> str:
-    """An id for a setting: words, flags that are set, sizes."""
-    letters = {"batch": "B", "queries": "B", "negatives": "N", "rows": "C", "dim": "D"}
-    words = [str(value).removeprefix("torch.") for key, value in setting.items() if isinstance(value, str)]
-    flags = [key for key, value in setting.items() if value is True or (isinstance(value, float) and value)]
-    dtype = {FLOAT32: "f32", FLOAT64: "f64"}.get(setting.get("dtype"), "")
-    sizes = "".join(f"{letter}{setting[key]}" for key, letter in letters.items() if key in setting)
-    return "-".join(filter(None, [*words, *flags, dtype, sizes]))
+    """An id for a setting: words, flags that are set, numbers by name."""
+    words = []
+    for key, value in setting.items():
+        if isinstance(value, torch.dtype):
+            words.append({FLOAT32: "f32", FLOAT64: "f64"}.get(value, str(value).removeprefix("torch.")))
+        elif isinstance(value, str):
+            words.append(value)
+        elif value is True or (value and isinstance(value, float)):
+            words.append(key)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            words.append(f"{key}{value}")
+    return "-".join(words)
 
 
 def settings_of(lane: Lane, names: tuple[str, ...], axes: dict) -> list[dict]:
@@ -157,8 +164,7 @@ def settings_of(lane: Lane, names: tuple[str, ...], axes: dict) -> list[dict]:
     scores = axes.pop("score", None)
     if scores is None or lane.slow:
         return testing.pairwise(**({} if scores is None else {"score": scores}), **axes)
-    cover = testing.pairwise(**axes) if axes else [{}]
-    return [{"score": score, **setting} for score in scores for setting in cover]
+    return [{"score": score, **setting} for score in scores for setting in testing.pairwise(**axes)]
 
 
 def parametrize(metafunc) -> None:
