@@ -13,7 +13,6 @@ import torch  # noqa: E402
 from kgfast import testing  # noqa: E402
 from kgfast.backends.cpu import _C  # noqa: E402
 
-
 MARKERS = (
     "no_poison: leave torch.empty alone, as torch.compile must trace it",
     "lanes(tiles, widest, slow, impls): which lanes a test with the argument `lane` is for (helpers/lanes.py)",

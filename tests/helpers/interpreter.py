@@ -38,6 +38,7 @@ def quicken_interpreter():
 def multiply_in_order():
     """Every number of the interpreter's products is summed in the same order, as on a GPU: NumPy's libraries sum
     otherwise at the edges of a matrix, on some processors."""
+
     def dot(self, a, b, d, input_precision, max_num_imprecise_acc):
         sum, x, y = np.zeros_like(d.data), a.data.astype(np.float64), b.data.astype(np.float64)
         for k in range(len(y)):

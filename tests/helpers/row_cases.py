@@ -1,4 +1,4 @@
-"""The pass over touched rows by its specification: pairs with dL/dscore, extra rows, and an optimizer's rule."""
+"""The pass over touched rows, by its specification and by a backend."""
 
 from __future__ import annotations
 
@@ -92,10 +92,12 @@ def specified_pass(rule: str, case: RowCase, similarity: Similarity) -> list[Ten
 
 
 def updated_rows(backend, rule: str, case: RowCase, similarity: Similarity) -> list[Tensor]:
-    """[table, its states] after a backend's row pass over pairs that it scored itself."""
+    """[table, its states] after a backend's row pass over pairs that it scored itself, if there are any."""
     query, table, ids, g, extras = case
-    scores = backend.pair_scores(query, table, ids, similarity)
-    coefficients, _ = backend.pair_query_gradient(g, scores, query, table, ids, similarity)
+    coefficients = g
+    if ids.numel():
+        scores = backend.pair_scores(query, table, ids, similarity)
+        coefficients, _ = backend.pair_query_gradient(g, scores, query, table, ids, similarity)
     target = torch.zeros_like(table) if rule == "dense" else table.clone()
     source = table if rule == "dense" else target  # an optimizer changes the table that distances read
     states = states_of(rule, table)
