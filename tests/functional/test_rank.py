@@ -1,4 +1,4 @@
-"""What ranks and top-k say of known answers, threads and NaN. On every backend: backends/test_conformance_ranking.py."""
+"""Ranks and top-k: known answers, threads, NaN. On every backend: backends/test_conformance_ranking.py."""
 
 import pytest
 import torch
