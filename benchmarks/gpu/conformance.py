@@ -1,7 +1,7 @@
-"""The conformance suite on the device by every backend that serves there: `pytest tests/backends --impl .. --device ..`.
+"""The conformance suite by every backend that serves the device: `pytest tests/backends --impl .. --device ..`.
 
-Where pytest-xdist is installed, its processes share the tests out: Triton compiles on the CPU, and most of the time goes
-there. Each line that pytest prints is counted as it comes, so a time limit loses none.
+Where pytest-xdist is installed, its processes share the tests out: Triton compiles on the CPU, and most of the time
+goes there. Each line that pytest prints is counted as it comes, so a time limit loses none.
 """
 
 from __future__ import annotations
