@@ -1,4 +1,4 @@
-"""Helpers for tests and benchmarks: a tolerance set by PyTorch, inputs that hurt, NaN in fresh memory."""
+"""Helpers for tests and benchmarks: comparison with the specification, inputs that hurt, NaN in fresh memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import kgfast
+from kgfast import reference
 from kgfast.core.known import KnownTriples
 from kgfast.reference import SCORES
 
@@ -57,6 +59,29 @@ def assert_no_worse(
         )
 
 
+def evaluate(function: Callable[..., Tensor], leaves: Sequence[Tensor]) -> list[Tensor]:
+    """[value, gradient of each leaf], dense; a value that is no scalar is probed with fixed random weights."""
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    value = function(*leaves)
+    probe = torch.rand(value.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    value.backward(probe.to(value) if value.dim() else None)
+    gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+    return [value.detach(), *(grad.to_dense() if grad.is_sparse else grad for grad in gradients)]
+
+
+def compare(op: str, leaves: Sequence[Tensor], call: Callable[..., Tensor], impl: str) -> None:
+    """Value and gradients of a public op by the backend `impl`, no worse than the specification's in the same dtype.
+
+    call(function, *leaves, **options): calls the specification's function, or kgfast's with impl=`impl`.
+    """
+    specified, ours = getattr(reference, op), getattr(kgfast, op)
+    truth = evaluate(lambda *wide: call(specified, *wide), [leaf.double() for leaf in leaves])
+    eager = evaluate(lambda *same: call(specified, *same), leaves)
+    found = evaluate(lambda *same: call(ours, *same, impl=impl), leaves)
+    for mine, same, wide in zip(found, eager, truth, strict=True):
+        assert_no_worse(mine, same, wide)
+
+
 @dataclass(frozen=True)
 class Case:
     """Inputs of a loss: tables, triples [B, 3], negatives [B, N] ([2, B, N] for side="both"), weights [B]."""
@@ -67,10 +92,10 @@ class Case:
     negatives: Tensor
     weights: Tensor
 
-    def to(self, dtype: torch.dtype) -> Case:
-        """The same numbers in another dtype."""
-        tables = (self.entities.to(dtype), self.relations.to(dtype))
-        return Case(*tables, self.triples, self.negatives, self.weights.to(dtype))
+    def on(self, device: str | torch.device) -> Case:
+        """The same on a device."""
+        tensors = self.entities, self.relations, self.triples, self.negatives, self.weights
+        return Case(*(tensor.to(device) for tensor in tensors))
 
 
 def usable_dim(score: str, dim: int) -> int:
@@ -172,6 +197,8 @@ def make_known(triples: Tensor, **sizes: int) -> KnownTriples:
 def pairwise(**axes: Sequence[Any]) -> list[dict[str, Any]]:
     """Few combinations in which every pair of values of two axes occurs: a greedy all-pairs cover."""
     names = list(axes)
+    if len(names) < 2:
+        return [{name: value} for name in names for value in axes[name]] or [{}]
     positions = {name: range(len(values)) for name, values in axes.items()}
     missing = {
         ((a, i), (b, j)) for a, b in itertools.combinations(names, 2) for i in positions[a] for j in positions[b]

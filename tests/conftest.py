@@ -1,4 +1,4 @@
-"""Fixtures of all tests: NaN in fresh memory, every CPU level of the machine, thread counts put back."""
+"""What all tests share: lanes, NaN in fresh memory, every CPU level of the machine, thread counts put back."""
 
 import os
 
@@ -7,27 +7,62 @@ import pytest
 # Before torch loads OpenMP: threads that wait give their core up soon, as the tests may share the machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+import lanes  # noqa: E402
 import torch  # noqa: E402
 
 from kgfast import testing  # noqa: E402
 from kgfast.backends.cpu import _C  # noqa: E402
 
+MARKERS = (
+    "no_poison: leave torch.empty alone, as torch.compile must trace it",
+    "lanes(tiles, widest, slow, impls): which lanes a test with the argument `lane` is for (helpers/lanes.py)",
+    "axes(*names, **values): options of which a test with the argument `setting` tries every pair of values",
+    "of_backend(name): a test of one backend's inside, left out where --impl names another",
+)
+
 
 def pytest_addoption(parser):
-    parser.addoption("--quick", action="store_true", help="one case of every test that is not marked slow")
-
-
-def pytest_collection_modifyitems(config, items):
-    """For --quick: the last case of each test, which has the machine's best instructions and the odd shapes."""
-    if config.getoption("--quick"):
-        last = {(item.path, item.cls, getattr(item, "originalname", item.name)): item for item in items}
-        kept = {item for item in last.values() if not item.get_closest_marker("slow")}
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = [item for item in items if item in kept]
+    group = parser.getgroup("kgfast")
+    group.addoption("--quick", action="store_true", help="one case of every test that is not marked slow")
+    group.addoption("--impl", choices=("cpu", "triton", "cuda"), help="the one backend that tests of backends run")
+    group.addoption("--device", choices=("cpu", "cuda"), help="where they run it; cpu unless --impl is left out")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "no_poison: leave torch.empty alone, as torch.compile must trace it")
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+
+
+def pytest_generate_tests(metafunc):
+    if "lane" in metafunc.fixturenames:
+        lanes.parametrize(metafunc)
+
+
+def pytest_collection_modifyitems(config, items):
+    """With --impl, no test of another backend's inside. With --quick, the last case of each test by each backend, which
+    has the machine's best instructions and the odd shapes."""
+    impl, kept = config.getoption("--impl"), set(items)
+    if impl is not None:
+        marks = {item: item.get_closest_marker("of_backend") for item in items}
+        kept -= {item for item, mark in marks.items() if mark is not None and mark.args[0] != impl}
+    if config.getoption("--quick"):
+        last = {(item.path, item.cls, getattr(item, "originalname", item.name), impl_of(item)): item for item in items}
+        kept &= {item for item in last.values() if not item.get_closest_marker("slow")}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def impl_of(item):
+    """The backend of a test with a lane."""
+    lane = getattr(item, "callspec", None) and item.callspec.params.get("lane")
+    return lane.impl if isinstance(lane, lanes.Lane) else None
+
+
+@pytest.fixture
+def lane(request):
+    """A backend on a device, ready to serve."""
+    with request.param.active() as ready:
+        yield ready
 
 
 @pytest.fixture(autouse=True)

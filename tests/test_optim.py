@@ -196,3 +196,72 @@ def test_loss_then_step_learns():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
+
+
+# ---- what is refused, before a row moves --------------------------------------------------------------------
+
+REPLACED = {
+    "fewer rows": (lambda table: torch.randn(4, D), None, r"gradient \[23, 17\].* is not of its table, \[4, 17\]"),
+    "another dtype": (lambda table: table.double(), None, r"gradient .*float32.* is not of its table, .*float64"),
+    "columns in another order": (lambda table: table.t().contiguous().t(), None, "params must be contiguous"),
+    "half precision": (lambda table: table.half(), None, "params has dtype torch.float16"),
+    "state of another size": (lambda table: torch.randn(4, D), lambda table: torch.randn(4, D), "optimizer state"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", REPLACED)
+def test_a_table_that_was_replaced_since_backward(kind, case):
+    """Pruned or converted: a kernel would write beyond it. Its gradient or its state is of the old one."""
+    replace, gradient, message = REPLACED[case]
+    if case == "state of another size" and kind == "sgd":
+        pytest.skip("it has no state")
+    parameter = torch.nn.Parameter(table())
+    optimizer = KINDS[kind]([parameter])
+    parameter.grad = torch.ones_like(parameter)
+    if gradient:  # of the new table, whose state is still the old one's
+        optimizer.step()
+        parameter.grad = None
+    parameter.data = replace(parameter.data)
+    if gradient:
+        parameter.grad = gradient(parameter)
+    before = parameter.detach().clone()
+    with pytest.raises(kgfast.KgfastError, match=message):
+        optimizer.step()
+    assert torch.equal(parameter, before)
+
+
+SETTINGS = [("weight_decay", 0.5), ("momentum", 0.9), ("maximize", True), ("amsgrad", True), ("nesterov", True)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name, value", SETTINGS)
+def test_settings_of_other_optimizers_are_refused_in_groups(kind, name, value):
+    """They would have no effect; a value that asks for none is let through, as torch's own defaults are."""
+    make, others = KINDS[kind], [torch.nn.Parameter(table()), torch.nn.Parameter(table())]
+    with pytest.raises(kgfast.KgfastError, match=f"{name}={value}: Row.* has no such setting"):
+        make([{"params": others[:1], name: value}])
+    optimizer = make([{"params": others[:1], name: type(value)()}])
+    with pytest.raises(kgfast.KgfastError, match=f"{name}={value}"):
+        optimizer.add_param_group({"params": others[1:], name: value})
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda p: kgfast.optim.RowSGD(p, lr=-0.1), "lr=-0.1"),
+        (lambda p: kgfast.optim.RowSGD(p, lr="fast"), "lr='fast'"),
+        (lambda p: kgfast.optim.RowAdagrad(p, eps=0.0), "eps=0 must be above 0"),
+        (lambda p: kgfast.optim.RowAdam(p, betas=0.9), "betas=0.9 must be two numbers"),
+        (lambda p: kgfast.optim.RowAdam(p, betas=(0.9, 1.0)), r"betas=\(0.9, 1.0\) must be two numbers in \[0, 1\)"),
+        (lambda p: kgfast.optim.RowAdam(p, betas=(0.9, None)), "betas=None"),
+        (
+            lambda p: kgfast.optim.RowSGD([torch.nn.Parameter(torch.ones(3))]),
+            r"tables \[rows, dim\], not of shape \[3\]",
+        ),
+        (lambda p: kgfast.optim.RowSGD([{"params": p, "eps": 1e-8}]), "eps=1e-08: RowSGD has no such setting"),
+    ],
+)
+def test_wrong_settings_are_named(make, message):
+    with pytest.raises(kgfast.KgfastError, match=message):
+        make([torch.nn.Parameter(table())])

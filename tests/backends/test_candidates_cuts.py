@@ -6,6 +6,7 @@ import torch
 from kgfast import backends
 from kgfast.registry import Objective, Similarity
 
+pytestmark = pytest.mark.of_backend("cpu")
 cpu = backends.get("cpu")
 # (rows, candidates, dim): which way of cutting
 CUTS = {

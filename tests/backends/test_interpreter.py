@@ -8,16 +8,23 @@ from pathlib import Path
 
 import pytest
 
-FILES = ["../ops/test_ops.py", *sorted(path.name for path in Path(__file__).parent.glob("test_triton*.py"))]
+HERE = Path(__file__).parent
+FILES = {
+    "conformance": [*HERE.glob("test_conformance*.py"), HERE / "test_contract.py", HERE / "test_own_scores.py"],
+    "ops": [*HERE.parent.glob("ops/test_*.py")],
+    "triton": [*HERE.glob("test_triton*.py")],
+}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-@pytest.mark.parametrize("file", FILES)
-def test_in_the_interpreter(file, pytestconfig):
-    """Every test of the file passes in a process of its own."""
-    place = Path(__file__).parent / file
+@pytest.mark.of_backend("triton")
+@pytest.mark.parametrize("files", FILES)
+def test_in_the_interpreter(files, pytestconfig):
+    """Every test of the files passes in a process of its own."""
+    if pytestconfig.getoption("--device") == "cuda":
+        pytest.skip("a GPU was asked for")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(place)]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *map(str, sorted(FILES[files]))]
     command += ["--quick"] if pytestconfig.getoption("--quick") else []
-    result = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    result = subprocess.run(command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]

@@ -1,73 +1,24 @@
-"""Training steps by Triton's kernels: those of the CPU, and none that waits for the device.
+"""Training steps by Triton's kernels: over fetched rows, over tables of 16 bits, and none waits for the device.
 
-On a GPU, or under Triton's interpreter (see test_interpreter.py).
+On a GPU, or under Triton's interpreter (see test_interpreter.py). What they learn: test_conformance_steps.py.
 """
 
 import functools
 
 import pytest
 import torch
+from step_cases import ENTITIES, STEPS, known_graph, make_step
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import kgfast
-from kgfast import backends, nn, optim, steps, testing
+from kgfast import backends, optim, steps
 from kgfast.steps.host_tables import HostTablesStep
 
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
 
-from triton_lane import DEVICE, ENTITIES, RELATIONS, SIZES, known_of  # noqa: E402
+from triton_lane import DEVICE  # noqa: E402
 
-STEPS = {
-    "own": dict(negatives=5, margin=2.0, adversarial_temperature=1.0, regularizer="n3", regularizer_weight=0.1),
-    "chunk": dict(negatives=4, sharing="chunk", chunk=3, objective="softmax", side="both"),
-    "batch": dict(negatives=4, sharing="batch", objective="bce", regularizer="l2", regularizer_weight=0.1),
-    "masked": dict(negatives=4, filter="mask", objective="margin", margin=1.0, negative_power=0.5),
-    "redrawn": dict(negatives=4, filter="redraw", objective="softmax", side="both"),
-    "all": dict(objective="softmax", label_smoothing=0.1, regularizer="n3", regularizer_weight=0.1),
-    "answers": dict(objective="bce", answers=True, relation_weight=0.5),
-}
-
-
-def make_step(kind, device, impl, score, reciprocal=False, optimizer=None, dtype=torch.float32, **more):
-    options = {**STEPS[kind], **more}
-    model = nn.KGEModel(ENTITIES, RELATIONS, 6, score=score, seed=1, reciprocal=reciprocal, dtype=dtype).to(device)
-    optimizer = (optimizer or optim.RowAdagrad)(model.parameters(), lr=0.1)
-    triples = testing.make_triples(7, **SIZES)
-    known = kgfast.KnownTriples.from_triples(testing.make_known_triples(triples, 30, **SIZES), ENTITIES, RELATIONS)
-    if "filter" in options:
-        options["known"] = known.to(device)
-    if "negative_power" in options:
-        options["entity_counts"] = torch.arange(ENTITIES)
-    if "answers" in options:
-        options["answers"] = known.to(device)
-    if kind in ("all", "answers"):
-        return model, steps.OneVsAllStep(model, optimizer, impl=impl, **options), triples.to(device)
-    return model, steps.NegativeSamplingStep(model, optimizer, impl=impl, seed=4, **options), triples.to(device)
-
-
-@pytest.mark.parametrize(
-    "kind, score, reciprocal, optimizer",
-    [
-        ("own", "rotate", False, optim.RowAdagrad),
-        ("own", "complex", True, optim.RowAdam),
-        ("own", "transe_l1", False, optim.RowSGD),
-        ("chunk", "distmult", False, optim.RowAdagrad),
-        ("batch", "transe_l2", True, optim.RowAdagrad),
-        ("masked", "simple", False, optim.RowAdam),
-        ("redrawn", "cp", False, optim.RowAdagrad),
-        ("all", "complex", True, optim.RowAdagrad),
-        ("answers", "complex", False, optim.RowAdam),
-    ],
-)
-def test_steps_are_those_of_the_cpu(kind, score, reciprocal, optimizer):
-    results = []
-    for device, impl in (("cpu", "cpu"), (DEVICE, "triton")):
-        model, step, triples = make_step(kind, device, impl, score, reciprocal, optimizer)
-        losses = [step(triples, index).cpu() for index in range(2)]
-        results.append([*losses, model.entities.detach().cpu(), model.relations.detach().cpu()])
-    for ours, expected in zip(results[1], results[0], strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-5)
+pytestmark = pytest.mark.of_backend("triton")
 
 
 @pytest.mark.parametrize("kind", ["own", "chunk", "masked"])
@@ -79,7 +30,7 @@ def test_rows_fetched_from_host_memory(kind):
             options = {
                 "filter": "none",
                 **STEPS[kind],
-                "known": known_of(triples).to("cpu"),
+                "known": known_graph(triples),
                 "entity_counts": torch.arange(ENTITIES),
             }
             step = step_class(model, step.optimizer, impl="triton", seed=4, **options)

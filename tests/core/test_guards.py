@@ -120,3 +120,161 @@ def test_seeds_of_64_bits_and_wrong_ones():
     assert torch.equal(ours, eager)
     with pytest.raises(kgfast.KgfastError, match="seed=None"):
         kgfast.sample_negatives(TRIPLES, 7, 5, side="tail", seed=None)
+
+
+NUMPY_INTEGERS = [np.int64, np.int32, np.uint8]
+
+
+@pytest.mark.parametrize("kind", NUMPY_INTEGERS)
+def test_integers_of_numpy_are_integers(kind):
+    """Seeds, steps, counts, k and sizes: what a loop over an array hands in."""
+    plain = kgfast.sample_negatives(TRIPLES, 4, 5, side="tail", seed=3, step=2, shared=2)
+    asked = kgfast.sample_negatives(TRIPLES, kind(4), kind(5), side="tail", seed=kind(3), step=kind(2), shared=kind(2))
+    assert torch.equal(plain, asked)
+    model = nn.DistMult(kind(5), kind(3), kind(4), seed=1)
+    tables = model.entities.detach(), model.relations.detach()
+    options = dict(score="distmult", side="tail")
+    sampler = kgfast.NegativeSampler(kind(3), seed=kind(7), step=kind(1))
+    losses = [kgfast.negative_sampling_loss(*tables, TRIPLES, one, **options)
+              for one in (sampler, kgfast.NegativeSampler(3, seed=7, step=1))]  # fmt: skip
+    assert torch.equal(*losses)
+    for one, two in zip(*(kgfast.topk(*tables, TRIPLES, k, **options) for k in (kind(2), 2)), strict=True):
+        assert torch.equal(one, two)
+    assert torch.equal(*(kgfast.linear_cross_entropy(*tables[:1] * 2, torch.arange(5), ignore_index=k)
+                         for k in (kind(100), 100)))  # fmt: skip
+    steps.NegativeSamplingStep(model, optim.RowSGD(model.parameters()), negatives=kind(2), seed=kind(3))(
+        TRIPLES, kind(0)
+    )
+
+
+@pytest.mark.parametrize("value", [True, 2.0, "2", None, 2 + 0j, torch.tensor([1, 2])])
+def test_what_is_no_integer_is_named(value):
+    calls = {
+        "num_negatives": lambda: kgfast.sample_negatives(TRIPLES, value, 5, side="tail", seed=0),
+        "num_entities": lambda: kgfast.sample_negatives(TRIPLES, 2, value, side="tail", seed=0),
+        "seed": lambda: kgfast.sample_negatives(TRIPLES, 2, 5, side="tail", seed=value),
+        "step": lambda: kgfast.sample_negatives(TRIPLES, 2, 5, side="tail", seed=0, step=value),
+        "shared": lambda: kgfast.sample_negatives(TRIPLES, 2, 5, side="tail", seed=0, shared=value),
+        "k": lambda: kgfast.topk(torch.ones(5, 4), torch.ones(3, 4), TRIPLES, value, score="distmult", side="tail"),
+        "dim": lambda: nn.DistMult(5, 3, value),
+        "ignore_index": lambda: kgfast.linear_cross_entropy(
+            *[torch.ones(5, 4)] * 2, torch.arange(5), ignore_index=value
+        ),
+        "negatives": lambda: steps.NegativeSamplingStep(*of_a_step(), negatives=value),
+    }
+    for name, call in calls.items():
+        with pytest.raises(kgfast.KgfastError, match=f"^{name}="):
+            call()
+
+
+def of_a_step():
+    model = nn.DistMult(5, 3, 4)
+    return model, optim.RowSGD(model.parameters())
+
+
+@pytest.mark.parametrize("value", [None, "1x", [1.0], torch.ones(2), float("nan"), float("inf"), True])
+def test_what_is_no_finite_number_is_named(value):
+    tables = torch.ones(5, 4), torch.ones(3, 4)
+    options = dict(score="distmult", side="tail")
+    calls = {
+        "margin": lambda: kgfast.negative_sampling_loss(*tables, TRIPLES, TRIPLES, margin=value, **options),
+        "adversarial_temperature": lambda: kgfast.negative_sampling_loss(
+            *tables, TRIPLES, TRIPLES, adversarial_temperature=value, **options
+        ),
+        "label_smoothing": lambda: kgfast.one_vs_all_loss(*tables, TRIPLES, label_smoothing=value, **options),
+        "lr": lambda: optim.RowSGD([torch.nn.Parameter(tables[0])], lr=value),
+        "query_dropout": lambda: steps.OneVsAllStep(*of_a_step(), query_dropout=value),
+        "regularizer_weight": lambda: steps.OneVsAllStep(*of_a_step(), regularizer_weight=value),
+    }
+    for name, call in calls.items():
+        with pytest.raises(kgfast.KgfastError, match=f"^{name}="):
+            call()
+
+
+@pytest.mark.parametrize("name", ["margin", "adversarial_temperature"])
+def test_a_number_that_wants_a_gradient_is_refused(name):
+    """It would stay without one."""
+    value = torch.tensor(1.0, requires_grad=True)
+    tables = torch.ones(5, 4), torch.ones(3, 4)
+    with pytest.raises(kgfast.KgfastError, match=f"{name} requires a gradient"):
+        kgfast.negative_sampling_loss(*tables, TRIPLES, TRIPLES, score="distmult", side="tail", **{name: value})
+    plain, taken = (
+        kgfast.negative_sampling_loss(*tables, TRIPLES, TRIPLES, score="distmult", side="tail", **{name: one})
+        for one in (1.0, torch.tensor(1.0))
+    )
+    assert torch.equal(plain, taken)
+
+
+@pytest.mark.parametrize("side", ["Tail", "tails", "both", "", 3, None])
+@pytest.mark.parametrize("reciprocal", [False, True])
+def test_a_side_that_is_misspelt_is_no_head(reciprocal, side):
+    """A reciprocal model asks for heads as tails; what is neither is refused by it as by any other."""
+    model = nn.ComplEx(5, 3, 4, reciprocal=reciprocal)
+    known = kgfast.KnownTriples.from_triples(TRIPLES, 5, 3)
+    calls = (
+        lambda: model.rank(TRIPLES, side),
+        lambda: model.rank(TRIPLES, side, known),
+        lambda: model.topk(TRIPLES, 2, side),
+        lambda: model.topk(TRIPLES, 2, side, known),
+        lambda: model.score_candidates(TRIPLES, side),
+    )
+    for call in calls:
+        with pytest.raises(kgfast.KgfastError, match="^side=.* is unknown: it is one of tail, head"):
+            call()
+    with pytest.raises(kgfast.KgfastError, match="^side="):
+        steps.OneVsAllStep(model, optim.RowSGD(model.parameters()), side=side if side != "both" else "Both")
+
+
+@pytest.mark.parametrize("size", [(6, 11, 8), (64, 1000, 130)], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "bias, message",
+    [
+        ([0.0], "bias must be a torch.Tensor, not list"),
+        (torch.zeros(3), r"bias has shape \[3\]; one for each of \d+ rows"),
+        ("ids", "bias is torch.int64 on cpu; torch.float32"),
+        ("sparse", "bias must be a dense tensor"),
+    ],
+)
+def test_a_wrong_bias_is_named_at_every_size(size, bias, message):
+    """Torch's own product serves the small head, a kernel the large one."""
+    rows, classes, dim = size
+    bias = {"ids": torch.ones(classes).long(), "sparse": torch.ones(classes).to_sparse()}.get(
+        bias if isinstance(bias, str) else "", bias
+    )
+    with pytest.raises(kgfast.KgfastError, match=message):
+        kgfast.linear_cross_entropy(
+            torch.ones(rows, dim), torch.ones(classes, dim), torch.zeros(rows).long(), bias=bias
+        )
+
+
+@pytest.mark.parametrize("size", [(6, 11, 8), (64, 1000, 130)], ids=["small", "large"])
+def test_a_bias_of_another_dtype_is_cast_at_every_size(size):
+    rows, classes, dim = size
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (torch.randn(*s, generator=generator) for s in ((rows, dim), (classes, dim), (classes,)))
+    targets = torch.zeros(rows).long()
+    ours = kgfast.linear_cross_entropy(hidden, weight, targets, bias=bias.double())
+    torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(hidden @ weight.T + bias, targets))
+
+
+def test_weights_that_are_no_tensor_are_named():
+    with pytest.raises(kgfast.KgfastError, match="weights must be a torch.Tensor, not list"):
+        kgfast.sample_negatives(TRIPLES, 4, 2, side="tail", seed=0, weights=[1.0, 1.0])
+    with pytest.raises(kgfast.KgfastError, match="weights are list"):
+        kgfast.negative_sampling_loss(torch.ones(5, 4), torch.ones(3, 4), TRIPLES, TRIPLES, score="distmult",
+                                      side="tail", weights=[1.0] * 4)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["5", 5.0, -1, None])
+def test_counts_of_a_graph_are_named(value):
+    with pytest.raises(kgfast.KgfastError, match="num_entities"):
+        kgfast.KnowledgeGraph.from_arrays([[0, 0, 1]], num_entities=value if value is not None else "none")
+
+
+def test_a_step_beyond_64_bits_is_named():
+    with pytest.raises(kgfast.KgfastError, match="^step="):
+        kgfast.sample_negatives(TRIPLES, 4, 5, side="tail", seed=0, step=2**64)
+    last = kgfast.sample_negatives(TRIPLES, 4, 5, side="tail", seed=0, step=2**64 - 1)
+    assert torch.equal(
+        last, kgfast.sample_negatives(TRIPLES, 4, 5, side="tail", seed=0, step=2**64 - 1, impl="reference")
+    )

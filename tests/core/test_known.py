@@ -81,6 +81,18 @@ def test_queries_out_of_range_have_no_answers():
     assert (ends - starts).tolist() == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("side", ["tail", "head"])
+@pytest.mark.parametrize("relation", [2**62, -(2**62), 2**63 - 1, -(2**63), 2**61, 3 * 2**60])
+def test_ids_so_large_that_a_key_would_wrap_have_no_answers(relation, side):
+    """With 4 entities the key of relation 2^62 is that of relation 0, with 2^k of them that of 2^(64 - k)."""
+    for entities in (4, 8, 16):
+        known = KnownTriples.from_triples([[1, 0, 2], [1, 0, 3], [1, 1, 3]], entities, 2)
+        rows = torch.tensor([[1, relation, 3], [relation, 0, relation], [1, 0, 3]])
+        starts, ends = known.lookup(rows, side)
+        assert (ends - starts).tolist()[:2] == [0, 0] and int(ends[2] - starts[2]) > 0
+        assert not len(known.answers((1, relation, 3), side))
+
+
 def test_answers_are_for_people():
     known = KnownTriples.from_triples([[0, 1, 3], [0, 1, 2], [1, 1, 2]], 4, 2)
     assert known.answers((0, 1, -1), "tail").tolist() == [2, 3]

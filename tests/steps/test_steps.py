@@ -1,6 +1,7 @@
 """Training steps against autograd over the eager specification: the same loss, tables moved by the same gradient."""
 
 import functools
+import threading
 
 import pytest
 import torch
@@ -245,3 +246,28 @@ def test_bf16_is_refused_where_it_has_no_meaning():
         model = model_for(score, dtype=dtype)
         with pytest.raises(kgfast.KgfastError, match="bf16=True can't serve"):
             steps.OneVsAllStep(model, optim.RowSGD(model.parameters()), bf16=True)
+
+
+@pytest.mark.parametrize("kind", ["sampled", "shared", "all"])
+def test_one_step_may_be_called_by_several_threads(kind):
+    """They wait for one another: of every batch the loss and the update are whole. A rate of 0 keeps the tables."""
+    model = nn.KGEModel(500, 5, 16, score="transe_l1", seed=0)
+    step = step_of(kind, model, optim.RowAdam(model.parameters(), lr=0.0))
+    batches = [make_triples(1 + 37 * size % 90, num_entities=500, num_relations=5, seed=size) for size in range(24)]
+    expected = [step(triples, index) for index, triples in enumerate(batches)]
+    found, errors = {}, []
+
+    def work(own):
+        try:
+            for index in own:
+                found[index] = step(batches[index], index).clone()
+        except Exception as error:
+            errors.append(error)
+
+    workers = [threading.Thread(target=work, args=(range(first, 24, 4),)) for first in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not errors and all(torch.equal(found[index], loss) for index, loss in enumerate(expected))
+    assert int(step.optimizer.state[model.entities]["step"]) == 2 * len(batches)
