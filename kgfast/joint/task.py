@@ -70,16 +70,14 @@ class Task(nn.Module, ABC):
     columns: ClassVar[Mapping[str, str]] = {}  # of its table: metric and heading; {}: all numbers on top
     lower_is_better: ClassVar[tuple[str, ...]] = ("perplexity", "loss", "mean_rank")
 
-    options: Any  # an instance of Options
+    options: Any  # of the class that `Options` names
     texts: Any  # a TextStore; None where nothing reads texts
 
     def __init__(
         self, options: TaskOptions, graph: KnowledgeGraph, texts: TextStore | None, dims: ModelDims, seed: int
     ):
         super().__init__()
-        self.options: Any = options  # of the class that `Options` names
-        self.texts: Any = texts  # a TextStore for a task that reads texts
-        self.graph, self.seed = graph, seed
+        self.options, self.graph, self.texts, self.seed = options, graph, texts, seed
 
     def schedule_over(self, count: int) -> None:
         """Train on `count` examples, which `self.schedule.rows(step)` deals out."""
