@@ -34,8 +34,8 @@ template <class Op> struct Queries {
     if constexpr (Op::kParts == 1) {
       q[d] = tail ? Op::tail(x[d], r[d]) : Op::head(x[d], r[d]);
     } else {
-      const Pair<float> e{x[d], x[d + length]}, w = relation_at<Op>(r, d, length),
-                                                y = tail ? Op::tail(e, w) : Op::head(e, w);
+      const Pair<float> e{x[d], x[d + length]}, w = relation_at<Op>(r, d, length);
+      const Pair<float> y = tail ? Op::tail(e, w) : Op::head(e, w);
       q[d] = y.a, q[d + length] = y.b;
     }
   }

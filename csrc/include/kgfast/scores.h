@@ -129,8 +129,7 @@ struct CP {  // q = (0, r h_a) | (r t_b, 0)                                     
   }
 };
 
-struct Rescal {  // q = R^T h | R t, R a dim x dim matrix: not elementwise, so kernels treat it by name (Nickel et al.
-                 // 2011)
+struct Rescal {  // q = R^T h | R t, R a matrix: not elementwise, so kernels treat it by name  (Nickel et al. 2011)
   static constexpr int kParts = 0, kRelationParts = 0;
   static constexpr bool kPhases = false;
 };
