@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,6 @@ RANKED_AT_ONCE = 512
 
 app = typer.Typer(
     name="kgfast",
-    help="Knowledge-graph embeddings on fused kernels.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,6 +45,23 @@ def main(arguments=None):
             raise
         errors().print(f"error: {error}", style="bold red", soft_wrap=True)
         sys.exit(2)
+
+
+@app.callback()
+def before(
+    imports: Annotated[
+        list[Path] | None,
+        typer.Option("--import", metavar="FILE.py", help="A Python file to run first: scores and tasks of your own."),
+    ] = None,
+):
+    """Knowledge-graph embeddings on fused kernels."""
+    for number, path in enumerate(imports or []):
+        specification = spec_from_file_location(f"kgfast_import_{number}", path)
+        if specification is None or specification.loader is None or not path.is_file():
+            raise ConfigError(f"--import {path}: it is no Python file")
+        module = module_from_spec(specification)
+        sys.modules[module.__name__] = module
+        specification.loader.exec_module(module)
 
 
 @app.command(cls=SettingsCommand)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import NamedTuple
 
 import torch
@@ -50,10 +51,10 @@ def make_rows(dim: int, small: bool = False, dtype=torch.float32, entities: int 
 
 def states_of(rule: str, table: Tensor) -> list[Tensor]:
     """Positive state of an optimizer, as its first steps leave it."""
-    shape = table.shape[:1] if rule == "row_adagrad" else table.shape
-    count = {"adagrad": 1, "row_adagrad": 1, "adam": 2}.get(rule, 0)
     generator = torch.Generator().manual_seed(0)
-    return [(torch.rand(shape, generator=generator) + 0.1).to(table) for _ in range(count)]
+    a_row = registry.RULES[rule].states.values() if rule in OPTIMIZERS else ()
+    shapes = [table.shape[:1] if one else table.shape for one in a_row]
+    return [(torch.rand(shape, generator=generator) + 0.1).to(table) for shape in shapes]
 
 
 def table_gradient(case: RowCase, similarity: Similarity) -> Tensor:
@@ -72,14 +73,13 @@ def specified_update(rule: str, table: Tensor, gradient: Tensor, touched: Tensor
     if rule == "dense":
         return [gradient]
     rows, states = table.clone(), [state.clone() for state in states]
-    options = {name: CONSTANTS[name] for name in ("lr", "eps") if rule != "sgd" or name == "lr"}
-    if rule == "adam":
-        options.update(betas=(CONSTANTS["beta1"], CONSTANTS["beta2"]), step=CONSTANTS["step"])
-    held = [state[touched] for state in states]
-    held = tuple(held) if rule == "adam" else held[0] if held else None
-    moved, held = registry.RULES[rule].formula(rows[touched], gradient[touched], held, **options)
+    formula = registry.RULES[rule].formula
+    given = {**CONSTANTS, "betas": (CONSTANTS["beta1"], CONSTANTS["beta2"])}
+    options = {name: given[name] for name in given if name in inspect.signature(formula).parameters}
+    held = [state[touched] for state in states]  # a formula takes none, one, or a tuple of several
+    moved, left = formula(rows[touched], gradient[touched], tuple(held) if held[1:] else (*held, None)[0], **options)
     rows[touched] = moved
-    for state, part in zip(states, held if rule == "adam" else [held], strict=False):
+    for state, part in zip(states, left if held[1:] else [left], strict=False):
         state[touched] = part
     return [rows, *states]
 

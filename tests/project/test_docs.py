@@ -16,7 +16,8 @@ from kgfast.cli.main import main
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
-PLACE = re.compile(r'file: (?P<file>\S+), before: "(?P<anchor>.*)"')
+PLACE = re.compile(r'file: (?P<file>\S+), (?P<where>before|after): "(?P<anchor>.*)"')
+ADDING = {"docs/adding_a_score.md": 5, "docs/adding_an_objective.md": 6, "docs/adding_a_row_optimizer.md": 6}  # blocks
 NOT_COPIED = (".*", "build", "runs", "dist", "*.egg-info", "__pycache__", "*.so", "benchmarks")
 
 
@@ -78,19 +79,25 @@ def test_environment_variables_are_documented():
 
 
 def follow(page, tree):
-    """Puts every block of the page that says where into the files of `tree`; returns how many."""
-    count = 0
+    """Puts every block of the page that says where into the files of `tree`; returns into which, block by block."""
+    changed = []
     for language in ("python", "cpp"):
         for line, note, code in blocks(page, language):
+            if note == "run":
+                continue
             place = PLACE.fullmatch(note or "")
             assert place, f"{page}:{line}: the block doesn't say where it goes"
-            path = tree / place["file"]
+            path, anchor = tree / place["file"], place["anchor"]
             text = path.read_text(encoding="utf-8")
-            assert text.count(place["anchor"]) == 1, f"{page}:{line}: {place['anchor']!r} is not once in {path}"
-            gap = "\n\n" if language == "python" and not code.startswith(" ") else ""
-            path.write_text(text.replace(place["anchor"], code + gap + place["anchor"]), encoding="utf-8")
-            count += 1
-    return count
+            assert text.count(anchor) == 1, f"{page}:{line}: {anchor!r} is not once in {path}"
+            if place["where"] == "before":
+                gap = "\n\n" if language == "python" and not code.startswith(" ") else ""
+                code = code + gap + anchor
+            else:  # behind a whole line, or within one
+                code = anchor + ("\n" if f"\n{anchor}\n" in text else "") + code.removesuffix("\n")
+            path.write_text(text.replace(anchor, code), encoding="utf-8")
+            changed.append(place["file"])
+    return changed
 
 
 def run(command, tree, **environment):
@@ -101,24 +108,53 @@ def run(command, tree, **environment):
     return done.stdout
 
 
+LANGUAGES = ("kgfast/reference/", "csrc/include/kgfast/", "kernels/triton/")
+
+
+@pytest.mark.parametrize("page", ADDING)
+def test_a_page_about_adding_names_one_place_a_language(page, tmp_path):
+    """And its blocks fit into today's files."""
+    for folder in LANGUAGES:
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    changed = follow(page, tmp_path)
+    assert len(changed) == ADDING[page]
+    assert sorted(file.startswith(LANGUAGES) for file in set(changed)) == [True] * 3
+    assert len({next(one for one in LANGUAGES if file.startswith(one)) for file in set(changed)}) == 3
+
+
+@pytest.mark.no_poison
+def test_a_score_in_python_alone_runs_as_the_page_says():
+    (code,) = [code for _, note, code in blocks("docs/adding_a_score.md", "python") if note == "run"]
+    exec(compile(code, "adding_a_score.md", "exec"), {"__name__": "example"})
+
+
 @pytest.mark.slow
-def test_a_score_is_added_as_the_page_says(tmp_path):
+def test_scores_objectives_and_optimizers_are_added_as_their_pages_say(tmp_path):
+    """All three at once, as building takes a minute; then the conformance suite of every lane that needs no GPU."""
     import pybind11
 
     tree = tmp_path / "kgfast"
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*NOT_COPIED))
-    assert follow("docs/adding_a_score.md", tree) == 4
+    for page in ADDING:
+        follow(page, tree)
     module = tree / "kgfast" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     configure = [
         "cmake", "-S", ".", "-B", "build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O0 -w",
-        f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", "-DKGFAST_CUDA=OFF",
         f"-DKGFAST_OUTPUT={module}", "-DKGFAST_VERSION=0",
     ]  # fmt: skip
     run(configure, tree)
     run(["cmake", "--build", "build"], tree)
+    (tree / "kgfast" / "kernels").symlink_to("../kernels")  # where kgfast is used from its source
     told = run([sys.executable, "-c", "import kgfast; print(kgfast.__file__, 'dual' in kgfast.SCORES)"], tree)
     assert told.split() == [str(tree / "kgfast" / "__init__.py"), "True"]
-    pytest_command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x"]
-    run([*pytest_command, "tests/core/test_registry.py"], tree)
-    done = run([*pytest_command, "tests/backends/test_conformance.py", "tests/steps/test_steps.py", "-k", "dual"], tree)
+    new = "dual or squared_margin or lion"
+    pytest_command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", "-k", new]
+    run([*pytest_command[:-2], "tests/core/test_registry.py"], tree)
+    done = run([*pytest_command, "tests/backends", "tests/steps/test_steps.py"], tree)
     assert re.search(r"\d{2,} passed", done), done
+    suite = sorted(str(path) for path in (tree / "tests" / "backends").glob("test_conformance*.py"))
+    done = run([*pytest_command, *suite], tree, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    assert re.search(r"\d{2,} passed", done), done
+    script = "import kgfast.kernels.triton.scores as scores; print(scores.__file__)"
+    assert run([sys.executable, "-c", script], tree).startswith(str(tree))
