@@ -19,7 +19,7 @@ from kgfast import ops
 from kgfast.core.sums import total
 from kgfast.registry import Side
 
-TWICE = b"a fused loss of kgfast has no gradient of its gradient (create_graph=True): use impl='reference' for that"
+TWICE = "a fused loss of kgfast has no gradient of its gradient (create_graph=True): use impl='reference' for that"
 
 
 def first_order_only(backward):
@@ -32,15 +32,26 @@ def first_order_only(backward):
         if torch.compiler.is_compiling():
             return backward(ctx, *gradients)
         if any(wrapped_twice(one) for one in gradients if isinstance(one, Tensor)):
-            raise RuntimeError(f"{TWICE.decode()}; nor is it made by torch.vmap")
+            raise RuntimeError(f"{TWICE}; nor is it made by torch.vmap")
         with torch.no_grad():
             found = backward(ctx, *gradients)
         if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             return found
-        refuse = torch._C._functions.DelayedError(TWICE, len(found))
-        return refuse(*(one.detach().requires_grad_() if isinstance(one, Tensor) else one for one in found))
+        return OnceOnly.apply(len(found), *found, *gradients, *ctx.saved_tensors)
 
     return refusing
+
+
+class OnceOnly(Function):
+    """The first `count` values, as they are; they depend on all others, and a gradient of them is an error."""
+
+    @staticmethod
+    def forward(ctx, count, *values):
+        return tuple(one.detach() if isinstance(one, Tensor) else one for one in values[:count])
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise RuntimeError(TWICE)
 
 
 def wrapped_twice(tensor: Tensor) -> bool:

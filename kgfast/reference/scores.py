@@ -279,28 +279,40 @@ def register_score(
 
 
 def try_out(score: Score) -> None:
-    """KgfastError unless the queries of all sides agree on random rows, and their gradients exist."""
-    generator, dim, batch = torch.Generator().manual_seed(0), 8, 5
-    width = checks.integer("relation_width(8)", score.relation_width(dim), 1)
-    h, t = (torch.randn(batch, dim, generator=generator, dtype=torch.float64) for _ in range(2))
-    r = torch.randn(batch, width, generator=generator, dtype=torch.float64)
-    asked = [("tail_query", score.tail_query, h, r, t), ("head_query", score.head_query, t, r, h)]
-    if score.relation_query is not None:
-        asked.append(("relation_query", score.relation_query, h, t, r))
-    found = []
-    for what, query, first, second, answer in asked:
-        made = query(first, second)
-        if not isinstance(made, Tensor) or made.shape != answer.shape or made.dtype != answer.dtype:
-            said = f"{list(made.shape)} {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
-            raise KgfastError(f"{what} makes {said} of rows whose answers are {list(answer.shape)} {answer.dtype}")
-        one = query(first[:1], second[:1])
-        if not torch.allclose(one, made[:1]):
-            raise KgfastError(f"{what}: a query depends on the other rows of its batch")
-        adjoint(torch.ones_like(made), first, second, query)
-        found.append(SIMILARITIES[score.similarity](made, answer))
-    for (what, *_), values in zip(asked[1:], found[1:], strict=True):
-        if not torch.allclose(values, found[0], rtol=1e-6, atol=1e-8):
-            raise KgfastError(
-                f"score {score.name!r} doesn't fit: tail_query and {what} give different numbers for one triple "
-                f"({float(found[0][0]):.6g} and {float(values[0]):.6g})"
-            )
+    """KgfastError unless the queries of all sides agree on random rows, and have gradients."""
+    for dim in (8,) if score.even_dim else (8, 7):
+        generator, batch = torch.Generator().manual_seed(0), 5
+        width = checks.integer(f"relation_width({dim})", score.relation_width(dim), 1)
+        h, t = (torch.randn(batch, dim, generator=generator, dtype=torch.float64) for _ in range(2))
+        r = torch.randn(batch, width, generator=generator, dtype=torch.float64)
+        asked = {"tail_query": (score.tail_query, h, r, t), "head_query": (score.head_query, t, r, h)}
+        if score.relation_query is not None:
+            asked["relation_query"] = (score.relation_query, h, t, r)
+        found = {what: try_query(score, what, *given) for what, given in asked.items()}
+        tails = found.pop("tail_query")
+        for what, values in found.items():
+            if not torch.allclose(values, tails, rtol=1e-6, atol=1e-8):
+                raise KgfastError(
+                    f"score {score.name!r} doesn't fit: tail_query and {what} give different numbers for one triple "
+                    f"({float(tails[0]):.6g} and {float(values[0]):.6g})"
+                )
+
+
+def try_query(score: Score, what: str, query: Query, first: Tensor, second: Tensor, answer: Tensor) -> Tensor:
+    """The scores [B] of a query's answers; KgfastError where what it makes is no query of these rows."""
+    shapes = f"rows {list(first.shape)} and {list(second.shape)}"
+    try:
+        with torch.enable_grad():
+            made = query(first.requires_grad_(), second.requires_grad_())
+            one = query(first[:1], second[:1])
+    except Exception as error:  # of whatever kind: it is the caller's function
+        raise KgfastError(f"{what} fails on {shapes}: {error}") from error
+    if not isinstance(made, Tensor) or made.shape != answer.shape or made.dtype != answer.dtype:
+        said = f"{list(made.shape)} {made.dtype}" if isinstance(made, Tensor) else type(made).__name__
+        raise KgfastError(f"{what} makes {said} of rows whose answers are {list(answer.shape)} {answer.dtype}")
+    if not torch.allclose(one, made[:1]):
+        raise KgfastError(f"{what}: a query depends on the other rows of its batch")
+    if not made.requires_grad:
+        raise KgfastError(f"{what} makes queries through which no gradient flows to its rows")
+    adjoint(torch.ones_like(made), first, second, query)
+    return SIMILARITIES[score.similarity](made, answer).detach()

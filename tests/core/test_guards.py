@@ -265,12 +265,6 @@ def test_weights_that_are_no_tensor_are_named():
                                       side="tail", weights=[1.0] * 4)  # fmt: skip
 
 
-@pytest.mark.parametrize("value", ["5", 5.0, -1, None])
-def test_counts_of_a_graph_are_named(value):
-    with pytest.raises(kgfast.KgfastError, match="num_entities"):
-        kgfast.KnowledgeGraph.from_arrays([[0, 0, 1]], num_entities=value if value is not None else "none")
-
-
 def test_a_step_beyond_64_bits_is_named():
     with pytest.raises(kgfast.KgfastError, match="^step="):
         kgfast.sample_negatives(TRIPLES, 4, 5, side="tail", seed=0, step=2**64)

@@ -77,17 +77,31 @@ def fresh(leaves):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_a_gradient_of_a_gradient_is_refused(lane, kind, wanted):
-    """create_graph itself is allowed: a loop may set it and never use the graph."""
+    """Whichever way it is asked for. create_graph itself is allowed: a loop may set it and never use the graph."""
     skip_without_tiles(lane, kind)
     function, leaves, _ = make_loss(lane, kind)
     leaves = fresh(leaves)
-    loss = function(*leaves)
-    first = torch.autograd.grad(loss, leaves, create_graph=True)
+    first = torch.autograd.grad(function(*leaves), leaves, create_graph=True)
     once = torch.autograd.grad(function(*leaves), leaves)
     for one, plain in zip(first, once, strict=True):
         assert torch.equal(one, plain)
+    total = function(*leaves) + first[wanted].pow(2).sum()
+    for leaf in leaves:
+        with pytest.raises(RuntimeError, match="impl='reference'"):
+            torch.autograd.grad(total, leaf, retain_graph=True, allow_unused=True)
     with pytest.raises(RuntimeError, match="impl='reference'"):
-        (function(*leaves) + first[wanted].pow(2).sum()).backward()
+        total.backward()
+
+
+@pytest.mark.lanes(widest=True, slow=False)
+@pytest.mark.parametrize("kind", ["score_triples", "scores of some", "own-tail-logistic", "shared-both-softmax"])
+def test_a_gradient_of_a_sparse_gradient_is_refused(lane, kind):
+    function, leaves, _ = make_loss(lane, kind, sparse=True)
+    leaves = fresh(leaves)
+    first = torch.autograd.grad(function(*leaves), leaves, create_graph=True)
+    assert first[0].is_sparse
+    with pytest.raises(RuntimeError, match="impl='reference'"):
+        torch.autograd.grad(first[0].to_dense().pow(2).sum(), leaves[0])
 
 
 @pytest.mark.lanes(widest=True, slow=False)
