@@ -122,10 +122,19 @@ def finite(name: str, value: object, lowest: float | None = None, highest: float
     return found
 
 
+def as_integer(value: Any) -> Any:
+    """What counts as an integer, NumPy's among them, as Python's own; anything else as it is."""
+    if isinstance(value, bool | int | torch.SymInt) or not hasattr(value, "__index__"):
+        return value
+    try:
+        return value.__index__()
+    except TypeError:  # a tensor of several numbers
+        return value
+
+
 def integer(name: str, value: Any, lowest: int, beyond: int | None = None) -> int:
     """An integer (Python's, NumPy's, or one that torch.compile traces) in [lowest, beyond)."""
-    if not isinstance(value, bool) and not isinstance(value, int | torch.SymInt) and hasattr(value, "__index__"):
-        value = value.__index__()
+    value = as_integer(value)
     if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or value < lowest:
         raise KgfastError(f"{name}={value!r} must be an integer of at least {lowest}")
     if beyond is not None and value >= beyond:
@@ -135,9 +144,10 @@ def integer(name: str, value: Any, lowest: int, beyond: int | None = None) -> in
 
 def seed(value: Any) -> int:
     """A seed of 64 bits, as the signed integer that ops take."""
-    if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "__index__")):
+    value = as_integer(value)
+    if isinstance(value, bool) or not isinstance(value, int):
         raise KgfastError(f"seed={value!r} must be an integer")
-    found = int(value) % 2**64
+    found = value % 2**64
     return found - 2**64 if found >= 2**63 else found
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kgfast.core import checks
 from kgfast.errors import KgfastError
-from kgfast.steps.step import Step
+from kgfast.steps.step import Step, step_index
 
 MOST = 16  # recorded shapes; batches of others run as they are
 
@@ -51,7 +51,7 @@ class CapturedStep:
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
         """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
         with self.step.lock:
-            return self.replayed(triples, index, weights)
+            return self.replayed(triples, step_index(index), weights)
 
     def replayed(self, triples: Tensor, index: int, weights: Tensor | None) -> Tensor:
         """The step by its graph, which is recorded first where there is none yet."""

@@ -17,7 +17,7 @@ from kgfast.errors import KgfastError
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
 from kgfast.steps.negative_sampling import NegativeSamplingStep
-from kgfast.steps.step import SideBatch
+from kgfast.steps.step import SideBatch, step_index
 
 WHOLE = ("known", "filter", "negative_power", "entity_counts")  # options about the whole graph
 
@@ -78,7 +78,7 @@ class HostTablesStep:
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
         """Trains on triples [B, 3] (CPU); returns their loss before the step, a scalar on the device."""
         with self.whole.lock:
-            return self.train(triples, index, weights)
+            return self.train(triples, step_index(index), weights)
 
     def train(self, triples: Tensor, index: int, weights: Tensor | None) -> Tensor:
         """Fetch, train, store."""

@@ -48,6 +48,11 @@ class Columns(NamedTuple):
         return cls(*(torch.cat([b.triples[:, p] for b, p in zip(batches, one, strict=True)]) for one in columns))
 
 
+def step_index(index: int) -> int:
+    """The count of a step, which keys its draws."""
+    return checks.integer("index", index, 0, 2**63)
+
+
 class Step:
     """A step of training: a subclass says what the loss is. Several threads may call it: they wait for one another."""
 
@@ -89,7 +94,7 @@ class Step:
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
         """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
         with self.lock:
-            triples = self.check(triples)
+            triples, index = self.check(triples), step_index(index)
             if len(triples) == 0:
                 return torch.zeros((), dtype=self.dtype, device=self.device)
             return self.train_batch(triples, index, weights)

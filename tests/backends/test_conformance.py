@@ -16,11 +16,9 @@ from lanes import SCORES
 
 import kgfast
 from kgfast import reference, testing
-from kgfast.registry import ALL_OBJECTIVES as OVER_CANDIDATES
-from kgfast.registry import Objective, Similarity
+from kgfast.registry import ALL_OBJECTIVES, Objective, Similarity
 
 SIDES = ("tail", "head")
-ALL_OBJECTIVES = tuple(OVER_CANDIDATES)
 
 
 @pytest.mark.axes(

@@ -16,8 +16,7 @@ import kgfast
 from kgfast import backends, optim, reference, testing
 from kgfast.backends.base import Backend
 from kgfast.ops import library
-from kgfast.registry import ALL_OBJECTIVES as OVER_CANDIDATES
-from kgfast.registry import Objective, Similarity
+from kgfast.registry import ALL_OBJECTIVES, Objective, Similarity
 
 KERNELS = Backend.__abstractmethods__
 # methods with a default that a backend may replace: what it can, where it runs, what it does in one launch
@@ -195,7 +194,7 @@ def test_negative_sampling_loss(lane, watch, setting):
 
 
 @pytest.mark.lanes(widest=True, tiles=True)
-@pytest.mark.parametrize("objective", list(OVER_CANDIDATES))
+@pytest.mark.parametrize("objective", list(ALL_OBJECTIVES))
 @pytest.mark.parametrize("side", ["tail", "head", "both"])
 @pytest.mark.parametrize("several", [False, True])
 def test_one_vs_all_loss(lane, watch, objective, side, several):
@@ -278,7 +277,7 @@ def terms(lane):
     )  # fmt: skip
     found = {}
     for similarity in Similarity.words():
-        for objective in list(OVER_CANDIDATES):
+        for objective in list(ALL_OBJECTIVES):
             for answers, right in (("one", targets), ("several", (offsets, ids))):
                 for rivals in ("all", "known", "candidates", "both"):
                     options = dict(similarity=similarity, objective=objective)

@@ -78,13 +78,13 @@ OWN = {
 @pytest.fixture(autouse=True)
 def registered():
     """The scores above; what a test registers is gone after it."""
-    scores, order = dict(codes.SCORES), list(codes._CODES)
+    scores, numbers = dict(codes.SCORES), list(codes._CODES)
     for name, spec in OWN.items():
         kgfast.register_score(name, **spec)
     yield
     codes.SCORES.clear()
     codes.SCORES.update(scores)
-    codes._CODES[:] = order
+    codes._CODES[:] = numbers
 
 
 @pytest.mark.parametrize("side", ["tail", "head", "both"])
@@ -253,7 +253,9 @@ WRONG = {
         r"tail_query fails on rows \[5, 8\] and \[5, 16\]: The size of tensor",
     ),
     "halves of odd rows": (
-        dict(tail_query=lambda h, r: turn(h, r), head_query=lambda t, r: turn(t, -r), relation_width=lambda dim: dim // 2),
+        dict(
+            tail_query=lambda h, r: turn(h, r), head_query=lambda t, r: turn(t, -r), relation_width=lambda dim: dim // 2
+        ),
         r"tail_query fails on rows \[5, 7\] and \[5, 3\]",
     ),
     "no width": (dict(relation_width=lambda dim: 0), r"relation_width\(8\)=0 must be an integer of at least 1"),

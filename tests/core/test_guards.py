@@ -161,6 +161,7 @@ def test_what_is_no_integer_is_named(value):
             *[torch.ones(5, 4)] * 2, torch.arange(5), ignore_index=value
         ),
         "negatives": lambda: steps.NegativeSamplingStep(*of_a_step(), negatives=value),
+        "index": lambda: steps.NegativeSamplingStep(*of_a_step(), negatives=2)(TRIPLES, value),
     }
     for name, call in calls.items():
         with pytest.raises(kgfast.KgfastError, match=f"^{name}="):

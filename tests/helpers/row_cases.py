@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kgfast import reference, registry, testing
+from kgfast import reference, testing
+from kgfast.registry import RULES as OPTIMIZER_RULES
 from kgfast.registry import Similarity, Update
 
 RULES = tuple(rule.word for rule in Update if rule is not Update.SPARSE)  # sparse: what `table_gradient_rows` makes
-OPTIMIZERS = tuple(registry.RULES)
+OPTIMIZERS = tuple(OPTIMIZER_RULES)
 CONSTANTS = dict(lr=0.1, eps=1e-3, beta1=0.9, beta2=0.99, step=3)
 
 
@@ -51,9 +52,9 @@ def make_rows(dim: int, small: bool = False, dtype=torch.float32, entities: int 
 
 def states_of(rule: str, table: Tensor) -> list[Tensor]:
     """Positive state of an optimizer, as its first steps leave it."""
+    states = OPTIMIZER_RULES[rule].states if rule in OPTIMIZER_RULES else {}
     generator = torch.Generator().manual_seed(0)
-    a_row = registry.RULES[rule].states.values() if rule in OPTIMIZERS else ()
-    shapes = [table.shape[:1] if one else table.shape for one in a_row]
+    shapes = [table.shape[:1] if one_a_row else table.shape for one_a_row in states.values()]
     return [(torch.rand(shape, generator=generator) + 0.1).to(table) for shape in shapes]
 
 
@@ -68,19 +69,20 @@ def table_gradient(case: RowCase, similarity: Similarity) -> Tensor:
     return gradient
 
 
-def specified_update(rule: str, table: Tensor, gradient: Tensor, touched: Tensor, states: list[Tensor]) -> list[Tensor]:
-    """[table, its states] after the rule was applied to the rows `touched`; rule dense: the gradient alone."""
-    if rule == "dense":
+def specified_update(name: str, table: Tensor, gradient: Tensor, touched: Tensor, states: list[Tensor]) -> list[Tensor]:
+    """[table, its states] after the rule was applied to the rows `touched`; dense: the gradient alone."""
+    if name == "dense":
         return [gradient]
-    rows, states = table.clone(), [state.clone() for state in states]
-    formula = registry.RULES[rule].formula
-    given = {**CONSTANTS, "betas": (CONSTANTS["beta1"], CONSTANTS["beta2"])}
-    options = {name: given[name] for name in given if name in inspect.signature(formula).parameters}
-    held = [state[touched] for state in states]  # a formula takes none, one, or a tuple of several
-    moved, left = formula(rows[touched], gradient[touched], tuple(held) if held[1:] else (*held, None)[0], **options)
-    rows[touched] = moved
-    for state, part in zip(states, left if held[1:] else [left], strict=False):
-        state[touched] = part
+    rule, rows, states = OPTIMIZER_RULES[name], table.clone(), [state.clone() for state in states]
+    betas = CONSTANTS["beta1"], CONSTANTS["beta2"]
+    known = dict(lr=CONSTANTS["lr"], eps=CONSTANTS["eps"], betas=betas, step=CONSTANTS["step"])
+    taken = inspect.signature(rule.formula).parameters
+    options = {option: value for option, value in known.items() if option in taken}
+    held = [state[touched] for state in states]
+    state = tuple(held) if len(held) > 1 else held[0] if held else None
+    rows[touched], state = rule.formula(rows[touched], gradient[touched], state, **options)
+    for whole, part in zip(states, state if len(held) > 1 else [state], strict=False):
+        whole[touched] = part
     return [rows, *states]
 
 

@@ -7,11 +7,10 @@ import torch
 
 import kgfast
 from kgfast import testing
-from kgfast.registry import ALL_OBJECTIVES as OVER_CANDIDATES
-from kgfast.registry import Objective
+from kgfast.registry import ALL_OBJECTIVES, Objective
 
 SIDES = ("tail", "head", "both")
-OVER_ALL = tuple(OVER_CANDIDATES)
+OVER_ALL = tuple(ALL_OBJECTIVES)
 KINDS = ["score_triples", "scores of all", "scores of some"]
 KINDS += [
     f"{kind}-{side}-{objective}" for kind in ("own", "shared") for side in SIDES for objective in Objective.words()
