@@ -191,8 +191,9 @@ class CpuBackend(Backend):
         some = (query[counted], table, bias, starts[counted], ends[counted], answers, weights[counted])
         known = (known[0][counted], known[1][counted], known[2]) if known else None
         losses, d_query, *rest = self._candidate_loss(some, options, known, self.allocator(None, query), bf16)
-        every = query.new_zeros(query.shape if len(d_query) else (0, query.shape[1]))
-        if len(d_query):
+        gradient = options[-1]
+        every = query.new_zeros(query.shape if gradient else (0, query.shape[1]))
+        if gradient:
             every.index_copy_(0, counted, d_query)
         return query.new_zeros(len(query)).index_copy_(0, counted, losses), every, *rest
 

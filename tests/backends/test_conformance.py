@@ -66,7 +66,7 @@ def test_negative_sampling_loss(lane, setting):
     "batch",
     "dtype",
     score=SCORES,
-    objective=ALL_OBJECTIVES,
+    objective=tuple(ALL_OBJECTIVES),
     side=(*SIDES, "both"),
     label_smoothing=(0.0, 0.1),
     known=(False, True),
@@ -252,6 +252,21 @@ def test_linear_cross_entropy(lane, setting):
         )
 
     lane.compare("linear_cross_entropy", [leaf.to(dtype) for leaf in leaves], call)
+
+
+@pytest.mark.lanes(tiles=True)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_where_all_targets_are_ignored_loss_and_gradients_are_zero(lane, reduction):
+    leaves = [torch.randn(rows, 6, generator=torch.Generator().manual_seed(0)) for rows in (5, 11)]
+    (targets,) = lane.on(torch.full((5,), -100))
+
+    def call(op, hidden, weight, **impl):
+        return op(hidden, weight, targets, reduction=reduction, **impl)
+
+    lane.compare("linear_cross_entropy", leaves, call)
+    options = dict(reduction=reduction, impl=lane.impl)
+    found = testing.evaluate(lambda *t: kgfast.linear_cross_entropy(*t, targets, **options), lane.on(*leaves))
+    assert not any(one.any() for one in found)
 
 
 # ---- tasks ---------------------------------------------------------------------------------------------------

@@ -30,13 +30,15 @@ SCORES = tuple(reference.SCORES)  # kgfast's own: tests may register others late
 
 # of a device: the values of the axes that a test leaves to its lane
 COMMON = dict(queries=(7, 1, 130), rows=(1, 2, 37, 1100), row_dim=(2, 34, 130), drawn=(1, 2, 5, 64),
-              triples=(7, 1, 0, 65), k=(1, 10, 203, 210))  # fmt: skip
+              triples=(7, 1, 0, 65), k=(1, 10, 203, 210),
+              size=("1x1x1", "7x5x6", "9x37x33", "6x700x16", "300x40x9"))  # fmt: skip
 FULL = COMMON | dict(dim=testing.DIMS, negatives=testing.NEGATIVES, batch=(7, 1))
 HOST = COMMON | dict(dim=(1, 16, 33, 130), negatives=(1, 5, 20), batch=(7, 1))
 DEVICE = COMMON | dict(dim=(1, 16, 33, 257), negatives=(1, 5, 64), batch=(7, 1, 150))
 # where a launch takes milliseconds
 INTERPRETED = dict(dim=(34, 1, 15), negatives=(5, 1), batch=(5,), queries=(7, 1), rows=(1, 37, 70), row_dim=(6, 38),
-                   drawn=(21, 1), triples=(6, 0), k=(1, 10, 40, 45))  # fmt: skip
+                   drawn=(21, 1), triples=(6, 0), k=(1, 10, 40, 45),
+                   size=("1x1x1", "7x37x33", "37x100x9", "16x64x32"))  # fmt: skip
 
 
 @dataclass(frozen=True)
