@@ -58,13 +58,13 @@ def join_partial_sums(top, sum, max_ptrs, other_sum, kept, OBJECTIVE):
 
 
 @triton.jit
-def score_gradient(scores, log_sum_exp_ptr, read_row, batch, OBJECTIVE):
-    """dL/ds without labels: softmax(s), or sigma(s)."""
+def score_gradient(scores, smooth_label, log_sum_exp_ptr, read_row, batch, OBJECTIVE):
+    """dL/ds but for the labels of answers: softmax(s), or sigma(s), less smooth_label."""
     if OBJECTIVE == SOFTMAX:
         largest, log_sum = tl.load(log_sum_exp_ptr + read_row), tl.load(log_sum_exp_ptr + batch + read_row)
-        value = tl.exp(scores - largest[:, None] - log_sum[:, None])
+        value = tl.exp(scores - largest[:, None] - log_sum[:, None]) - smooth_label
     else:
-        value = 1.0 / (1.0 + tl.exp(-scores))
+        value = 1.0 / (1.0 + tl.exp(-scores)) - smooth_label
     return value
 
 
@@ -293,7 +293,7 @@ def score_gradient_tile(
         scale = scale_of_known(known_scale_ptr, row)
         smooth_label = (smooth_label * scale)[:, None]
     read_row = tl.minimum(place, num_active - 1)
-    value = score_gradient(scores, log_sum_exp_ptr, read_row, batch, OBJECTIVE) - smooth_label
+    value = score_gradient(scores, smooth_label, log_sum_exp_ptr, read_row, batch, OBJECTIVE)
     cursor = first_at_least(answer_ids_ptr, start, stop, first)
     value = subtract_at_ids(value, label, columns, first, width, answer_ids_ptr, cursor, stop)
     weight = tl.load(weights_ptr + row).to(ACC) / max_weight

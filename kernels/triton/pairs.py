@@ -35,9 +35,13 @@ def pair_scores(
         d = first + tl.arange(0, BLOCK_D)
         inside = d < length
         both = live[:, None] & inside[None, :]
-        x_a, x_b = load_halves(query_ptr + b * dim, d, length, inside, SIMILARITY.value.COMPLEX, ACC)
-        y_a, y_b = load_halves(row_ptrs, d[None, :], length, both, SIMILARITY.value.COMPLEX, ACC)
-        sum = SIMILARITY.value.accumulate(sum, x_a[None, :], x_b[None, :], y_a, y_b)
+        x_a = tl.load(query_ptr + b * dim + d, mask=inside, other=0.0).to(ACC)[None, :]
+        y_a = tl.load(row_ptrs + d[None, :], mask=both, other=0.0).to(ACC)
+        x_b, y_b = x_a, y_a
+        if SIMILARITY.value.COMPLEX:
+            x_b = tl.load(query_ptr + b * dim + length + d, mask=inside, other=0.0).to(ACC)[None, :]
+            y_b = tl.load(row_ptrs + length + d[None, :], mask=both, other=0.0).to(ACC)
+        sum = SIMILARITY.value.accumulate(sum, x_a, x_b, y_a, y_b)
     tl.store(scores_ptr + b * count + k, SIMILARITY.value.score(tl.sum(sum, 1)), mask=live)
 
 

@@ -107,7 +107,7 @@ def end_of_run(ids, id, begin, start, stop, SPAN: tl.constexpr):
 
 
 @triton.jit
-def reduce_spans(
+def reduce_spans(  # long: one pass, whose state is in registers
     ids_ptr, ranks_ptr, places_ptr,  # [total]: ascending; their ranks among the distinct ones; places before sorting
     total,
     first_parts_ptr, last_parts_ptr,  # [spans, D]: sums of a row that begins before its span, that goes beyond it

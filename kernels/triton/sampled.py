@@ -31,7 +31,7 @@ def row_score(x_a, x_b, y_a, y_b, SIMILARITY: tl.constexpr, AXIS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["margin_bits", "temperature_bits", "count"])
-def own_negatives_loss(
+def own_negatives_loss(  # long: one pass, whose state is in registers
     query_ptr,  # [B, D]
     table_ptr,  # [C, D]
     targets_ptr,  # [B]
