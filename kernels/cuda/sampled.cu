@@ -20,7 +20,7 @@ template <class Sim, int L, int V> struct IndependentLoss {
   SampledRows a;
   bool aligned;
 
-  KG_DEVICE void operator()() const {
+  KG_DEVICE void operator()() const {  // long: one visit of each row, all of whose sums are in registers
     const int64_t b = block_x(), width = 1 + a.count;
     const int rank = Team<L>::rank(), team = Team<L>::index(), dim = int(a.dim);
     const int64_t target_id = a.targets[b], *negatives = a.negatives + b * a.count;

@@ -149,15 +149,12 @@ def negative_sampling_loss(
         )  # fmt: skip
     shares = share_weights(weights, len(triples), entities)
     options = (int(spec.similarity_code), int(code), margin, temperature)
-    gradient = autograd.wants_gradient(entities, relations)
+    last = options, autograd.wants_gradient(entities, relations), checked, sparse_grad, backend
     ids_of_sides = negatives if side == "both" else negatives[None]
     losses = [
-        autograd.SampledLoss.apply(
-            entities, relations, triples, ids, *lists_of_side, shares, spec.code, int(one), options, gradient, checked,
-            sparse_grad, backend,
-        )[0]
-        for one, ids, lists_of_side in zip(sides, ids_of_sides, known_lists, strict=True)
-    ]  # fmt: skip
+        autograd.SampledLoss.apply(entities, relations, triples, ids, *ranges, shares, spec.code, int(one), *last)[0]
+        for one, ids, ranges in zip(sides, ids_of_sides, known_lists, strict=True)
+    ]
     return losses[0] if side != "both" else (losses[0] + losses[1]) / 2
 
 
