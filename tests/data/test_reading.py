@@ -67,8 +67,8 @@ def test_parquet(tmp_path, integers):
 
 
 def test_parquet_errors(tmp_path):
-    pa.parquet.write_table(pa.table({"head": ["a"], "rel": ["r"], "tail": ["b"]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="no column relation; it has head, rel, tail"):
+    pa.parquet.write_table(pa.table({"head": ["a"], "how": ["r"], "tail": ["b"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="no column relation; it has head, how, tail"):
         KnowledgeGraph.load(tmp_path / "a.parquet")
     table = pa.table({"head": ["a", None], "relation": ["r", "r"], "tail": ["b", "c"]})
     pa.parquet.write_table(table, tmp_path / "b.parquet")
