@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -49,25 +50,23 @@ def examine(name: str, splits: dict[str, np.ndarray], entities: Strings, relatio
     )
 
 
-def first_lines_alone(splits: dict[str, np.ndarray]) -> list[str]:
+def first_lines_alone(splits: dict[str, np.ndarray], num_relations: int) -> list[str]:
     """The splits whose first line has names that occur nowhere but in first lines, as those of a header do.
 
     Nothing is said of few triples, nor where many relations are that rare.
     """
-    rows = np.concatenate(list(splits.values()))
-    starts = np.array([of_split[0] for of_split in splits.values() if len(of_split)])
-    found = []
-    if len(rows) >= FEW * (1 + rows[:, 1].max()):
-        for split, of_split in splits.items():
-            if len(of_split) and _alone(of_split[0], rows, starts):
-                found.append(split)
-    return found
+    filled = {split: rows for split, rows in splits.items() if len(rows)}
+    if sum(map(len, filled.values())) < FEW * num_relations:
+        return []
+    return [split for split, rows in filled.items() if _alone(rows[0], filled.values())]
 
 
-def _alone(row: np.ndarray, rows: np.ndarray, starts: np.ndarray) -> bool:
-    if (rows[:, 1] == row[1]).sum() > (starts[:, 1] == row[1]).sum():
-        return False  # the usual case: a look at one column is enough
-    return all((rows[:, [0, 2]] == end).sum() == (starts[:, [0, 2]] == end).sum() for end in row[[0, 2]])
+def _alone(row: np.ndarray, splits: Iterable[np.ndarray]) -> bool:
+    for columns, name in ((slice(1, 2), row[1]), (slice(0, 3, 2), row[0]), (slice(0, 3, 2), row[2])):
+        for rows in splits:  # mostly, a look at the relations is enough
+            if (rows[:, columns] == name).sum() > (rows[0, columns] == name).sum():
+                return False
+    return True
 
 
 def _names(entities: Strings, relations: Strings, triples: int) -> dict:
@@ -105,8 +104,10 @@ def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     ascending = np.sort(keys)
     if (ascending[1:] != ascending[:-1]).all():  # the usual case needs no slower argsort
         return ascending, None
-    distinct, first = np.unique(keys, return_index=True)
-    return distinct, np.sort(first)
+    order = np.argsort(keys)
+    ascending = keys[order]
+    starts = np.flatnonzero(np.concatenate(([True], ascending[1:] != ascending[:-1])))
+    return ascending[starts], np.sort(np.minimum.reduceat(order, starts))
 
 
 def _count_in(keys: np.ndarray, others: np.ndarray) -> int:
@@ -144,7 +145,7 @@ def inverse_relations(splits: dict[str, np.ndarray], num_entities: int, relation
     train = splits["train"]
     train = train[train[:, 0] != train[:, 2]]
     pair = train[:, 0] * num_entities + train[:, 2]
-    order = np.argsort(pair, kind="stable")
+    order = np.argsort(pair)
     pair, relation = pair[order], train[order, 1]
 
     def reversed_in_train(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -142,7 +142,7 @@ class KnowledgeGraph:
         splits = dict.fromkeys(SPLITS, np.empty((0, 3), np.int64))
         for place, split in enumerate(columns):
             splits[split] = np.stack((ends[2 * place], kinds[place], ends[2 * place + 1]), axis=1)
-        lonely = first_lines_alone(splits)
+        lonely = first_lines_alone(splits, len(relations))
         splits, report = examine(sources.name, splits, entities, relations)
         tell_of_files(report, sources, columns, [] if choice.header is False else lonely)
         if renaming is not None:

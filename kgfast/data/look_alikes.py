@@ -65,24 +65,39 @@ def _keys(names: pa.Array) -> pa.Array:
         plain = pa.array(map(unquote, names.filter(encoded).to_pylist()), names.type)
         names = pc.replace_with_mask(names, encoded, plain)
     ascii_only = pc.string_is_ascii(names)
-    if not pc.all(ascii_only).as_py():
-        names = pc.if_else(ascii_only, names, pc.utf8_normalize(names, "NFKD"))
-    # as one array of code points, of which some are left out
+    if pc.all(ascii_only).as_py():
+        offsets, letters = Strings(names).buffers()
+        letters = table().astype(np.uint8)[letters]
+        return _without_zeros(letters, (letters != 0).view(np.uint8), np.diff(offsets), "ascii")
+    names = pc.if_else(ascii_only, names, pc.utf8_normalize(names, "NFKD"))
     text = Strings(names).buffers()[1].tobytes().decode()
-    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    ends = np.cumsum(pc.utf8_length(names).to_numpy(zero_copy_only=False), dtype=np.int64)
-    points = np.where(points < PLANE, table()[np.minimum(points, PLANE - 1)], np.where(points >= 0xE0000, 0, points))
-    kept = points != 0
-    size = kept * (1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000))
-    offsets = np.concatenate(([0], np.concatenate(([0], np.cumsum(size)))[ends]))
-    letters = points[kept].astype("<u4").tobytes().decode("utf-32-le").encode()
-    return pa.Array.from_buffers(pa.large_string(), len(names), [None, pa.py_buffer(offsets), pa.py_buffer(letters)])
+    letters = text.encode("utf-16-le")
+    if len(letters) == 2 * len(text):
+        code, points = "utf-16-le", table()[np.frombuffer(letters, np.uint16)]
+    else:
+        code, points = "utf-32-le", np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        far = np.where(points >= 0xE0000, 0, points)  # tags and variants that can't be seen
+        points = np.where(points < PLANE, table()[np.minimum(points, PLANE - 1)], far)
+    size = (points != 0).view(np.uint8) + (points >= 0x80) + (points >= 0x800) + (points >= PLANE)
+    return _without_zeros(points, size, pc.utf8_length(names).to_numpy(zero_copy_only=False), code)
+
+
+def _without_zeros(letters: np.ndarray, size: np.ndarray, lengths: np.ndarray, code: str) -> pa.Array:
+    """The strings of `lengths` letters, without those that are 0; in UTF-8 a letter takes `size` bytes."""
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    ends = np.zeros(len(lengths) + 1, np.int64)
+    filled = lengths > 0  # reduceat has no empty parts
+    ends[1:][filled] = np.add.reduceat(size, starts[filled], dtype=np.int64) if filled.any() else 0
+    kept = letters[size != 0].tobytes()
+    content = kept if code == "ascii" else kept.decode(code).encode()
+    buffers = [None, pa.py_buffer(np.cumsum(ends)), pa.py_buffer(content)]
+    return pa.Array.from_buffers(pa.large_string(), len(lengths), buffers)
 
 
 @functools.cache
 def table() -> np.ndarray:
     """What each of the first 65,536 code points becomes; 0: left out."""
-    found = np.zeros(PLANE, np.uint32)
+    found = np.zeros(PLANE, np.uint16)
     for point in range(PLANE):
         letter = chr(point)
         lower = letter.lower()
