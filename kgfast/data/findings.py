@@ -78,8 +78,8 @@ def _names(entities: Strings, relations: Strings, triples: int) -> dict:
         odd, some = odd_names(names.array)
         if odd:
             notes.append(
-                f"{odd:,} {where} begin or end with white space, or hold characters that can't be seen: "
-                f"{', '.join(map(repr, some))}{', ..' if odd > len(some) else ''}."
+                f"Names of {where} that begin or end with white space, or hold characters that can't be seen: {odd:,}, "
+                f"such as {' and '.join(map(repr, some))}."
             )
     if len(relations) > len(entities) and triples < FEW * len(relations):
         notes.append(

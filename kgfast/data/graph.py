@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from kgfast.core.known import KnownTriples, check_form, check_triples
+from kgfast.core.known import KnownTriples, as_ids, check_triples
 from kgfast.data import cache as cached
 from kgfast.data.columns import Columns, number
 from kgfast.data.findings import examine, first_lines_alone
@@ -149,7 +149,7 @@ class KnowledgeGraph:
             report.notes += renaming.lines()
             of_files = [np.concatenate(ends[2 * place : 2 * place + 2]) for place, iri in enumerate(linked) if iri]
             if blanks := shared_blanks(entities, of_files):
-                report.notes.append(f"{blanks:,} blank nodes are in several files, and were taken as the same.")
+                report.notes.append(f"Blank nodes that are in several files, and were taken as the same: {blanks:,}.")
         texts, questions = {}, {}
         for role, path in sources.texts.items():
             names = relations if role == "relation_text" else entities
@@ -234,19 +234,15 @@ def tell_of_files(report: DataReport, sources: Sources, columns: dict[str, Colum
         report.notes += [f"{file}: {note}." for note in found.notes]
         if split in lonely and format_of(sources.triples[split]).columns and not (found.header or found.notes):
             first = [chunks[0][0].as_py() for chunks in (found.head, found.relation, found.tail)]
-            report.notes.append(f"{file}: {header_doubt(excerpt(' '.join(first)))}, as its names occur nowhere else.")
+            doubt = header_doubt(excerpt(" ".join(first)), "its names occur nowhere else")
+            report.notes.append(f"{file}: {doubt}.")
 
 
 def as_triples(rows, split: str) -> torch.Tensor:
     """The rows as an int64 [M, 3] tensor on the CPU; ids are checked later."""
     if rows is None:
         return torch.empty((0, 3), dtype=torch.int64)
-    try:
-        rows = torch.as_tensor(rows).cpu()
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise DataError(f"{split} is no array of integers of 64 bits: {error}") from None
-    check_form(rows, split)
-    return rows.to(torch.int64, copy=True, memory_format=torch.contiguous_format)
+    return as_ids(rows, split).cpu().clone(memory_format=torch.contiguous_format)
 
 
 class Largest(NamedTuple):
@@ -269,7 +265,13 @@ class Largest(NamedTuple):
 def as_names(kind: str, names: Sequence[str] | None, count: int | None, largest: Largest) -> Names:
     """Names by id: those given, checked, or the ids as text."""
     if names is None:
-        return Names(pa.array(np.arange(checked_count(kind, count, largest))).cast(pa.large_string()))
+        count = checked_count(kind, count, largest)
+        try:
+            return Names(pa.array(np.arange(count)).cast(pa.large_string()))
+        except MemoryError as error:
+            raise DataError(f"no memory for the names of {count:,} {kind} ids: {error}") from None
+    if isinstance(names, str) or not isinstance(names, (Sequence, np.ndarray)):
+        raise DataError(f"{kind}_names must be a list of strings, not {names!r}")
     if count is not None and count != len(names):
         raise DataError(f"{kind}_names has {len(names)} names for {count} ids")
     for place, text in enumerate(names):
@@ -299,7 +301,7 @@ def checked_count(kind: str, count: int | None, largest: Largest) -> int:
         return int(count)
     if largest.id >= max(SPARSE_IDS, IDS_PER_ROW * largest.rows):
         raise DataError(
-            f"{largest.place}: {kind} id {largest.id} would make {largest.id + 1:,} rows for {largest.rows:,} triples: "
-            f"number what occurs from 0, or give {given}"
+            f"{largest.place}: {kind} id {largest.id} would make {largest.id + 1:,} rows, and triples are "
+            f"{largest.rows:,}: number what occurs from 0, or give {given}"
         )
     return max(largest.id, 0) + 1

@@ -15,8 +15,10 @@ from kgfast.errors import DataError
 # What headers call (head, tail); words of one line belong together.
 ENDS = (
     ({"head"}, {"tail"}),
-    ({"subject", "subj", "sub"}, {"object", "obj"}),
+    ({"subject", "subj", "sub", "subjekt", "sujet", "sujeto"}, {"object", "obj", "objekt", "objet", "objeto"}),
     ({"source", "src"}, {"target", "tgt", "trg", "destination", "dest", "dst"}),
+    ({"quelle", "origen", "origine"}, {"ziel", "destino", "cible"}),
+    ({"头实体", "头节点", "主语", "主体", "起点"}, {"尾实体", "尾节点", "宾语", "客体", "终点"}),
     ({"from"}, {"to"}),
     ({"start"}, {"end"}),
     *(
@@ -31,11 +33,12 @@ ENDS = (
 )  # fmt: skip
 RELATIONS = (
     {"relation", "rel", "relationship", "predicate", "pred", "property", "prop", "verb", "edge", "link", "interaction",
-     "relationtype", "relationshiptype", "reltype", "edgetype", "linktype", "r", "p"},
+     "relationtype", "relationshiptype", "reltype", "edgetype", "linktype", "r", "p", "beziehung", "prädikat",
+     "prédicat", "predicado", "relación", "relação", "关系", "谓语", "谓词"},
     {"type", "label", "kind"},  # only where nothing else is the relation: many tables have them beside it
 )  # fmt: skip
 LETTERS = (("h", "r", "t"), ("s", "p", "o"), ("s", "r", "o"))
-ANY_END = tuple(set().union(*(pair[side] for pair in ENDS[:6])) for side in (0, 1))
+ANY_END = tuple(set().union(*(pair[side] for pair in ENDS[:8])) for side in (0, 1))
 KNOWN = {word for words in (*ANY_END, RELATIONS[0]) for word in words if len(word) > 1}
 # Words that say what a name is, as in head_id or "relation name".
 DECORATION = set("""id ids name names entity entities node nodes iri uri url index idx key label text mid qid code curie
@@ -44,7 +47,8 @@ KINDS_OF_VALUES = set("int long float double string boolean byte short char date
 TRUTH = set("label labels sign polarity truth truthvalue true istrue correct positive negative valid class y".split())
 UNTRUE = ["-1", "-1.0", "0", "0.0", "-", "false", "f", "no", "n", "neg", "negative", "untrue", "wrong"]
 NUMBERED = r"(?:unnamed|column|col|field|c|v)?[ _:.-]*(\d{1,6})"  # what programs call columns without a name
-WAY_OUT = "say which are head, relation and tail, in this order: columns=A,B,C, by name or number from 1"
+AFFIRMED = ["1", "1.0", "+1", "+", "true", "t", "yes", "y", "pos", "positive", "right"]
+WAY_OUT = "columns=A,B,C (--columns) says which are head, relation and tail, by name or number from 1"
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Chosen:
 
 
 def title(names: Sequence[str], place: int) -> str:
-    return repr(names[place].strip()) if names[place].strip() else f"column {place + 1}"
+    return repr(names[place].strip()) if names[place].strip() else f"number {place + 1}"
 
 
 def choose(where: str, fields: Sequence[str], choice: ColumnChoice, named: bool = False) -> Chosen:
@@ -217,15 +221,21 @@ def is_truth(field: str) -> bool:
     return plain(field) in TRUTH or bare(field) in TRUTH
 
 
-def untrue(name: str, values: pa.Array | pa.ChunkedArray) -> str | None:
-    """A sentence where a column that was not read says of triples that they are false."""
+def untrue(name: str, values: pa.Array | pa.ChunkedArray, named: bool = True) -> str | None:
+    """A sentence where a column that was not read says of triples that they are false.
+
+    named: its name says that it may; else all of its values must be of that kind.
+    """
     text = pc.utf8_lower(pc.utf8_trim_whitespace(values.cast(pa.string())))
     count = pc.sum(pc.is_in(text, value_set=pa.array(UNTRUE))).as_py() or 0
-    if not count:
+    if not count or (not named and not pc.all(pc.is_in(text, value_set=pa.array(UNTRUE + AFFIRMED))).as_py()):
         return None
-    return f"{count:,} triples have a value such as -1, 0 or false in {name}: they were read as true all the same"
+    return f"the column {name} holds -1, 0, false or the like for {count:,} of the triples, which were read as true"
 
 
-def header_doubt(line: str) -> str:
+def header_doubt(line: str, reason: str) -> str:
     """What the report says of a first line that was read as a triple and may be a header."""
-    return f"line 1 may be a header, and was read as a triple: {line}; header=yes leaves it out, header=no keeps it"
+    return (
+        f"line 1 may be a header, as {reason}; it was read as a triple: {line}. header=yes (--header) leaves it out, "
+        "header=no keeps it and says nothing"
+    )

@@ -92,11 +92,11 @@ class Renaming:
         if self.whole:
             lines.append(f"{self.whole:,} IRIs were kept whole, since their short names are not unique.")
         if self.met:
-            lines.append(f"{self.met:,} names of files without IRIs were taken for the IRIs that they stand for.")
+            lines.append(f"Names of files without IRIs that were taken for the IRIs they stand for: {self.met:,}.")
         if self.several:
             lines.append(
-                f"{len(self.several):,} names of files without IRIs, such as {self.several[0]!r}, are short for more "
-                "than one IRI, and were taken as names of their own."
+                "Names of files without IRIs that are short for more than one IRI, and were taken as names of their "
+                f"own: {len(self.several):,}, such as {self.several[0]!r}."
             )
         return lines
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kgfast.data.iris import bare
+from kgfast.data.iris import bare, index_in, last_part
 from kgfast.data.strings import WHOLE_NUMBER, Strings
 
 BLOCK = 1 << 20  # names at a time
@@ -26,12 +26,13 @@ LOOKS = {
     "i": "ІіΙιıӀӏ", "j": "Јјϳ", "k": "КкΚκ", "m": "МмΜμ", "n": "Νηո", "o": "ОоΟοօס", "p": "РрΡρ",
     "q": "ԛզ", "s": "Ѕѕ", "t": "ТтΤτ", "u": "υս", "v": "νѵ", "w": "ԝѡ", "x": "ХхΧχ", "y": "УуΥүҮ", "z": "Ζζ",
     "-": "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u02d7\ufe58", "'": "\u2018\u2019\u02bc\u02b9\u2032`\u00b4\uff07",
-    '"': "\u201c\u201d\u201e\u2033\u00ab\u00bb", "/": "\u2044\u2215", ":": "\ua789\u2236", ".": "\u2024",
+    '"': "\u201c\u201d\u201e\u2033\u00ab\u00bb", "/": "\u2044\u2215", ":": "\ua789\u2236", ".": "\u2024", "σ": "ς",
 }  # fmt: skip
 VARIANTS = "".join(map(chr, range(0xFE00, 0xFE10)))
 INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u2800\u3164\uffa0" + VARIANTS
 SPACE = "_"  # passes for one
 ODD = r"^[\s\p{Z}]|[\s\p{Z}]$|[\p{Cc}\p{Cf}\x{FFFD}\x{A0}\x{2007}\x{202F}]"
+END_OF_IRI = "the end of an IRI"
 PERCENT = "%[0-9A-Fa-f]{2}"
 
 
@@ -70,6 +71,7 @@ def _keys(names: pa.Array) -> pa.Array:
         letters = table().astype(np.uint8)[letters]
         return _without_zeros(letters, (letters != 0).view(np.uint8), np.diff(offsets), "ascii")
     names = pc.if_else(ascii_only, names, pc.utf8_normalize(names, "NFKD"))
+    names = pc.replace_substring(names, "ß", "ss")
     text = Strings(names).buffers()[1].tobytes().decode()
     letters = text.encode("utf-16-le")
     if len(letters) == 2 * len(text):
@@ -129,7 +131,9 @@ def pairs(names: pa.Array) -> Iterator[tuple[int, int]]:
 
 def look_alikes(where: str, names: pa.Array) -> tuple[list[LookAlike], int]:
     """(the first MOST pairs, how many there are)."""
-    return told(where, ((names[a].as_py(), names[b].as_py()) for a, b in pairs(names)))
+    found, count = told(where, ((names[a].as_py(), names[b].as_py()) for a, b in pairs(names)))
+    ends, more = ends_of_iris(where, names, names)
+    return found + ends, count + more
 
 
 def like_those(where: str, unknown: pa.Array, names: pa.Array) -> tuple[list[LookAlike], int]:
@@ -139,7 +143,22 @@ def like_those(where: str, unknown: pa.Array, names: pa.Array) -> tuple[list[Loo
         return [], 0
     place = pc.index_in(keys(unknown), value_set=keys(names))
     found = np.flatnonzero(pc.is_valid(place).to_numpy(zero_copy_only=False))
-    return told(where, ((names[place[int(at)].as_py()].as_py(), unknown[int(at)].as_py()) for at in found))
+    alike, count = told(where, ((names[place[int(at)].as_py()].as_py(), unknown[int(at)].as_py()) for at in found))
+    for iris, others in ((names, unknown), (unknown, names)):
+        ends, more = ends_of_iris(where, iris, others)
+        alike, count = alike + ends, count + more
+    return alike, count
+
+
+def ends_of_iris(where: str, iris: pa.Array, names: pa.Array) -> tuple[list[LookAlike], int]:
+    """Pairs of an IRI and a name that is its last part."""
+    iris = iris.filter(pc.match_substring(iris, "://"))
+    if not len(iris):
+        return [], 0
+    place = index_in(last_part(iris), names)
+    found = np.flatnonzero(place >= 0)
+    some = [(iris[int(at)].as_py(), names[int(place[at])].as_py()) for at in found[:MOST]]
+    return [LookAlike(where, a, b, END_OF_IRI) for a, b in some if a != b], len(found)
 
 
 def told(where: str, texts: Iterable[tuple[str, str]]) -> tuple[list[LookAlike], int]:
@@ -149,7 +168,7 @@ def told(where: str, texts: Iterable[tuple[str, str]]) -> tuple[list[LookAlike],
 
 def difference(first: str, second: str) -> str:
     """How two strings differ: case, or code points for those who can't see it."""
-    if first.isascii() and first.lower() == second.lower():
+    if first.lower() == second.lower() and unicodedata.normalize("NFC", first) != unicodedata.normalize("NFC", second):
         return "case"
     spans = []
     for kind, a, b, c, d in difflib.SequenceMatcher(None, first, second, autojunk=False).get_opcodes():

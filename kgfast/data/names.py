@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kgfast.data.iris import bare, last_part
-from kgfast.data.look_alikes import LookAlike, difference, like_those
+from kgfast.data.look_alikes import END_OF_IRI, LookAlike, difference, like_those
 from kgfast.data.strings import Strings
 from kgfast.errors import DataError
 
@@ -83,16 +83,17 @@ def hint(name: str, names: Names) -> str:
         asked = pa.array([name], pa.large_string())
     except UnicodeEncodeError:
         return "it is no valid text"
+    short = last_part(bare(asked))
+    if not short.equals(asked) and (place := names.find(short[0].as_py())) is not None:
+        iri = "" if names.iris is None else f", short for {names.iris[place]!r}"
+        return f"did you mean {short[0].as_py()!r}{iri}?"
     alike = like_those("", asked, names.array)[0]
     if alike:
         other = alike[0].first
+        if alike[0].difference == END_OF_IRI:
+            return f"did you mean {other!r}?"
         return f"did you mean {ascii(other)}? It differs in {difference(name, other)}"  # escapes, for who can't see it
-    short = last_part(bare(asked))
-    if not short.equals(asked) and names.find(short[0].as_py()) is not None:
-        return f"did you mean {short[0].as_py()!r}? Names of IRIs are short here"
-    longer = names.array.filter(pc.ends_with(names.array, "/" + name)).slice(0, 3).to_pylist()
-    longer += names.array.filter(pc.ends_with(names.array, "#" + name)).slice(0, 3).to_pylist()
-    near = longer[:3] if name and longer else names.nearest(name)
+    near = names.nearest(name)
     return f"did you mean {' or '.join(map(repr, near))}?" if near else f"names look like {names[0]!r}"
 
 

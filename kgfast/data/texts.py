@@ -65,7 +65,7 @@ def read_questions(path: Path, names: Names) -> tuple[list[Question], dict, Rese
         shown = excerpt("\t".join(row))
         if len(row) != 3:
             raise DataError(f"{where}expected question, topic and answers between tabs, found {len(row)}: {shown}")
-        if not all(part.strip() for part in (row[0], row[1], *row[2].split("|"))):
+        if not all((row[0].strip(), row[1], *row[2].split("|"))):
             raise DataError(f"{where}question, topic or an answer is empty: {shown}")
     answers = [list(dict.fromkeys(row[2].split("|"))) for row in rows]
     every = [row[1] for row in rows] + [answer for of_row in answers for answer in of_row]

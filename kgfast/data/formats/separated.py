@@ -15,6 +15,7 @@ import pyarrow.csv
 from kgfast.data.columns import COLUMNS, Columns
 from kgfast.data.formats import Format
 from kgfast.data.header import (
+    WAY_OUT,
     Chosen,
     ColumnChoice,
     choose,
@@ -52,27 +53,32 @@ def read_separated(path: Path, choice: ColumnChoice, separator: str) -> Columns:
             chosen = Chosen(True, chosen.places)
             columns, truths = read(chosen)
         elif looks_like_header(fields):
-            columns.notes.append(header_doubt(excerpt(separator.join(fields))))
+            columns.notes.append(header_doubt(excerpt(separator.join(fields)), "its words look like it"))
     columns.dropped = chosen.dropped(fields)
     if chosen.header:
         columns.header = f"line 1 was taken for a header: {chosen.told(fields)}"
         columns.notes += repeated_header(columns, [fields[place] for place in chosen.places])
-    columns.notes += [told for name, values in truths if (told := untrue(name, values))]
+    columns.notes += [told for name, values in truths if (told := untrue(name, values, chosen.header))]
     columns.notes += in_quotes(columns) if separator == "\t" else []
     return columns
 
 
 def first_line(data: pa.Buffer, separator: str) -> list[str]:
-    """The fields of the first line; for a quoted field that spans lines, of its part."""
-    line = text_lines(data).readline().rstrip("\n")
-    return next(csv.reader([line]), [""]) if separator == "," else line.split(separator)
+    """The fields of the first line, or row, where quoted names span lines."""
+    lines = text_lines(data)
+    if separator == ",":
+        try:
+            return next(csv.reader(lines))
+        except csv.Error:  # which the slow pass finds again
+            lines = text_lines(data)
+    return lines.readline().rstrip("\n").split(separator)
 
 
 def parse(path: Path, data: pa.Buffer, separator: str, fields: list[str], chosen: Chosen):
     """(Columns, (name, values) of the columns left out that may say which triples are true)."""
     quoted = separator == ","
-    others = [place for place in range(len(fields)) if chosen.header and place not in chosen.places]
-    truths = [place for place in others if is_truth(fields[place])]
+    others = [place for place in range(len(fields)) if place not in chosen.places]
+    truths = [place for place in others if not chosen.header or is_truth(fields[place])]
     names = [str(place) for place in range(len(fields))]
     wanted = [names[place] for place in (*chosen.places, *truths)]
     try:
@@ -97,7 +103,8 @@ def parse(path: Path, data: pa.Buffer, separator: str, fields: list[str], chosen
     for chunks in (columns.head, columns.relation, columns.tail):
         if any(pc.any(pc.equal(chunk.dictionary, "")).as_py() for chunk in chunks):
             raise located(path, data, separator, chosen, len(fields)) or DataError(f"{path}: empty name")
-    return columns, [(title(fields, place), table[str(place)]) for place in truths]
+    titles = fields if chosen.header else [""] * len(fields)
+    return columns, [(title(titles, place), table[str(place)]) for place in truths]
 
 
 def numbers_follow(columns: Columns) -> bool:
@@ -164,7 +171,7 @@ def check_quotes(path: Path, data: pa.Buffer, chosen: Chosen, width: int) -> Non
         if front < place and (front == 0 or letters[front - 1] in b",\r\n"):
             number, line = line_of(data, int(place))
             raise DataError(f"{path}, line {number}: a space before a quote, which then encloses nothing: {line}")
-    if inside.any():
+    if inside.any() or len(quotes) % 2:
         error = located(path, data, ",", chosen, width)
         if error is not None:
             raise error
@@ -203,7 +210,7 @@ def hint(row: list[str], number: int, width: int) -> str:
             if row[0].count(other) == width - 1:
                 return f" (are its parts separated by {name}?)"
     if number == 1 and len(row) > 3:
-        return " (columns=A,B,C says which three, by name or number from 1)"
+        return f" ({WAY_OUT})"
     return ""
 
 
@@ -222,9 +229,9 @@ def guard(block: list[pa.Array]) -> str:
     """What must stand before the triples of a block so that they are read as they are: mostly nothing."""
     first = [column[0].as_py() for column in block]
     number_follows = len(block[0]) > 1 and is_number(block[0][1].as_py()) and not is_number(first[0])
-    if number_follows or find_roles("", first, strict=False) or looks_like_header(first):
-        return "\t".join(COLUMNS) + "\n"
-    return BYTE_ORDER_MARK.decode() if first[0].startswith(BYTE_ORDER_MARK.decode()) else ""
+    marked = first[0].startswith(BYTE_ORDER_MARK.decode())
+    doubtful = number_follows or marked or find_roles("", first, strict=False) or looks_like_header(first)
+    return "\t".join(COLUMNS) + "\n" if doubtful else ""
 
 
 def write_commas(path: Path, blocks: Iterator[list[pa.Array]]) -> None:
