@@ -16,7 +16,6 @@ from kgfast.cli.console import (
     progress_bar,
     screen,
 )
-from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError
 from kgfast.run.session import run_folder
 from kgfast.run.settings import check_device, found_device

@@ -279,7 +279,9 @@ def show_data(
     ] = "auto",
     columns: Annotated[
         str | None,
-        typer.Option(metavar="A,B,C", help="Columns of head, relation, tail: names or numbers from 1.", show_default=False),
+        typer.Option(
+            metavar="A,B,C", help="Columns of head, relation, tail: names or numbers from 1.", show_default=False
+        ),
     ] = None,
     as_json: Json = False,
 ):

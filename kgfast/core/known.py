@@ -139,9 +139,7 @@ def as_ids(triples, name: str = "triples") -> torch.Tensor:
     ids = rows.to(torch.int64)
     if rows.dtype == torch.uint64 and (ids < 0).any():  # from 2^63 on
         row, column = (ids < 0).nonzero()[0].tolist()
-        raise DataError(
-            f"{name}[{row}]: {COLUMNS[column]} id {rows[row, column].item()} needs over 64 bits with its sign"
-        )
+        raise DataError(f"{name}[{row}]: {COLUMNS[column]} id {rows[row, column].item()} is beyond {LARGEST}")
     return ids
 
 
