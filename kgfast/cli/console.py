@@ -1,6 +1,7 @@
 """Printing for the command line: tables and JSON on standard output, progress and errors on standard error."""
 
 import json
+import sys
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -16,7 +17,8 @@ def errors():
 
 
 def print_json(value):
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(value, ensure_ascii=not unicode, allow_nan=False))
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from kgfast.cli.console import (
     progress_bar,
     screen,
 )
-from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError
 from kgfast.run.session import run_folder
 from kgfast.run.settings import check_device, found_device
@@ -31,10 +30,12 @@ FIRST_RELATIONS = 25  # that `evaluate --details` prints
 def train(file, pairs, options, as_json):
     """kgfast train"""
     config = resolve(file, pairs=pairs, options=options)
-    graph = KnowledgeGraph.load(config.data)
+    graph = config.load_graph()
     run = run_folder(config.out, loop.run_name(config, graph), config.resume)
     console = errors()
     console.print(f"{graph.name}: {graph.num_entities:,} entities, {graph.num_relations:,} relations")
+    for line in graph.report.reading():
+        console.print(line, soft_wrap=True)
     try:
         metrics = loop.train(config.replace(out=str(run)), resume=config.resume, console=console, graph=graph)
     except KeyboardInterrupt as stop:
@@ -64,7 +65,7 @@ def open_run(run, data=None, threads=None, device="auto", names_only=False):
     model, names, config = load_run(run)
     if names_only:
         return model, names
-    graph = KnowledgeGraph.load(data or config.data)
+    graph = config.load_graph(data)
     if graph.fingerprint != read_manifest(run)["graph"]["fingerprint"]:
         raise CheckpointError(
             f"{run} was trained on other data than {data or config.data} holds now: names or triples differ"

@@ -38,6 +38,9 @@ def main(arguments=None):
 
     KGFAST_DEBUG=1 shows the traceback instead.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names may be outside of the terminal's encoding
     try:
         app(arguments, prog_name="kgfast")
     except (KgfastError, OSError) as error:
@@ -71,6 +74,8 @@ def train(
         typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Any setting.", show_default=False),
     ] = None,
     data: Annotated[str | None, setting()] = None,
+    header: Annotated[str | None, setting(metavar="yes|no|auto")] = None,
+    columns: Annotated[str | None, setting(metavar="A,B,C")] = None,
     recipe: Annotated[str | None, setting()] = None,
     model: Annotated[str | None, setting()] = None,
     dim: Annotated[int | None, setting()] = None,
@@ -286,12 +291,21 @@ def show_data(
         str,
         typer.Argument(metavar="PATH", help="Dataset folder, file, or built-in graph.", show_default=False),
     ],
+    header: Annotated[
+        str, typer.Option(metavar="yes|no|auto", help="Whether the first line names columns; auto: its words tell.")
+    ] = "auto",
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C", help="Columns of head, relation, tail: names or numbers from 1.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ):
-    """What a dataset holds, and what is wrong with it."""
+    """What a dataset holds, what of it was not read, and what is wrong or looks odd."""
     from kgfast.data import KnowledgeGraph
 
-    report = KnowledgeGraph.load(source).report
+    report = KnowledgeGraph.load(source, header=header, columns=columns).report
     if as_json:
         return print_json(report.as_dict())
     for line in report.lines():

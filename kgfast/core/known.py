@@ -47,9 +47,9 @@ class KnownTriples:
         Costs two sorts of M keys. Raises DataError for a wrong shape, a dtype that isn't integer, or an id
         outside [0, num_entities) or [0, num_relations), naming value and row.
         """
-        triples = torch.as_tensor(triples)
+        triples = as_ids(triples)
         check_triples(triples, num_entities, num_relations)
-        head, relation, tail = triples.long().unbind(1)
+        head, relation, tail = triples.unbind(1)
         return cls(
             _side(relation * num_entities + head, tail, num_entities, num_relations),
             _side(relation * num_entities + tail, head, num_entities, num_relations),
@@ -127,6 +127,20 @@ def check_form(triples: torch.Tensor, name: str = "triples") -> None:
         raise DataError(f"{name} must have shape [M, 3] (head, relation, tail), not {list(triples.shape)}")
     if triples.dtype == torch.bool or triples.is_floating_point() or triples.is_complex():
         raise DataError(f"{name} must hold integer ids, not {triples.dtype}")
+
+
+def as_ids(triples, name: str = "triples") -> torch.Tensor:
+    """A tensor, array or list of integers as int64 [M, 3]. DataError for what isn't one; ids are checked later."""
+    try:
+        rows = torch.as_tensor(triples)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise DataError(f"{name} is no array of integers of 64 bits: {error}") from None
+    check_form(rows, name)
+    ids = rows.to(torch.int64)
+    if rows.dtype == torch.uint64 and (ids < 0).any():  # from 2^63 on
+        row, column = (ids < 0).nonzero()[0].tolist()
+        raise DataError(f"{name}[{row}]: {COLUMNS[column]} id {rows[row, column].item()} is beyond {LARGEST}")
+    return ids
 
 
 def check_triples(triples: torch.Tensor, num_entities: int, num_relations: int, name: str = "triples") -> None:

@@ -1,6 +1,7 @@
 """Graphs: reading, checking, caching and saving them."""
 
-from kgfast.data.findings import DataReport, InversePair
+from kgfast.data.formats import Format, add_format
 from kgfast.data.graph import KnowledgeGraph
+from kgfast.data.report import DataReport, InversePair
 
-__all__ = ["DataReport", "InversePair", "KnowledgeGraph"]
+__all__ = ["DataReport", "Format", "InversePair", "KnowledgeGraph", "add_format"]

@@ -1,8 +1,7 @@
 """Graphs read before: columnar files that are memory-mapped, in `$KGFAST_CACHE` or `~/.cache/kgfast`.
 
 One folder per source, holding entities.arrow, relations.arrow, questions.arrow, triples.npy, report.json and
-index.json: sizes and times of the source files, sizes and hashes of the cached ones. A changed source
-replaces it.
+index.json: sizes and hashes of the source files and of the cached ones. A changed source replaces it.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from kgfast.data.names import Names
 from kgfast.data.sources import SPLITS, Sources
 from kgfast.data.strings import Strings
 
-FORMAT = 1
+FORMAT = 2
 SMALLEST = 1 << 20  # bytes of source files below which reading is as fast as a cache
 
 
@@ -42,9 +42,15 @@ def entry_folder(sources: Sources, options: dict) -> Path:
 
 
 def stamp(sources: Sources) -> list:
-    """Format, and name, size and time of change of every source: equal as long as the entry is good."""
-    stats = [(str(path.resolve()), path.stat()) for path in sources.files()]
-    return [FORMAT, sources.name, [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]]
+    """Format, and name, size and hash of every source: equal as long as the entry is good.
+
+    The content counts and no time of change, which copies and images of another file may share.
+    """
+    return [
+        FORMAT,
+        sources.name,
+        [[str(path.resolve()), path.stat().st_size, digest(path)] for path in sources.files()],
+    ]
 
 
 def store(graph, folder: Path, stamped: list) -> None:
@@ -114,11 +120,13 @@ def inspect(folder: Path, stamped: list) -> tuple[str | None, bool]:
 def write_parts(graph, folder: Path) -> None:
     entities = {
         "name": graph.entity_names,
+        "iri": graph.entity_names.iris,
         "text": graph.entity_text,
         "description": graph.entity_description,
     }
     write_table(folder / "entities.arrow", entities)
-    write_table(folder / "relations.arrow", {"name": graph.relation_names, "text": graph.relation_text})
+    names = graph.relation_names
+    write_table(folder / "relations.arrow", {"name": names, "iri": names.iris, "text": graph.relation_text})
     write_questions(folder / "questions.arrow", graph.questions)
     triples = np.concatenate([getattr(graph, split).numpy() for split in SPLITS])
     np.save(folder / "triples.npy", triples, allow_pickle=False)
@@ -131,11 +139,11 @@ def read_parts(folder: Path) -> dict:
     triples = np.load(folder / "triples.npy", mmap_mode="c", allow_pickle=False)
     return {
         "triples": triples,
-        "entity_names": entities["name"],
-        "relation_names": relations["name"],
-        "entity_text": entities.get("text"),
-        "entity_description": entities.get("description"),
-        "relation_text": relations.get("text"),
+        "entity_names": Names(entities["name"], entities.get("iri")),
+        "relation_names": Names(relations["name"], relations.get("iri")),
+        "entity_text": texts(entities, "text"),
+        "entity_description": texts(entities, "description"),
+        "relation_text": texts(relations, "text"),
         "questions": read_questions(folder / "questions.arrow"),
         "report": json.loads((folder / "report.json").read_text("utf-8")),
     }
@@ -147,10 +155,14 @@ def write_table(path: Path, columns: dict[str, Strings | None]) -> None:
         writer.write_table(table.combine_chunks())
 
 
-def read_table(path: Path) -> dict[str, Strings]:
+def read_table(path: Path) -> dict[str, pa.Array]:
     with pa.memory_map(str(path)) as file:
         batch = pa.ipc.open_file(file).get_batch(0)
-    return {name: Strings(batch[name]) for name in batch.schema.names}
+    return {name: batch[name] for name in batch.schema.names}
+
+
+def texts(table: dict[str, pa.Array], name: str) -> Strings | None:
+    return Strings(table[name]) if name in table else None
 
 
 def write_questions(path: Path, questions: dict[str, list]) -> None:

@@ -1,127 +1,19 @@
-"""What was found while reading a graph: duplicates, leakage between splits, the unseen, inverse relations."""
+"""What is found in a graph: duplicates, leakage between splits, the unseen, inverse relations, odd names."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
 
 import numpy as np
 
+from kgfast.data.look_alikes import look_alikes, odd_names
+from kgfast.data.report import DataReport, InversePair, shown
 from kgfast.data.strings import Strings
 
 INVERSE_SHARE = 0.8
-SHOWN_PAIRS = 5
+FEW = 5  # triples a relation
 LARGEST = np.iinfo(np.int64).max
-
-
-@dataclass(frozen=True)
-class InversePair:
-    """`share` of the `triples` training triples (h, relation, t) have (t, inverse, h) in train too."""
-
-    relation: str
-    inverse: str
-    share: float
-    triples: int
-
-
-@dataclass
-class DataReport:
-    """The facts about a graph as read; every dict is by split. Only the duplicates were removed."""
-
-    name: str
-    entities: int
-    relations: int
-    read: dict[str, int]
-    duplicates: dict[str, int]  # repeated within their split, removed
-    triples: dict[str, int]  # what is left
-    self_loops: dict[str, int]
-    leaked: dict[str, int]  # "test in train": triples of test that are also in train
-    unseen_entities: dict[str, int]  # distinct ones of valid, of test, and of "all", that train lacks
-    unseen_relations: dict[str, int]
-    unseen_triples: dict[str, int]  # triples of valid or test with something that train lacks
-    inverse_pairs: list[InversePair]  # by falling number of triples; symmetric: relation == inverse
-    inverse_leaked: dict[str, int]  # triples of valid or test whose reverse is in train by one of these pairs
-    fingerprint: str  # sha256 over names and triples
-    literals: int = 0
-    texts: dict[str, dict] = field(default_factory=dict)
-    questions: dict[str, dict] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict:
-        """Plain numbers, strings, lists and dicts, fit for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: dict) -> DataReport:
-        return cls(**{**content, "inverse_pairs": [InversePair(**pair) for pair in content["inverse_pairs"]]})
-
-    def lines(self) -> list[str]:
-        """The report as short sentences; what is zero or absent isn't mentioned."""
-        counts = ", ".join(f"{count:,} {split}" for split, count in self.triples.items() if count)
-        lines = [f"{self.name}: {self.entities:,} entities, {self.relations:,} relations; triples: {counts}."]
-        for split, count in self.duplicates.items():
-            if count:
-                lines.append(f"{split}: {count:,} of {self.read[split]:,} triples were repeated and removed.")
-        if self.literals:
-            lines.append(f"{self.literals:,} statements with a literal as object were left out.")
-        for pair, count in self.leaked.items():
-            if count:
-                lines.append(f"Leakage: {count:,} triples of {pair.replace(' in ', ' are also in ')}; they were kept.")
-        lines += self._unseen_lines()
-        loops = sum(self.self_loops.values())
-        if loops:
-            lines.append(f"{_count(loops, 'triple')} from an entity to itself.")
-        lines += self._inverse_lines()
-        for role, counts in self.texts.items():
-            total = self.relations if role.startswith("relation") else self.entities
-            line = f"{counts['file']}: {role.replace('_', ' ')} for {counts['covered']:,} of {total:,}"
-            lines.append(line + _extras(counts, unknown="for names not in the graph", repeated="repeated") + ".")
-        for split, counts in self.questions.items():
-            kept = counts["read"] - counts["unknown_topic"] - counts["no_known_answer"]
-            line = f"{counts['file']}: {kept:,} of {counts['read']:,} questions for {split}"
-            words = {"unknown_topic": "with an unknown topic", "no_known_answer": "without a known answer"}
-            lines.append(line + _extras(counts, **words, unknown_answers="unknown answers beside known ones") + ".")
-        return [*lines, *self.notes, f"Fingerprint {self.fingerprint[:16]}."]
-
-    def _unseen_lines(self) -> Iterator[str]:
-        what = [
-            f"{unseen['all']:,} {kind if unseen['all'] != 1 else single}"
-            for unseen, kind, single in (
-                (self.unseen_entities, "entities", "entity"),
-                (self.unseen_relations, "relations", "relation"),
-            )
-            if unseen["all"]
-        ]
-        if what:
-            where = " and ".join(f"{count:,} of {split}" for split, count in self.unseen_triples.items() if count)
-            where = f" ({where} triples hold one; they were kept)" if where else ""
-            yield f"{' and '.join(what)} never occur in train{where}."
-
-    def _inverse_lines(self) -> Iterator[str]:
-        symmetric = [pair for pair in self.inverse_pairs if pair.relation == pair.inverse]
-        inverse = [pair for pair in self.inverse_pairs if pair.relation != pair.inverse]
-        for pairs, kind in ((symmetric, "symmetric"), (inverse, "the inverse of")):
-            for pair in pairs[:SHOWN_PAIRS]:
-                what = f"{kind} {pair.inverse}" if pairs is inverse else kind
-                triples = _count(pair.triples, "training triple")
-                yield f"{pair.relation} is {what} in {pair.share:.0%} of {triples}."
-            if pairs[SHOWN_PAIRS:]:
-                more = "inverse pairs" if pairs is inverse else "symmetric relations"
-                yield f"({len(pairs) - SHOWN_PAIRS:,} more {more}, with fewer triples)"
-        for split, count in self.inverse_leaked.items():
-            if count:
-                share = count / self.triples[split]
-                yield f"Leakage: {count:,} of {split} ({share:.0%}) are in train, turned around, this way."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _extras(counts: dict, **words: str) -> str:
-    parts = [f"{counts[key]:,} {text}" for key, text in words.items() if counts[key]]
-    return f"; left out: {', '.join(parts)}" if parts else ""
 
 
 def examine(name: str, splits: dict[str, np.ndarray], entities: Strings, relations: Strings):
@@ -154,7 +46,47 @@ def examine(name: str, splits: dict[str, np.ndarray], entities: Strings, relatio
         inverse_pairs=pairs,
         inverse_leaked=inverse_leaked,
         fingerprint=fingerprint(splits, entities, relations),
+        **_names(entities, relations, sum(map(len, splits.values()))),
     )
+
+
+def first_lines_alone(splits: dict[str, np.ndarray], num_relations: int) -> list[str]:
+    """The splits whose first line has names that occur nowhere but in first lines, as those of a header do.
+
+    Nothing is said of few triples, nor where many relations are that rare.
+    """
+    filled = {split: rows for split, rows in splits.items() if len(rows)}
+    if sum(map(len, filled.values())) < FEW * num_relations:
+        return []
+    return [split for split, rows in filled.items() if _alone(rows[0], filled.values())]
+
+
+def _alone(row: np.ndarray, splits: Iterable[np.ndarray]) -> bool:
+    for columns, name in ((slice(1, 2), row[1]), (slice(0, 3, 2), row[0]), (slice(0, 3, 2), row[2])):
+        for rows in splits:  # mostly, a look at the relations is enough
+            if (rows[:, columns] == name).sum() > (rows[0, columns] == name).sum():
+                return False
+    return True
+
+
+def _names(entities: Strings, relations: Strings, triples: int) -> dict:
+    """What looks odd about the names."""
+    alike, count, notes = [], 0, []
+    for where, names in (("entities", entities), ("relations", relations)):
+        found, number = look_alikes(where, names.array)
+        alike, count = alike + found, count + number
+        odd, some = odd_names(names.array)
+        if odd:
+            notes.append(
+                f"Names of {where} that begin or end with white space, or hold characters that can't be seen: {odd:,}, "
+                f"such as {' and '.join(map(repr, some))}."
+            )
+    if len(relations) > len(entities) and triples < FEW * len(relations):
+        notes.append(
+            f"There are more relations than entities, such as {shown(relations[0])}: if the columns are in another "
+            "order than head, relation, tail, columns= says so."
+        )
+    return {"look_alikes": alike, "look_alike_count": count, "notes": notes}
 
 
 def _keys(splits: dict[str, np.ndarray], num_entities: int, num_relations: int) -> dict[str, np.ndarray]:
@@ -172,8 +104,10 @@ def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     ascending = np.sort(keys)
     if (ascending[1:] != ascending[:-1]).all():  # the usual case needs no slower argsort
         return ascending, None
-    distinct, first = np.unique(keys, return_index=True)
-    return distinct, np.sort(first)
+    order = np.argsort(keys)
+    ascending = keys[order]
+    starts = np.flatnonzero(np.concatenate(([True], ascending[1:] != ascending[:-1])))
+    return ascending[starts], np.sort(np.minimum.reduceat(order, starts))
 
 
 def _count_in(keys: np.ndarray, others: np.ndarray) -> int:
@@ -211,7 +145,7 @@ def inverse_relations(splits: dict[str, np.ndarray], num_entities: int, relation
     train = splits["train"]
     train = train[train[:, 0] != train[:, 2]]
     pair = train[:, 0] * num_entities + train[:, 2]
-    order = np.argsort(pair, kind="stable")
+    order = np.argsort(pair)
     pair, relation = pair[order], train[order, 1]
 
     def reversed_in_train(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from kgfast.core.known import KnownTriples, check_form, check_triples
+from kgfast.core.known import KnownTriples, as_ids, check_triples
 from kgfast.data import cache as cached
-from kgfast.data.columns import number
-from kgfast.data.findings import DataReport, examine
-from kgfast.data.ntriples import shorten
-from kgfast.data.readers import file_format, read_triples
+from kgfast.data.columns import Columns, number
+from kgfast.data.findings import examine, first_lines_alone
+from kgfast.data.formats import format_of, read_triples
+from kgfast.data.header import ColumnChoice, header_doubt
+from kgfast.data.iris import Renaming, shared_blanks
+from kgfast.data.lines import excerpt
+from kgfast.data.names import Names, find_id
+from kgfast.data.report import DataReport
 from kgfast.data.sources import SPLITS, Sources, find_sources
 from kgfast.data.strings import Strings
 from kgfast.data.texts import Question, read_questions, read_texts
 from kgfast.data.writer import save
 from kgfast.errors import DataError
+
+MOST_IDS = 2**31 - 1  # a table has fewer than 2^31 rows
+SURROGATE = re.compile("[\ud800-\udfff]")
+SPARSE_IDS, IDS_PER_ROW = 10_000_000, 100  # an id from both on is taken for a slip
 
 
 class KnowledgeGraph:
@@ -37,8 +47,8 @@ class KnowledgeGraph:
     def __init__(
         self,
         splits: dict[str, torch.Tensor],
-        entity_names: Strings,
-        relation_names: Strings,
+        entity_names: Names,
+        relation_names: Names,
         report: DataReport,
         *,
         entity_text: Strings | None = None,
@@ -54,30 +64,38 @@ class KnowledgeGraph:
         self.report = report
 
     @classmethod
-    def load(cls, source, *, cache: bool = True, iris: str = "short") -> KnowledgeGraph:
+    def load(cls, source, *, cache: bool = True, iris: str = "short", header=None, columns=None) -> KnowledgeGraph:
         """Read a dataset folder, one file (.tsv .csv .txt .nt, also .gz; .parquet), or a built-in graph
         ("world").
 
         A folder holds train, and maybe valid and test, in any of these formats (train.txt, train.tsv.gz,
         ...), and maybe entity2text.txt, entity2desc*.txt or entity2textlong.txt, relation2text.txt,
         qa_{train,valid,test}.txt. Ids are positions in the sorted names (by number where all names are whole
-        numbers, else by UTF-8 bytes). `iris`: names of N-Triples are "short" (behind the last / or #, where
-        that is unique) or "whole". `cache`: keep what was read, memory-mapped when opened again, in
-        $KGFAST_CACHE or ~/.cache/kgfast.
+        numbers, else by UTF-8 bytes).
+
+        iris      names of N-Triples are "short" (behind the last / or #, where that is unique) or "whole"
+        header    whether the first line of separated text names its columns: True, False, or None, where its words
+                  tell (head relation tail, subject predicate object, h r t, :START_ID ..., in any order)
+        columns   which three are head, relation and tail, by name or number from 1, as "a,b,c" or a list
+        cache     keep what was read, memory-mapped when opened again, in $KGFAST_CACHE or ~/.cache/kgfast
 
         DataError names the file and line of anything malformed. Repeated triples are removed and counted; all
-        else that looks wrong is in `.report` and stays.
+        else that looks wrong, and all that was not read, is in `.report`.
         """
         if iris not in ("short", "whole"):
             raise DataError(f"iris must be 'short' or 'whole', not {iris!r}")
+        choice = ColumnChoice.of(header, columns)
         sources = find_sources(source)
+        if choice != ColumnChoice() and not any(format_of(path).columns for path in sources.triples.values()):
+            raise DataError(f"{source}: header and columns have no meaning, as no file of triples has columns")
         if not cache or not cached.worthwhile(sources):
-            return cls._read(sources, iris)
-        folder, stamp = cached.entry_folder(sources, {"iris": iris}), cached.stamp(sources)
+            return cls._read(sources, iris, choice)
+        folder = cached.entry_folder(sources, {"iris": iris, "columns": choice.as_list()})
+        stamp = cached.stamp(sources)
         parts = cached.fetch(folder, stamp)
         if parts:
-            return cls._from_cache(parts)
-        graph = cls._read(sources, iris)
+            return cls._from_cache(parts, sources)
+        graph = cls._read(sources, iris, choice)
         cached.store(graph, folder, stamp)
         return graph
 
@@ -103,10 +121,8 @@ class KnowledgeGraph:
         splits = {split: as_triples(rows, split) for split, rows in zip(SPLITS, (train, valid, test), strict=True)}
         if not len(splits["train"]):
             raise DataError("train has no triples")
-        ids = torch.cat(list(splits.values()))
-        largest = ids.max(0).values.tolist()
-        entities = as_names("entity", entity_names, num_entities, max(largest[0], largest[2]) + 1)
-        relations = as_names("relation", relation_names, num_relations, largest[1] + 1)
+        entities = as_names("entity", entity_names, num_entities, Largest.of(splits, (0, 2)))
+        relations = as_names("relation", relation_names, num_relations, Largest.of(splits, (1,)))
         for split, rows in splits.items():
             check_triples(rows, len(entities), len(relations), split)
         arrays = {split: rows.numpy() for split, rows in splits.items()}
@@ -114,35 +130,41 @@ class KnowledgeGraph:
         return cls({split: torch.from_numpy(rows) for split, rows in arrays.items()}, entities, relations, report)
 
     @classmethod
-    def _read(cls, sources: Sources, iris: str) -> KnowledgeGraph:
-        columns = {split: read_triples(path) for split, path in sources.triples.items()}
-        linked = any(file_format(path) == ".nt" for path in sources.triples.values())
-        rename = shorten if linked and iris == "short" else None
+    def _read(cls, sources: Sources, iris: str, choice: ColumnChoice) -> KnowledgeGraph:
+        columns = {split: read_triples(path, choice) for split, path in sources.triples.items()}
+        linked = [format_of(path).iris for path in sources.triples.values()]
+        renaming = Renaming(short=iris == "short") if any(linked) else None
         ends = [column for of_split in columns.values() for column in (of_split.head, of_split.tail)]
-        entities, ends, whole_entities = number(ends, rename)
-        relations, kinds, whole_relations = number([of_split.relation for of_split in columns.values()], rename)
+        entities, whole, ends = number(ends, np.repeat(linked, 2).tolist(), renaming)
+        entities = Names(entities, whole if renaming else None)
+        relations, whole, kinds = number([of_split.relation for of_split in columns.values()], linked, renaming)
+        relations = Names(relations, whole if renaming else None)
         splits = dict.fromkeys(SPLITS, np.empty((0, 3), np.int64))
         for place, split in enumerate(columns):
             splits[split] = np.stack((ends[2 * place], kinds[place], ends[2 * place + 1]), axis=1)
-        entities, relations = Strings(entities), Strings(relations)
+        lonely = first_lines_alone(splits, len(relations))
         splits, report = examine(sources.name, splits, entities, relations)
-        report.literals = sum(of_split.literals for of_split in columns.values())
-        report.notes = list(sources.notes)
-        if whole_entities + whole_relations:
-            count = whole_entities + whole_relations
-            report.notes.append(f"{count:,} IRIs were kept whole, since their short names are not unique.")
+        tell_of_files(report, sources, columns, [] if choice.header is False else lonely)
+        if renaming is not None:
+            report.notes += renaming.lines()
+            of_files = [np.concatenate(ends[2 * place : 2 * place + 2]) for place, iri in enumerate(linked) if iri]
+            if blanks := shared_blanks(entities, of_files):
+                report.notes.append(f"Blank nodes that are in several files, and were taken as the same: {blanks:,}.")
         texts, questions = {}, {}
         for role, path in sources.texts.items():
             names = relations if role == "relation_text" else entities
-            texts[role], report.texts[role] = read_texts(path, names)
+            texts[role], report.texts[role], resembling = read_texts(path, names)
+            report.add_look_alikes(*resembling)
         for split, path in sources.questions.items():
-            questions[split], report.questions[split] = read_questions(path, entities)
+            questions[split], report.questions[split], resembling = read_questions(path, entities)
+            report.add_look_alikes(*resembling)
         splits = {split: torch.from_numpy(rows) for split, rows in splits.items()}
         return cls(splits, entities, relations, report, questions=questions, **texts)
 
     @classmethod
-    def _from_cache(cls, parts: dict) -> KnowledgeGraph:
+    def _from_cache(cls, parts: dict, sources: Sources) -> KnowledgeGraph:
         report = DataReport.from_dict(parts.pop("report"))
+        report.unread = sources.unread  # the folder may hold other files now
         triples = torch.from_numpy(parts.pop("triples"))
         splits = dict(zip(SPLITS, triples.split([report.triples[split] for split in SPLITS]), strict=True))
         return cls(splits, report=report, **parts)
@@ -184,13 +206,14 @@ class KnowledgeGraph:
         triples = torch.cat([getattr(self, split) for split in splits or SPLITS])
         return KnownTriples.from_triples(triples, self.num_entities, self.num_relations)
 
-    def save(self, folder) -> None:
+    def save(self, folder, suffix: str = ".txt") -> None:
         """Write the graph as a dataset folder (train.txt, ...), which must not exist or be empty.
 
         Read again it has the same names and triples; ids are assigned anew, and entities in no triple are
-        lost, of which a warning tells.
+        lost, of which a warning tells. suffix: .txt .tsv .csv or .parquet, for the triples; DataError where a name
+        can't be written in that format.
         """
-        save(self, Path(folder))
+        save(self, Path(folder), suffix)
 
     def __repr__(self) -> str:
         triples = ", ".join(f"{len(getattr(self, split)):,} {split}" for split in SPLITS)
@@ -198,47 +221,87 @@ class KnowledgeGraph:
         return f"KnowledgeGraph({self.name}: {counts})"
 
 
-def find_id(kind: str, name: str, names: Strings, texts: Strings | None) -> int:
-    if not isinstance(name, str):
-        raise DataError(f"the name of an {kind} must be a string, not {name!r}")
-    found = names.find(name)
-    if found is not None:
-        return found
-    if texts is not None and (place := texts.find(name)) is not None:
-        raise DataError(f"no {kind} is named {name!r}; it is the text of {names[place]!r}")
-    near = names.nearest(name)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"names look like {names[0]!r}"
-    raise DataError(f"no {kind} is named {name!r}; {hint}")
+def tell_of_files(report: DataReport, sources: Sources, columns: dict[str, Columns], lonely: list[str]) -> None:
+    """Put into the report what reading said of each file; `lonely`: splits whose first line may be a header."""
+    report.unread = sources.unread
+    for split, found in columns.items():
+        file = sources.triples[split].name
+        report.literals += found.literals
+        if found.header:
+            report.headers[file] = found.header
+        if found.dropped:
+            report.dropped[file] = found.dropped
+        report.notes += [f"{file}: {note}." for note in found.notes]
+        if split in lonely and format_of(sources.triples[split]).columns and not (found.header or found.notes):
+            first = [chunks[0][0].as_py() for chunks in (found.head, found.relation, found.tail)]
+            doubt = header_doubt(excerpt(" ".join(first)), "its names occur nowhere else")
+            report.notes.append(f"{file}: {doubt}.")
 
 
 def as_triples(rows, split: str) -> torch.Tensor:
     """The rows as an int64 [M, 3] tensor on the CPU; ids are checked later."""
     if rows is None:
         return torch.empty((0, 3), dtype=torch.int64)
-    try:
-        rows = torch.as_tensor(rows).cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{split} is no array of integers: {error}") from None
-    check_form(rows, split)
-    return rows.to(torch.int64, copy=True, memory_format=torch.contiguous_format)
+    return as_ids(rows, split).cpu().clone(memory_format=torch.contiguous_format)
 
 
-def as_names(kind: str, names: Sequence[str] | None, count: int | None, needed: int) -> Strings:
+class Largest(NamedTuple):
+    """The largest id of some columns, and what stands there."""
+
+    id: int
+    place: str  # train[3]
+    rows: int  # of all splits
+
+    @classmethod
+    def of(cls, splits: dict[str, torch.Tensor], columns: tuple[int, ...]) -> Largest:
+        found = []
+        for split, rows in splits.items():
+            if len(rows):
+                ids = rows[:, list(columns)].max(1).values
+                found.append((int(ids.max()), f"{split}[{int(ids.argmax())}]"))
+        return cls(*max(found, key=lambda one: one[0]), sum(map(len, splits.values())))
+
+
+def as_names(kind: str, names: Sequence[str] | None, count: int | None, largest: Largest) -> Names:
     """Names by id: those given, checked, or the ids as text."""
     if names is None:
-        count = needed if count is None else count
-        if count < 1:
-            raise DataError(f"the number of {kind} ids must be positive, not {count}")
-        return Strings(pa.array(np.arange(count)).cast(pa.large_string()))
+        count = checked_count(kind, count, largest)
+        try:
+            return Names(pa.array(np.arange(count)).cast(pa.large_string()))
+        except MemoryError as error:
+            raise DataError(f"no memory for the names of {count:,} {kind} ids: {error}") from None
+    if isinstance(names, str) or not isinstance(names, (Sequence, np.ndarray)):
+        raise DataError(f"{kind}_names must be a list of strings, not {names!r}")
     if count is not None and count != len(names):
         raise DataError(f"{kind}_names has {len(names)} names for {count} ids")
     for place, text in enumerate(names):
         if not isinstance(text, str) or not text:
             raise DataError(f"{kind}_names[{place}] must be a string that isn't empty, not {text!r}")
-    names = Strings(names)
+    try:
+        names = Names(names)
+    except UnicodeEncodeError:
+        place, text = next((place, text) for place, text in enumerate(names) if SURROGATE.search(text))
+        raise DataError(f"{kind}_names[{place}] is no valid text: {text!r}") from None
     first = names.find_all(names.array)  # the first place of each name
     repeated = np.flatnonzero(first != np.arange(len(names)))
     if len(repeated):
         place = int(repeated[0])
         raise DataError(f"{kind}_names[{place}] repeats {names[place]!r}, the name of {int(first[place])}")
     return names
+
+
+def checked_count(kind: str, count: int | None, largest: Largest) -> int:
+    """How many ids there are. DataError, before any memory is taken, for what can't be meant."""
+    given = f"num_{'entities' if kind == 'entity' else 'relations'}"
+    if count is not None:
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
+            raise DataError(f"{given} must be an integer, not {count!r}")
+        if not 1 <= count <= MOST_IDS:
+            raise DataError(f"{given}={count}: must be from 1 to {MOST_IDS:,}")
+        return int(count)
+    if largest.id >= max(SPARSE_IDS, IDS_PER_ROW * largest.rows):
+        raise DataError(
+            f"{largest.place}: {kind} id {largest.id} would make {largest.id + 1:,} rows, and triples are "
+            f"{largest.rows:,}: number what occurs from 0, or give {given}"
+        )
+    return max(largest.id, 0) + 1

@@ -48,14 +48,18 @@ def unpack(path: Path, data: pa.Buffer) -> bytes:
 
 
 def read_lines(path: Path) -> pa.Array:
-    """The lines of `path` as an Arrow array that shares its memory (8 bytes a line more), ends of line
-    removed.
+    """The lines of `path` as an Arrow array that shares its memory (8 bytes a line more), ends of line (LF, CR LF,
+    or CR alone) removed.
 
     DataError, with the line's number, where a line isn't UTF-8.
     """
     data = read_bytes(path)
     letters = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(letters == ord("\n"))
+    returns = np.flatnonzero(letters == ord("\r"))
+    returns = returns[letters[np.minimum(returns + 1, len(letters) - 1)] != ord("\n")]
+    if len(returns):
+        ends = np.sort(np.concatenate((ends, returns)))
     offsets = np.concatenate(([0], ends + 1, [len(letters)]))
     lines = pa.Array.from_buffers(pa.large_string(), len(ends) + 1, [None, pa.py_buffer(offsets), data])
     try:
@@ -78,6 +82,15 @@ def bad_text(data: pa.Buffer):
     for number, line in enumerate(text_lines(data), 1):
         if not is_text(line):
             yield number, excerpt(line)
+
+
+def line_of(data: pa.Buffer, place: int) -> tuple[int, str]:
+    """(number, excerpt) of the line that holds the byte at `place`."""
+    front = data.slice(0, place).to_pybytes()
+    number = len(front.splitlines()) + (not front or front[-1] in END_OF_LINE)
+    start = max(front.rfind(b"\n"), front.rfind(b"\r")) + 1
+    line = data.slice(start, min(data.size - start, 4 * SHOWN + 8)).to_pybytes().splitlines()[0]
+    return number, excerpt(line.decode("utf-8", "replace"))
 
 
 def is_text(line: str) -> bool:

@@ -1,11 +1,11 @@
-"""Which files a graph is read from: a dataset folder, a single file, or a graph that is built in."""
+"""Which files a graph is read from, a dataset folder, a single file, or a graph that is built in; and which not."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kgfast.data.readers import FORMATS, file_format
+from kgfast.data.formats import ending, endings, format_of, formats
 from kgfast.errors import DataError
 
 SPLITS = ("train", "valid", "test")
@@ -15,6 +15,12 @@ TEXTS = {
     "entity_text": ("entity2text.txt",),
     "entity_description": ("entity2desc.txt", "entity2desc*.txt", "entity2textlong.txt"),
     "relation_text": ("relation2text.txt",),
+}
+# What others call the splits.
+CALLED = {
+    "train": {"train", "training", "trn"},
+    "valid": {"valid", "validation", "val", "dev", "devel", "development"},
+    "test": {"test", "testing", "tst"},
 }
 
 
@@ -26,7 +32,7 @@ class Sources:
     triples: dict[str, Path]
     texts: dict[str, Path] = field(default_factory=dict)
     questions: dict[str, Path] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    unread: dict[str, str] = field(default_factory=dict)  # what else is there, with the reason if there is one
 
     def files(self) -> list[Path]:
         return [*self.triples.values(), *self.texts.values(), *self.questions.values()]
@@ -41,10 +47,14 @@ def find_sources(source) -> Sources:
     if str(source) in built_in_names():
         return folder_sources(BUILT_IN / str(source))
     if path.is_dir():
-        return folder_sources(path)
+        sources = folder_sources(path)
+        sources.unread = unread(path, sources)
+        return sources
     if path.is_file():
-        file_format(path)
-        return Sources(path.name.split(".")[0] or path.name, {"train": path})
+        format_of(path)
+        sources = Sources(path.name.split(".")[0] or path.name, {"train": path})
+        sources.unread = unread_beside(path)
+        return sources
     known = ", ".join(built_in_names()) or "none"
     raise DataError(f"{source}: no such file or folder, nor a built-in graph (built in: {known})")
 
@@ -71,9 +81,6 @@ def folder_sources(folder: Path) -> Sources:
         found = list(dict.fromkeys(found))  # a file may match two patterns
         if found:
             sources.texts[role] = found[0]
-        if found[1:]:
-            others = ", ".join(path.name for path in found[1:])
-            sources.notes.append(f"{role} is from {found[0].name}; {others} was not read.")
     for split in SPLITS:
         found = text_files(folder, f"qa_{split}.txt")
         if found:
@@ -82,10 +89,48 @@ def folder_sources(folder: Path) -> Sources:
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    names = [
-        split + suffix + packed for suffix in FORMATS for packed in ("", ".gz") if suffix + packed != ".parquet.gz"
-    ]
-    return [folder / name for name in names if (folder / name).is_file()]
+    return [folder / (split + end) for end in endings() if (folder / (split + end)).is_file()]
+
+
+def unread(folder: Path, sources: Sources) -> dict[str, str]:
+    """Everything in `folder` that isn't read, those first that may belong to the graph, with the reason."""
+    read = {path.name for path in sources.files()}
+    others = sorted((path for path in folder.iterdir() if path.name not in read), key=lambda path: path.name)
+    found = {path.name: reason(path, sources) for path in others if not path.is_dir()}
+    folders = {f"{path.name}/": "" for path in others if path.is_dir()}
+    return dict(sorted(found.items(), key=lambda item: not item[1])) | folders
+
+
+def unread_beside(path: Path) -> dict[str, str]:
+    """The files beside a single one that look like further splits, texts or questions of the same graph."""
+    try:
+        beside = folder_sources(path.parent)
+    except DataError:  # no folder of a graph
+        return {}
+    if path.name not in {file.name for file in beside.files()}:
+        return {}
+    told = f"{path.name} alone was given, and not its folder"
+    return {file.name: told for file in beside.files() if file.name != path.name}
+
+
+def reason(path: Path, sources: Sources) -> str:
+    """Why a file of the folder isn't read, where it looks as if it should be; else nothing."""
+    stem = path.name.lower().split(".")[0]
+    for split, names in CALLED.items():
+        if stem in names:
+            if split in sources.triples:
+                return f"{split} is from {sources.triples[split].name}"
+            if ending(path)[0] in formats():
+                return f"a file of {split} triples must be called {split}{''.join(path.suffixes).lower()}"
+            return f"{split} triples are read from files that end in {' '.join(formats())}"
+    for role, patterns in TEXTS.items():
+        if role in sources.texts and any(path.match(pattern) or path.match(pattern + ".gz") for pattern in patterns):
+            return f"{role.replace('_', ' ')} is from {sources.texts[role].name}"
+        if stem.startswith(patterns[0].split(".")[0]):
+            return f"{role.replace('_', ' ')} is read from {patterns[0]}, also as .gz"
+    if stem.startswith("qa_"):
+        return "questions are read from qa_train.txt, qa_valid.txt and qa_test.txt, also as .gz"
+    return ""
 
 
 def text_files(folder: Path, pattern: str) -> list[Path]:
@@ -94,7 +139,7 @@ def text_files(folder: Path, pattern: str) -> list[Path]:
 
 def looked_for(folder: Path) -> str:
     """What is missing and what is there instead."""
-    suffixes = " ".join(suffix.removeprefix(".") for suffix in FORMATS)
+    suffixes = " ".join(suffix.removeprefix(".") for suffix in formats())
     inner = sorted(path.name for path in folder.iterdir() if path.is_dir() and split_files(path, "train"))
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     shown = ", ".join(files[:10]) + (f" and {len(files) - 10} more" if len(files) > 10 else "")

@@ -9,14 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kgfast.data.lines import excerpt, read_lines
+from kgfast.data.look_alikes import LookAlike
+from kgfast.data.names import Names
 from kgfast.data.strings import Strings
 from kgfast.errors import DataError
 
 Question = tuple[str, int, list[int]]
+Resembling = tuple[list[LookAlike], int]
 
 
-def read_texts(path: Path, names: Strings) -> tuple[Strings, dict]:
-    """(text or None by id, counts) from lines of name, tab, text (further tabs belong to the text).
+def read_texts(path: Path, names: Names) -> tuple[Strings, dict, Resembling]:
+    """(text or None by id, counts, unknown names that look like known ones) from lines of name, tab, text (further
+    tabs belong to the text).
 
     Of two lines for one name the first counts; names that aren't in the graph are counted and left out, since
     real text files cover more than their graph. DataError with the line for a line without a tab.
@@ -30,7 +34,8 @@ def read_texts(path: Path, names: Strings) -> tuple[Strings, dict]:
         raise DataError(f"{path}, line {wrong[0] + 1}: expected a name, a tab and a text: {line}")
     flat = fields.flatten()
     rows = np.arange(len(lines))
-    ids = names.find_all(flat.take(pa.array(2 * rows)))
+    written = flat.take(pa.array(2 * rows))
+    ids = names.find_all(written)
     place = np.full(len(names) + 1, -1, np.int64)  # unknown names, id -1, share the extra entry
     place[ids[::-1]] = rows[::-1]  # backwards, so that the first of a name's lines is the one that stays
     place = place[:-1]
@@ -44,12 +49,12 @@ def read_texts(path: Path, names: Strings) -> tuple[Strings, dict]:
         "unknown": int((ids < 0).sum()),
         "repeated": len(known) - len(np.unique(known)),
     }
-    return Strings(texts), counts
+    return Strings(texts), counts, names.resembling(path.name, written, ids)
 
 
-def read_questions(path: Path, names: Strings) -> tuple[list[Question], dict]:
-    """([(question, topic entity id, ids of the answers)], counts) from lines of question, tab, topic, tab,
-    a|b|c.
+def read_questions(path: Path, names: Names) -> tuple[list[Question], dict, Resembling]:
+    """([(question, topic entity id, ids of the answers)], counts, unknown names that look like known ones) from
+    lines of question, tab, topic, tab, a|b|c.
 
     DataError with the line for a malformed one. A question whose topic isn't in the graph, or none of whose
     answers is, is counted and left out; so is an unknown answer beside known ones.
@@ -60,11 +65,13 @@ def read_questions(path: Path, names: Strings) -> tuple[list[Question], dict]:
         shown = excerpt("\t".join(row))
         if len(row) != 3:
             raise DataError(f"{where}expected question, topic and answers between tabs, found {len(row)}: {shown}")
-        if not all(part.strip() for part in (row[0], row[1], *row[2].split("|"))):
+        if not all((row[0].strip(), row[1], *row[2].split("|"))):
             raise DataError(f"{where}question, topic or an answer is empty: {shown}")
     answers = [list(dict.fromkeys(row[2].split("|"))) for row in rows]
-    topics = names.find_all([row[1] for row in rows]).tolist()
-    flat = iter(names.find_all([answer for of_row in answers for answer in of_row]).tolist())
+    every = [row[1] for row in rows] + [answer for of_row in answers for answer in of_row]
+    written = pa.array(every, pa.large_string())
+    found = names.find_all(written)
+    topics, flat = found[: len(rows)].tolist(), iter(found[len(rows) :].tolist())
     counts = {
         "file": path.name,
         "read": len(rows),
@@ -83,4 +90,4 @@ def read_questions(path: Path, names: Strings) -> tuple[list[Question], dict]:
         else:
             counts["unknown_answers"] += len(ids) - len(known)
             questions.append((row[0].strip(), topic, known))
-    return questions, counts
+    return questions, counts, names.resembling(path.name, written, found)

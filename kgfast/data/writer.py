@@ -1,4 +1,4 @@
-"""A graph as a dataset folder: the format that `KnowledgeGraph.load` reads."""
+"""A graph as a dataset folder, which `KnowledgeGraph.load` reads as the same graph."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from kgfast.data.formats import Format, format_of
+from kgfast.data.formats.separated import TABS
+from kgfast.data.lines import BYTE_ORDER_MARK
 from kgfast.data.sources import SPLITS
 from kgfast.data.strings import Strings
 from kgfast.errors import DataError
 
-BLOCK = 100_000  # lines that are made at a time
+BLOCK = 1 << 20  # triples that are written at a time
 TEXTS = {
     "entity2text.txt": ("entity_names", "entity_text"),
     "entity2desc.txt": ("entity_names", "entity_description"),
@@ -24,13 +27,15 @@ TEXTS = {
 }
 
 
-def save(graph, folder: Path) -> None:
+def save(graph, folder: Path, suffix: str) -> None:
     """See KnowledgeGraph.save. Everything is checked before, and written beside `folder`, then renamed."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not an empty folder")
-    check_names("entity", graph.entity_names)
-    check_names("relation", graph.relation_names)
-    check_answers(graph)
+    form = format_of(Path(f"train{suffix}"))
+    if form.write is None:
+        raise DataError(f"suffix {suffix!r}: graphs aren't saved in this format")
+    check_names(graph, form, suffix)
+    check_questions(graph)
     ends = torch.cat([getattr(graph, split)[:, [0, 2]] for split in SPLITS])
     lost = graph.num_entities - len(ends.unique())
     if lost:
@@ -40,7 +45,8 @@ def save(graph, folder: Path) -> None:
     try:
         temporary.chmod(0o755)  # mkdtemp's own mode would lock others out
         for split in SPLITS:
-            write(temporary / f"{split}.txt", triple_lines(graph, split))
+            if len(getattr(graph, split)):  # an empty file is an error when read
+                form.write(temporary / f"{split}{suffix}", triple_blocks(graph, split))
         for file, (names, texts) in TEXTS.items():
             if getattr(graph, texts) is not None:
                 write(temporary / file, text_lines(getattr(graph, names), getattr(graph, texts)))
@@ -51,27 +57,38 @@ def save(graph, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # gone already if it was renamed
 
 
-def check_names(kind: str, names: Strings) -> None:
-    found = names.array.filter(pc.match_substring_regex(names.array, r"[\t\r\n]"))
-    if len(found):
-        raise DataError(f"the {kind} name {found[0].as_py()!r} has a tab or an end of line: no line can hold it")
+def check_names(graph, form: Format, suffix: str) -> None:
+    """DataError for a name that the files can't hold: those of triples, or the separated text of all others."""
+    texts = {names for names, texts in TEXTS.values() if getattr(graph, texts) is not None}
+    texts |= {"entity_names"} if graph.questions else set()
+    for names, kind in (("entity_names", "entity"), ("relation_names", "relation")):
+        for one in (form, *((TABS,) if names in texts else ())):
+            if one.refused is None:
+                continue
+            strings = getattr(graph, names).array
+            found = strings.filter(pc.match_substring_regex(strings, one.refused[0]))
+            if len(found):
+                raise DataError(
+                    f"the {kind} name {found[0].as_py()!r} has {one.refused[1]}: {one.suffixes[0]} files can't hold it"
+                )
 
 
-def check_answers(graph) -> None:
+def check_questions(graph) -> None:
     for split, questions in graph.questions.items():
         for text, _topic, answers in questions:
+            if not text.strip() or any(letter in text for letter in "\t\r\n"):
+                raise DataError(f"a question of {split} is empty, or has a tab or an end of line: {text!r}")
             for name in (graph.entity_names[index] for index in answers):
                 if "|" in name:
                     raise DataError(f"{name!r}, an answer of {split}, holds the separator '|': {text!r}")
 
 
-def triple_lines(graph, split: str) -> Iterator[str]:
+def triple_blocks(graph, split: str) -> Iterator[list[pa.Array]]:
     triples = getattr(graph, split).numpy()
     columns = (graph.entity_names, graph.relation_names, graph.entity_names)
     for start in range(0, len(triples), BLOCK):
         block = triples[start : start + BLOCK]
-        names = [strings.array.take(pa.array(ids)) for strings, ids in zip(columns, block.T, strict=True)]
-        yield from pc.binary_join_element_wise(*names, pa.scalar("\t", pa.large_string())).to_pylist()
+        yield [strings.array.take(pa.array(ids)) for strings, ids in zip(columns, block.T, strict=True)]
 
 
 def text_lines(names: Strings, texts: Strings) -> Iterator[str]:
@@ -91,6 +108,7 @@ def write(path: Path, lines: Iterator[str]) -> None:
     first = next(lines, None)
     if first is None:
         return
+    mark = BYTE_ORDER_MARK.decode()
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(first + "\n")
+        file.write((mark if first.startswith(mark) else "") + first + "\n")  # a reader takes the first mark off
         file.writelines(line + "\n" for line in lines)

@@ -3,7 +3,8 @@
 import torch
 
 from kgfast.core.known import KnownTriples
-from kgfast.errors import ConfigError, DataError
+from kgfast.data.names import find_by_text
+from kgfast.errors import ConfigError
 from kgfast.evaluate.metrics import check_model_fits
 
 KNOWN = ("exclude", "mark", "ignore")
@@ -52,14 +53,7 @@ def predict(model, graph, head=None, relation=None, tail=None, k=10, known="excl
 def find_id(graph, slot, name):
     """The id of a name, or of the one entity or relation that has it for its text; DataError otherwise."""
     kind = "relation" if slot == "relation" else "entity"
-    names, texts = getattr(graph, f"{kind}_names"), getattr(graph, f"{kind}_text", None)
-    if texts is not None and texts.find(name) is not None and names.find(name) is None:
-        same = [index for index, text in enumerate(texts) if text == name]
-        if len(same) == 1:
-            return same[0]
-        some = ", ".join(repr(names[index]) for index in same[:5])
-        raise DataError(f"--{slot} {name!r} is the text of {len(same)} names, give one of them: {some}")
-    return getattr(graph, f"{kind}_id")(name)
+    return find_by_text(slot, name, getattr(graph, f"{kind}_names"), getattr(graph, f"{kind}_text", None))
 
 
 def known_answers(graph, query, part):

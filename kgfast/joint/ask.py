@@ -13,7 +13,7 @@ from kgfast.joint.model.joint_model import evaluating
 from kgfast.joint.tasks.qa.fill import all_scores
 from kgfast.joint.tasks.qa.questions import find_topic, mentions, without_mention
 from kgfast.joint.tasks.qa.walk import Step, support, walk
-from kgfast.joint.unseen import rows_of_texts
+from kgfast.joint.unseen import check_texts, rows_of_texts
 
 MAIN = ("together", "following", "embedding")  # whose answers count: the first that there is
 
@@ -30,6 +30,7 @@ def ask(model, question: str, topic: str | None = None, k: int = 5) -> dict:
     if "qa" not in model.tasks:
         raise ConfigError(f"this model was trained without the task qa; it has: {', '.join(model.tasks) or 'none'}")
     check_count(k, model.graph.num_entities)
+    check_texts(model, [question])
     graph, task = model.graph, model.tasks["qa"]
     entity = find_topic(graph, question) if topic is None else find_id(graph, "topic", topic)
     device = model.relations.device

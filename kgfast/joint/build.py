@@ -32,7 +32,7 @@ def load_graph(config: JointConfig, data: str | None = None) -> KnowledgeGraph:
     """The graph of a run with the questions and the share of its triples that are configured; from `data`, where it
     lies elsewhere now."""
     source = data or config.data
-    graph = KnowledgeGraph.load(source)
+    graph = config.load_graph(data)
     if config.questions != "qa":
         graph = with_questions(graph, source, config.questions)
     return graph if config.triples == 1 else with_fewer_triples(graph, config.triples)

@@ -21,12 +21,21 @@ def rows_of_texts(model, lines: Sequence[str], batch: int = 512) -> Tensor:
     """Entity rows [n, D] of any texts, by the model's backbone and projection; ConfigError where it reads none."""
     if not model.entities.reads:
         raise ConfigError("entities=table: an entity that is not in the graph has no row; use text or hybrid")
+    check_texts(model, lines)
     rows = []
     with evaluating(model):
         for start in range(0, len(lines), batch):
             packed = model.texts.pack(lines[start : start + batch]).to(model.relations.device)
             rows.append(model.entities.text_rows(model.backbone.encode(packed, ENTITIES)))
     return torch.cat(rows).float()
+
+
+def check_texts(model, lines: Sequence[str]) -> None:
+    """DataError for a text that has no token, of which nothing can be known."""
+    _, offsets = model.texts.tokenizer.encode(lines)
+    empty = (offsets.diff() == 0).nonzero()
+    if len(empty):
+        raise DataError(f"the text {lines[int(empty[0])]!r} is empty: the tokenizer finds no token in it")
 
 
 def model_of_texts(model, other: KnowledgeGraph) -> KGEModel:

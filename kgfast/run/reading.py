@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,37 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, OnceLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold `key: value` lines, got a {type(values).__name__}")
-    return {canonical(str(key)): value for key, value in values.items()}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if canonical(str(key)) in found:
+            raise ConfigError(f"{path}: the setting {canonical(str(key))} stands twice, once as {key!r}")
+        found[canonical(str(key))] = value
+    return found
+
+
+class OnceLoader(yaml.SafeLoader):
+    """SafeLoader, where YAML's last of two equal keys would win: an error names the key and both lines."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # what << brings may be overridden
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if isinstance(key, Hashable):
+                if key in lines:
+                    problem = f"the key {key!r} stands twice, in lines {lines[key]} and {line}"
+                    raise yaml.constructor.ConstructorError(None, None, problem)
+                lines[key] = line
+        return super().construct_mapping(node, deep)
 
 
 def write_yaml(path: str | os.PathLike, values: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
+from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
 from kgfast.reference import SCORES
 from kgfast.run import reading
@@ -63,6 +64,15 @@ def known_as(value: Any) -> Any:
     return ALIASES.get(value, value) if isinstance(value, str) else value
 
 
+def as_word(value: Any) -> Any:
+    """YAML reads yes and no as true and false."""
+    return {True: "yes", False: "no", None: "auto"}[value] if value is None or isinstance(value, bool) else value
+
+
+def as_texts(value: Any) -> Any:
+    return [str(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
 def as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
@@ -89,6 +99,12 @@ class RunSettings(Section):
 
     data: Annotated[str, BeforeValidator(as_text)] = Field(
         description="dataset folder, single file of triples, or the name of a built-in graph"
+    )
+    header: Annotated[Literal["auto", "yes", "no"], BeforeValidator(as_word)] = Field(
+        "auto", description="whether the first line of separated text names columns; auto: its words tell"
+    )
+    columns: Annotated[str | list[str] | None, BeforeValidator(as_texts)] = Field(
+        None, description="which columns are head, relation and tail: a,b,c by name, or number from 1"
     )
     recipe: str | None = Field(None, description="name of a whole configuration, which the other settings override")
     out: Annotated[str | None, BeforeValidator(as_text)] = Field(
@@ -137,6 +153,10 @@ class RunSettings(Section):
         except ValidationError as error:
             raise ConfigError(reading.explain(error, kind)) from None
         self.check_combination()
+
+    def load_graph(self, source: str | None = None) -> KnowledgeGraph:
+        """The graph in `data`, or in `source`, where it lies elsewhere now."""
+        return KnowledgeGraph.load(source or self.data, header=self.header, columns=self.columns)
 
     @classmethod
     def resolve(

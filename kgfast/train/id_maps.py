@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from kgfast.errors import DataError
+from kgfast.data.names import Names, find_id
 
 
 @dataclass(frozen=True)
 class IdMaps:
     """The names of entities and relations by id, as far as they are known without the graph."""
 
-    entity_names: list[str]
-    relation_names: list[str]
-    _ids: dict[str, dict[str, int]] = field(default_factory=dict, repr=False, compare=False)
+    entity_names: Sequence[str]
+    relation_names: Sequence[str]
+
+    def __post_init__(self) -> None:
+        for field in ("entity_names", "relation_names"):
+            object.__setattr__(self, field, Names(getattr(self, field)))
 
     @property
     def num_entities(self) -> int:
@@ -26,19 +29,11 @@ class IdMaps:
 
     def entity_id(self, name: str) -> int:
         """The id of an entity; DataError with the nearest names."""
-        return self._id("entity", self.entity_names, name)
+        return find_id("entity", name, self.entity_names)
 
     def relation_id(self, name: str) -> int:
         """The id of a relation; DataError with the nearest names."""
-        return self._id("relation", self.relation_names, name)
+        return find_id("relation", name, self.relation_names)
 
     def label(self, entity_id: int) -> str:
         return self.entity_names[entity_id]
-
-    def _id(self, what: str, names: list[str], name: str) -> int:
-        if what not in self._ids:
-            self._ids[what] = {known: index for index, known in enumerate(names)}
-        if name not in self._ids[what]:
-            near = difflib.get_close_matches(name, names, n=3)
-            raise DataError(f"unknown {what} {name!r}" + (f"; nearest: {', '.join(map(repr, near))}" if near else ""))
-        return self._ids[what][name]

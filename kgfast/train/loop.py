@@ -42,7 +42,7 @@ def train(
     input, TrainingError when the loss is no number any more.
     """
     resume = start(config, resume)
-    graph = KnowledgeGraph.load(config.data) if graph is None else graph
+    graph = config.load_graph() if graph is None else graph
     check_triples(graph)
     run = run_folder(config.out, run_name(config, graph), resume)
     return Training(config, graph, run, console or Console(stderr=True), resume=resume).run_to_end()

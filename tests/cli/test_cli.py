@@ -1,6 +1,7 @@
 """The command line, run in this process; what must not import torch, in another one."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -175,6 +176,44 @@ def test_data(kgfast, tmp_path):
     code, output, error = kgfast("data", tmp_path / "absent")
     assert (code, output) == (2, "")
     assert "absent" in error
+
+
+def test_data_tells_what_it_did_not_take(kgfast, tmp_path):
+    (tmp_path / "train.tsv").write_text("wer\tmag\twen\tseit\na\tr\tb\t1\nb\tr\tc\t2\n")
+    (tmp_path / "dev.tsv").write_text("a\tr\tc\n")
+    code, _, error = kgfast("data", tmp_path)
+    assert code == 2 and "--columns" in error
+    code, output, _ = kgfast("data", tmp_path, "--columns", "wer,mag,wen")
+    assert code == 0 and "dev.tsv was not read" in output and "the column 'seit' was not read" in output
+    code, output, _ = kgfast("data", tmp_path, "--header", "yes", "--columns", "3,2,1", "--json")
+    found = json.loads(output)
+    assert (found["entities"], found["dropped"]) == (3, {"train.tsv": ["'seit'"]}) and "dev.tsv" in found["unread"]
+    assert kgfast("data", tmp_path, "--header", "perhaps")[0] == 2
+
+
+def test_train_is_told_of_columns(kgfast, tmp_path):
+    (tmp_path / "train.tsv").write_text("wer\twen\tmag\na\tb\tr\nb\tc\tr\n")
+    small = ("--dim", 4, "--epochs", 1, "tensorboard=false", "--out", tmp_path / "run")
+    code, _, error = kgfast("train", "--data", tmp_path, "--header", "yes", "--columns", "1,3,2", *small)
+    assert code == 0 and "3 entities, 1 relations" in error and "line 1 was taken for a header" in error
+    code, output, _ = kgfast("predict", tmp_path / "run", "--head", "a", "--relation", "r", "--json")
+    assert code == 0 and "b" not in [row["name"] for row in json.loads(output)["answers"]]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_names_outside_of_the_output_encoding(tmp_path, encoding):
+    (tmp_path / "train.txt").write_text(
+        "\u6771\u4eac\tin\t\u65e5\u672c\n\U0001f600 \tin\t\u65e5\u672c\n", encoding="utf-8"
+    )
+    call = [sys.executable, "-m", "kgfast", "data", str(tmp_path)]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(call, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
+    assert rb"'\U0001f600 '" in done.stdout
+    done = subprocess.run([*call, "--json"], capture_output=True, env=environment)
+    assert "'\U0001f600 '" in json.loads(done.stdout)["notes"][0]
+    done = subprocess.run([*call[:-1], str(tmp_path / "\u6771")], capture_output=True, env=environment)
+    assert done.returncode == 2 and b"Traceback" not in done.stderr and rb"\u6771" in done.stderr
 
 
 def test_info(kgfast):

@@ -1,5 +1,6 @@
 """The cache of graphs: as a fresh read, mapped, and read again where it is stale or damaged."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -66,6 +67,61 @@ def test_changed_source_replaces_the_entry(large_folder):
     graph = KnowledgeGraph.load(large_folder)
     assert graph.entity_id("new") is not None
     assert len(list(cached.cache_folder().iterdir())) == 1
+
+
+def replaced(path, content, way):
+    """Puts other content of the same size under the name, with the same time of change."""
+    stat = path.stat()
+    assert len(content) == stat.st_size
+    if way == "in place":
+        path.write_bytes(content)
+    else:
+        write(path.parent / "other", content).replace(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_mtime_ns == stat.st_mtime_ns
+
+
+@pytest.mark.parametrize("way", ["in place", "renamed"])
+@pytest.mark.parametrize("file", ["train.txt", "test.txt", "entity2text.txt", "qa_train.txt"])
+def test_other_content_of_the_same_size_and_time(large_folder, way, file):
+    KnowledgeGraph.load(large_folder)
+    path = large_folder / file
+    content = path.read_bytes()
+    place = len(content) // 2 + content[len(content) // 2 :].index(b"\n") - 1  # the last letter of a line
+    other = content[:place] + (b"8" if content[place : place + 1] != b"8" else b"9") + content[place + 1 :]
+    replaced(path, other, way)
+    assert contents(KnowledgeGraph.load(large_folder)) == contents(KnowledgeGraph.load(large_folder, cache=False))
+
+
+def test_the_same_content_touched_or_copied_is_a_hit(large_folder, monkeypatch):
+    KnowledgeGraph.load(large_folder)
+    path = large_folder / "train.txt"
+    os.utime(path, (1, 1))
+    write(large_folder / "copy", path.read_bytes()).replace(path)
+    monkeypatch.setattr("kgfast.data.graph.read_triples", None)
+    KnowledgeGraph.load(large_folder)
+
+
+def test_other_words_for_columns_are_another_entry(large_folder):
+    plain = KnowledgeGraph.load(large_folder)
+    turned = KnowledgeGraph.load(large_folder, columns="3,2,1")
+    assert turned.train.tolist() == plain.train[:, [2, 1, 0]].tolist()
+    assert contents(KnowledgeGraph.load(large_folder, columns=[3, 2, 1])) == contents(turned)
+    assert contents(KnowledgeGraph.load(large_folder)) == contents(plain)
+
+
+def test_files_that_came_later_are_told(large_folder):
+    KnowledgeGraph.load(large_folder)
+    write(large_folder / "dev.txt", "entity 1\tr1\tentity 2\n")
+    assert "dev.txt" in KnowledgeGraph.load(large_folder).report.unread
+
+
+def test_iris_behind_short_names_are_cached(tmp_path, monkeypatch):
+    monkeypatch.setattr(cached, "SMALLEST", 0)
+    write(tmp_path / "train.nt", "<http://x.org/a> <http://x.org/p> <http://x.org/b> .\n")
+    for _ in range(2):
+        graph = KnowledgeGraph.load(tmp_path)
+        assert graph.entity_id("http://x.org/b") == 1 and graph.relation_id("<http://x.org/p>") == 0
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "index"])

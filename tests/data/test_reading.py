@@ -12,6 +12,7 @@ import pytest
 import torch
 from data_helpers import LINES, TRIPLES, folder, named, write
 
+from kgfast.core.known import KnownTriples
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import DataError
 
@@ -67,8 +68,8 @@ def test_parquet(tmp_path, integers):
 
 
 def test_parquet_errors(tmp_path):
-    pa.parquet.write_table(pa.table({"head": ["a"], "rel": ["r"], "tail": ["b"]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="no column relation; it has head, rel, tail"):
+    pa.parquet.write_table(pa.table({"head": ["a"], "how": ["r"], "tail": ["b"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="no column relation; it has head, how, tail"):
         KnowledgeGraph.load(tmp_path / "a.parquet")
     table = pa.table({"head": ["a", None], "relation": ["r", "r"], "tail": ["b", "c"]})
     pa.parquet.write_table(table, tmp_path / "b.parquet")
@@ -298,11 +299,78 @@ def test_from_arrays():
         ({"train": [[0, 0, 1]], "entity_names": ["a", "a"]}, r"entity_names\[1\] repeats 'a'"),
         ({"train": [[0, 0, 1]], "entity_names": ["a", ""]}, r"entity_names\[1\] must be a string"),
         ({"train": [[0, 0, 1]], "relation_names": ["a"], "num_relations": 2}, "1 names for 2 ids"),
+        ({"train": [[0, 0, 1], [0, 0, 10**15]]}, r"train\[1\]: entity id 1000000000000000 would make 1,000,000,000,0"),
+        ({"train": [[10**9, 0, 1]]}, r"train\[0\]: entity id 1000000000 would make .*, or give num_entities"),
+        ({"train": [[0, 10**12, 1]]}, r"train\[0\]: relation id 1000000000000 would make .*, or give num_relations"),
+        ({"train": [[0, 0, 1]], "test": [[0, 0, 1], [10**11, 0, 1]]}, r"test\[1\]: entity id 100000000000 would make"),
+        ({"train": [[0, 0, 1]], "num_entities": 10**15}, "num_entities=1000000000000000: must be from 1 to"),
+        ({"train": [[0, 0, 1]], "num_relations": 0}, "num_relations=0: must be from 1"),
+        ({"train": [[0, 0, 1]], "num_entities": 2.0}, "num_entities must be an integer, not 2.0"),
+        ({"train": [[0, 0, 1]], "num_entities": True}, "num_entities must be an integer, not True"),
+        ({"train": [[0, 0, 10**20]]}, "train is no array of integers of 64 bits"),
+        ({"train": np.array([[0, 0, 2**63 + 5]], np.uint64)}, r"train\[0\]: tail id 9223372036854775813 is beyond"),
+        ({"train": [[0, 0, 1]], "entity_names": ["a", "\ud800"]}, r"entity_names\[1\] is no valid text"),
+        ({"train": [[0, 0, 1]], "entity_names": "ab"}, "entity_names must be a list of strings, not 'ab'"),
     ],
 )
 def test_from_arrays_errors(options, message):
     with pytest.raises(DataError, match=message):
         KnowledgeGraph.from_arrays(**options)
+
+
+def test_ids_of_every_integer_type():
+    for kind in (np.uint8, np.int16, np.uint32, np.int64, np.uint64):
+        rows = np.array([[0, 0, 5]], kind)
+        assert KnowledgeGraph.from_arrays(rows).train.tolist() == [[0, 0, 5]]
+        assert len(KnownTriples.from_triples(rows, 6, 1)) == 1
+    with pytest.raises(DataError, match=r"triples\[0\]: tail id 9223372036854775813 is beyond"):
+        KnownTriples.from_triples(np.array([[0, 0, 2**63 + 5]], np.uint64), 6, 1)
+    with pytest.raises(DataError, match="triples is no array of integers"):
+        KnownTriples.from_triples("x", 6, 1)
+    assert KnowledgeGraph.from_arrays([[0, 0, 9_999_999]]).num_entities == 10_000_000
+
+
+OTHERS = {
+    "dev.txt": "a file of valid triples must be called valid.txt",
+    "validation.tsv": "a file of valid triples must be called valid.tsv",
+    "val.csv.gz": "a file of valid triples must be called valid.csv.gz",
+    "Test.txt": "a file of test triples must be called test.txt",
+    "testing.nt": "a file of test triples must be called test.nt",
+    "test.ttl": "test triples are read from files that end in .txt",
+    "test.txt.bz2": "test triples are read from files that end in .txt",
+    "train.json": "train is from train.txt",
+    "training.txt": "train is from train.txt",
+    "entity2text.tsv": "entity text is read from entity2text.txt",
+    "entity2descriptions.csv": "entity description is read from entity2desc.txt",
+    "relation2text.csv": "relation text is read from relation2text.txt",
+    "qa_dev.txt": "questions are read from qa_train.txt",
+    "README.md": "",
+    ".DS_Store": "",
+    "relations.dict": "",
+}
+
+
+@pytest.mark.parametrize("file", OTHERS)
+def test_files_that_are_not_read(tmp_path, file):
+    write(tmp_path / file, "a\tr\tb\n")
+    (tmp_path / "more").mkdir()
+    report = KnowledgeGraph.load(folder(tmp_path, train="a\tr\tb\n"), cache=False).report
+    assert set(report.unread) == {file, "more/"} and report.unread[file].startswith(OTHERS[file])
+    assert any(file in line for line in report.lines()) and any("more/" in line for line in report.lines())
+
+
+def test_a_file_alone_tells_of_those_beside_it(tmp_path):
+    folder(tmp_path, train=LINES, valid=LINES, entity2text="London\tcity\n", notes="x")
+    report = KnowledgeGraph.load(tmp_path / "train.txt", cache=False).report
+    assert set(report.unread) == {"valid.txt", "entity2text.txt"}
+    assert "valid.txt was not read: train.txt alone was given, and not its folder." in report.lines()
+
+
+def test_a_great_many_files_that_are_not_read(tmp_path):
+    for i in range(60):
+        write(tmp_path / f"part-{i:02}.bin", "x")
+    report = KnowledgeGraph.load(folder(tmp_path, train=LINES), cache=False).report
+    assert len(report.unread) == 60 and any("and 20 more" in line for line in report.lines())
 
 
 def real_data(name):

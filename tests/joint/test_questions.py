@@ -2,6 +2,7 @@
 
 import functools
 import os
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from kgfast.joint.tasks import ModelDims, task_class
 from kgfast.joint.tasks.qa import answering
 from kgfast.joint.tasks.qa.answering import Gate, answer_metrics, look
 from kgfast.joint.tasks.qa.questions import (
+    MENTION,
     Questions,
     find_topic,
     mentions,
@@ -87,8 +89,33 @@ def test_the_topic_is_the_longest_mention():
         find_topic(graph, "what is it?")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["[REC]", "(500) Days of Summer", "$9.99", "...And Justice", "Yahoo!", "C++", "'71", "*batteries not included",
+     "!!!", "\u00a1Three Amigos!", "M*A*S*H", "#Horror", "8\u00bd", "\u6771\u4eac", "Z\u00fcrich"],
+)  # fmt: skip
+def test_topics_in_every_writing(name):
+    graph = KnowledgeGraph.from_arrays([[0, 0, 1], [1, 0, 2]], entity_names=["Days", name, "other"])
+    other_form = unicodedata.normalize("NFD", name)
+    wordings = [
+        f"who acted in {name}",
+        name,
+        f"is {name}, or not?",
+        f"who, in {name.upper()}?",
+        f"a\u200b \u00a0{name} b",
+    ]
+    for question in (*wordings, f"in {other_form}?", f"in  {name.replace(' ', '  ')}?"):
+        assert find_topic(graph, question) == 1, question
+        assert MENTION in without_mention(question, mentions(graph, 1))
+    with pytest.raises(DataError, match="mentions no entity"):
+        find_topic(graph, "Monday's others")
+
+
 def test_other_questions_and_fewer_triples(family):
     graph, folder = family
+    changed = with_questions(graph, folder, "other")
+    assert "other_train.txt" in graph.report.unread and "other_train.txt" not in changed.report.unread
+    assert changed.report.questions["train"]["read"] == 1
     assert len(with_questions(graph, folder, "other").questions["train"]) == 1
     assert len(graph.questions["train"]) == 3
     with pytest.raises(DataError, match="no file .*third_train.txt"):
@@ -218,6 +245,9 @@ def test_ask_names_answers_and_their_support():
     assert found["answers"] == ask(trained(), "what is the capital of this?", topic="egypt", k=3)["answers"]
     with pytest.raises(DataError, match="no entity is named 'egyptt'; did you mean 'egypt'"):
         ask(trained(), "what is the capital?", topic="egyptt")
+    for empty in ("", " \t", "\u200b"):
+        with pytest.raises(DataError, match="is empty"):
+            ask(trained(), empty, topic="egypt")
     with pytest.raises(ConfigError, match="k=0"):
         ask(trained(), "What is the capital of Egypt?", k=0)
 
@@ -274,6 +304,9 @@ def test_an_entity_of_which_there_is_only_a_text():
     model = world_model(entities="text", dim=16)
     model.entities.read_all(model.backbone)
     text = "A landlocked country in Africa."
+    for empty in ("", "  ", "\t\n", "\u00a0", "\u200b"):
+        with pytest.raises(DataError, match="is empty: the tokenizer finds no token in it"):
+            predict_for_text(model, empty, "continent")
     for side in ("tail", "head"):
         found = predict_for_text(model, text, "continent", k=4, side=side)
         assert [row["rank"] for row in found] == [1, 2, 3, 4]

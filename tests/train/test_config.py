@@ -6,6 +6,7 @@ import pytest
 
 from kgfast.errors import ConfigError
 from kgfast.reference import SCORES, find_score
+from kgfast.run.reading import read_yaml
 from kgfast.run.schedule import learning_rate
 from kgfast.train import RECIPES, TrainConfig, resolve
 from kgfast.train.config import unused
@@ -174,3 +175,54 @@ def test_learning_rate_schedules():
     assert rates(warmup=100) == pytest.approx([0.01, 0.51, 1])
     timed = TrainConfig(data="world", lr=1.0, lr_schedule="linear", lr_final=0.0, minutes=1)
     assert learning_rate(timed, 10, None, 45.0) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: world\nlr: 0.1\nlr: 0.5\n", "the key 'lr' stands twice, in lines 2 and 3"),
+        ("data: world\nlr: 0.1\nlr: 0.1\n", "the key 'lr' stands twice"),
+        ("data: world\n'lr': 0.1\n\"lr\": 0.5\n", "the key 'lr' stands twice"),
+        ("data: world\nbatch-size: 8\nbatch_size: 9\n", "the setting batch_size stands twice, once as 'batch_size'"),
+        ("{data: world, dim: 4, dim: 8}\n", "the key 'dim' stands twice"),
+        (
+            "data: world\ntasks:\n  mlm: {weight: 1}\n  mlm: {weight: 2}\n",
+            "the key 'mlm' stands twice, in lines 3 and",
+        ),
+        ("data: world\nentities: {kind: text, kind: table}\n", "the key 'kind' stands twice"),
+        ("data: world\ncorpus: [{a: 1, a: 2}]\n", "the key 'a' stands twice"),
+        ("a: &a {lr: 1, lr: 2}\nb: *a\n", "the key 'lr' stands twice"),
+        ("1: a\n1: b\n", "the key 1 stands twice"),
+        ("1: a\n'1': b\n", "the setting 1 stands twice"),
+        ("null: a\n~: b\n", "the key None stands twice"),
+        ("? [a, b]\n: 1\n", "not YAML"),
+    ],
+)
+def test_a_key_that_stands_twice(tmp_path, text, message):
+    file = tmp_path / "twice.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=rf"twice\.yaml: .*{message}"):
+        read_yaml(file)
+
+
+def test_keys_that_yaml_merges_may_be_overridden(tmp_path):
+    file = tmp_path / "merge.yaml"
+    file.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n")
+    assert read_yaml(file)["b"] == {"x": 3, "y": 2}
+
+
+def test_what_is_said_of_columns(tmp_path):
+    (tmp_path / "train.tsv").write_text("was\twie\twen\nb\tknows\ta\n")
+    for header, columns in (
+        ("yes", "3,2,1"),
+        (True, [3, 2, 1]),
+        ("auto", "wen,wie,was"),
+        (None, ["wen", "wie", "was"]),
+    ):
+        config = TrainConfig(data=str(tmp_path), header=header, columns=columns)
+        graph = config.load_graph()
+        assert [graph.entity_names[i] for i in graph.train[0, [0, 2]]] == ["a", "b"]
+        config.save(tmp_path / "config.yaml")
+        assert TrainConfig.load(tmp_path / "config.yaml") == config
+    with pytest.raises(ConfigError, match="header='maybe'"):
+        TrainConfig(data="world", header="maybe")

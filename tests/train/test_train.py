@@ -83,7 +83,7 @@ def test_load_run_gives_the_best_tables(graph, tmp_path):
     assert list(ids.entity_names) == list(graph.entity_names)
     assert list(ids.relation_names) == list(graph.relation_names)
     assert ids.entity_id("entity 7") == 7 and ids.num_relations == 3
-    with pytest.raises(DataError, match="unknown entity 'entity 7x'; nearest: 'entity 7'"):
+    with pytest.raises(DataError, match="no entity is named 'entity 7x'; did you mean 'entity 7'"):
         ids.entity_id("entity 7x")
     from kgfast.evaluate import evaluate
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kgfast.data import KnowledgeGraph
+from kgfast.data.names import mention, mention_key, tidy
 from kgfast.data.texts import read_questions
 from kgfast.errors import DataError
 from kgfast.joint.model.packed import gather_places
@@ -70,8 +70,9 @@ def mentions(graph: KnowledgeGraph, entity: int) -> list[str]:
 
 def without_mention(text: str, names: list[str]) -> str:
     """`text` with the first of `names` that it holds, as a whole word in any case, replaced by MENTION."""
-    for name in names:
-        replaced, count = re.subn(rf"(?<!\w){re.escape(name)}(?!\w)", MENTION, text, flags=re.IGNORECASE)
+    tidied = tidy(text)
+    for name in map(tidy, names):
+        replaced, count = mention(name).subn(MENTION, tidied) if name else (text, 0)
         if count:
             return replaced
     return text
@@ -80,22 +81,17 @@ def without_mention(text: str, names: list[str]) -> str:
 def find_topic(graph: KnowledgeGraph, question: str) -> int:
     """The entity mentioned in a question: of all texts and names that it holds, the longest; DataError if there is
     none, or two entities share the longest."""
-    words = list(re.finditer(r"\w+", question))
-    folded = question.casefold()
-    held = set()  # every run of whole words, and those with a closing bracket or dot behind
-    for first in range(len(words)):
-        for last in words[first:]:
-            held.add(folded[words[first].start() : last.end()])
-            held.add(folded[words[first].start() : last.end() + 1])
+    asked = mention_key(question)
     best: dict[str, set[int]] = {}
     texts = graph.entity_text if graph.entity_text is not None else [None] * graph.num_entities
     for entity, (name, text) in enumerate(zip(graph.entity_names, texts, strict=True)):
-        for mention in {name.casefold(), name.replace("_", " ").casefold(), (text or name).casefold()} & held:
-            best.setdefault(mention, set()).add(entity)
+        for key in {mention_key(name), mention_key(name.replace("_", " ")), mention_key(text or name)}:
+            if key and key in asked and mention(key).search(asked):
+                best.setdefault(key, set()).add(entity)
     if not best:
         raise DataError(f"the question {question!r} mentions no entity of graph {graph.name!r}: name the topic")
     longest = max(map(len, best))
-    found = sorted(set().union(*(entities for mention, entities in best.items() if len(mention) == longest)))
+    found = sorted(set().union(*(entities for key, entities in best.items() if len(key) == longest)))
     if len(found) > 1:
         names = ", ".join(repr(graph.entity_names[entity]) for entity in found[:5])
         raise DataError(f"the question {question!r} may be about {names}: name the topic")
@@ -133,7 +129,14 @@ def with_questions(graph: KnowledgeGraph, folder, prefix: str = "qa") -> Knowled
     found = {split: path for split, path in paths.items() if path.is_file()}
     if "train" not in found:
         raise DataError(f"no file {paths['train']} with questions to train on")
-    changed.questions = {split: read_questions(path, graph.entity_names)[0] for split, path in found.items()}
+    changed.questions = {}
+    changed.report = report = copy.copy(graph.report)
+    report.questions = {}
+    for split, path in found.items():
+        changed.questions[split], report.questions[split], resembling = read_questions(path, graph.entity_names)
+        report.add_look_alikes(*resembling)
+    read = {path.name for path in found.values()}
+    report.unread = {file: reason for file, reason in report.unread.items() if file not in read}
     return changed
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kgfast.data.columns import Columns
+from kgfast.data.columns import COLUMNS, Columns
+from kgfast.data.formats import Format
+from kgfast.data.header import ColumnChoice
 from kgfast.data.lines import excerpt, read_lines
 from kgfast.errors import DataError
 
-# IRIs are taken as real dumps have them: anything but space, quotes and angle brackets
-IRI = r'<[^<>"\s]+>'
+# IRIs are taken as real dumps have them: anything but space, quotes and angle brackets; escapes must be whole
+NUMBERED = r"u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}"
+IRI = rf'<(?:[^<>"\s\\]|\\(?:{NUMBERED}))+>'
 BLANK = r'_:[^\s<>".]+(?:\.+[^\s<>".]+)*'
-LITERAL = rf'"(?:[^"\\]|\\.)*"(?:@[A-Za-z]+(?:-[A-Za-z0-9]+)*|\^\^{IRI})?'
+LITERAL = rf'"(?:[^"\\]|\\(?:[tbnrf"\'\\]|{NUMBERED}))*"(?:@[A-Za-z]+(?:-[A-Za-z0-9]+)*|\^\^{IRI})?'
+NEVER = '<>"{}|^`\\'
 NODE = rf"(?:{IRI}|{BLANK})"
 END = r"[ \t]*\.[ \t]*(?:#.*)?$"
 
@@ -26,7 +31,7 @@ ANY = rf"^[ \t]*(?:(?P<head>{NODE})[ \t]*(?P<relation>{IRI})[ \t]*(?P<tail>{NODE
 BLOCK = 1 << 20  # lines at a time
 
 
-def read_ntriples(path: Path) -> Columns:
+def read_ntriples(path: Path, choice: ColumnChoice) -> Columns:
     """Read an N-Triples file (or .gz). IRIs keep their whole text without the angle brackets, blank nodes
     their `_:`.
 
@@ -57,45 +62,40 @@ def read_block(path: Path, lines: pa.Array, start: int, columns: Columns) -> Non
         if groups.null_count:
             place = int(places[groups.is_null().to_numpy(zero_copy_only=False)][0])
             line = excerpt(lines[place].as_py())
-            raise DataError(f"{path}, line {start + place + 1}: not an N-Triples statement: {line}")
+            escape = " (an escape in it is broken)" if "\\" in line else ""
+            raise DataError(f"{path}, line {start + place + 1}: not an N-Triples statement{escape}: {line}")
         resources = pc.not_equal(groups.field("head"), "")  # the rest are comments and blank lines
         places = np.concatenate((np.flatnonzero(usual.to_numpy(zero_copy_only=False)),
                                  places[resources.to_numpy(zero_copy_only=False)]))  # fmt: skip
         order = pa.array(np.argsort(places))
-        for column, name in enumerate(("head", "relation", "tail")):
+        for column, name in enumerate(COLUMNS):
             both = pa.concat_arrays([triples[column], groups.field(name).filter(resources).cast(words.type)])
             triples[column] = both.take(order)
-    columns.append(*(bare(column.dictionary_encode()) for column in triples))
+
+    def where(text: str) -> str:
+        return f"{path}, line {start + pc.index(pc.match_substring(lines, text), True).as_py() + 1}"
+
+    columns.append(*(bare(column.dictionary_encode(), where) for column in triples))
 
 
-def bare(column: pa.DictionaryArray) -> pa.DictionaryArray:
-    """The column without angle brackets, `\\u` escapes of IRIs resolved."""
+def bare(column: pa.DictionaryArray, where: Callable[[str], str]) -> pa.DictionaryArray:
+    """The column without angle brackets, escapes of IRIs resolved; `where(text)` names the line that holds a text."""
     names = pc.utf8_trim(column.dictionary, "<>")
-    if pc.any(pc.match_substring(names, "\\u", ignore_case=True)).as_py():
-        names = pa.array([unescape(name) for name in names.to_pylist()], names.type)
+    if pc.any(pc.match_substring(names, "\\")).as_py():
+        names = pa.array([unescape(name, where) for name in names.to_pylist()], names.type)
     return pa.DictionaryArray.from_arrays(column.indices, names)
 
 
-def unescape(name: str) -> str:
+def unescape(name: str, where: Callable[[str], str]) -> str:
     def letter(match: re.Match) -> str:
         code = int(match[1] or match[2], 16)
         if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
-            raise DataError(f"IRI <{name}>: {match[0]} is no Unicode character")
+            raise DataError(f"{where(match[0])}: {match[0]} in <{name}> is no Unicode character")
+        if code <= 0x20 or chr(code) in NEVER:
+            raise DataError(f"{where(match[0])}: {match[0]} in <{name}> is {chr(code)!r}, which no IRI may hold")
         return chr(code)
 
     return re.sub(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})", letter, name)
 
 
-def shorten(names: pa.Array) -> tuple[pa.Array, int]:
-    """The part of each IRI behind its last `/` or `#`, and how many stay whole as their short names aren't
-    unique.
-    """
-    shortest = short = pc.replace_substring_regex(names, r"^[^:]+:.*[/#]([^/#]+)[/#]?$", r"\1")
-    while True:
-        encoded = short.dictionary_encode()
-        indices = encoded.indices.to_numpy()
-        shared = np.bincount(indices, minlength=len(encoded.dictionary))[indices] > 1
-        if not shared.any():
-            return short, int(pc.sum(pc.not_equal(short, shortest)).as_py() or 0)
-        # each round makes at least one more name whole, and whole names are unique, so this ends
-        short = pc.if_else(pa.array(shared), names, short)
+FORMATS = (Format(suffixes=(".nt",), read=read_ntriples, packed=True, iris=True),)
