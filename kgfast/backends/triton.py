@@ -176,7 +176,7 @@ def missing_gpu(device: str | None) -> str | None:
 
 def operator_of(score: Score) -> str:
     """The operator that makes the queries of a score."""
-    if score.operator not in (*Operator.members, operators.RESCAL):
+    if score.operator is None or score.operator not in (*Operator.members, operators.RESCAL):
         raise KgfastError(
             f"score {score.name!r}: its operator {score.operator!r} is not in kernels/triton/scores.py; add it there"
         )

@@ -5,6 +5,7 @@ read.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
@@ -129,7 +130,7 @@ def check_form(triples: torch.Tensor, name: str = "triples") -> None:
         raise DataError(f"{name} must hold integer ids, not {triples.dtype}")
 
 
-def as_ids(triples, name: str = "triples") -> torch.Tensor:
+def as_ids(triples: Any, name: str = "triples") -> torch.Tensor:
     """A tensor, array or list of integers as int64 [M, 3]. DataError for what isn't one; ids are checked later."""
     try:
         rows = torch.as_tensor(triples)

@@ -182,7 +182,7 @@ def write_questions(path: Path, questions: dict[str, list]) -> None:
 def read_questions(path: Path) -> dict[str, list]:
     with pa.memory_map(str(path)) as file:
         table = pa.ipc.open_file(file).read_all()
-    questions = {split: [] for split in json.loads(table.schema.metadata[b"splits"])}
+    questions: dict[str, list] = {split: [] for split in json.loads(table.schema.metadata[b"splits"])}
     for split, question, topic, answers in zip(*(column.to_pylist() for column in table.columns), strict=True):
         questions[split].append((question, topic, answers))
     return questions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,7 +34,7 @@ class Columns:
 
 
 def number(
-    columns: list[list[pa.DictionaryArray]], linked: list[bool] = (), rename: Rename | None = None
+    columns: list[list[pa.DictionaryArray]], linked: Sequence[bool] = (), rename: Rename | None = None
 ) -> tuple[pa.Array, pa.Array, list[np.ndarray]]:
     """(names by id, the same as files have them, ids of each column int64): ids follow `name_order`.
 
@@ -70,7 +70,7 @@ def number(
     return names, (names if rename is None else written.take(order)), numbered
 
 
-def in_columns(columns: list, chosen: list[bool], codes: np.ndarray, count: int) -> np.ndarray:
+def in_columns(columns: list, chosen: Sequence[bool], codes: np.ndarray, count: int) -> np.ndarray:
     """bool [count]: which of `count` names the chosen columns hold; `codes` are those of all dictionaries in turn."""
     held, start = np.zeros(count, bool), 0
     for column, wanted in zip(columns, chosen, strict=True):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
-from kgfast.data.look_alikes import look_alikes, odd_names
+from kgfast.data.look_alikes import LookAlike, look_alikes, odd_names
 from kgfast.data.report import DataReport, InversePair, shown
 from kgfast.data.strings import Strings
 
@@ -71,7 +72,8 @@ def _alone(row: np.ndarray, splits: Iterable[np.ndarray]) -> bool:
 
 def _names(entities: Strings, relations: Strings, triples: int) -> dict:
     """What looks odd about the names."""
-    alike, count, notes = [], 0, []
+    alike: list[LookAlike] = []
+    count, notes = 0, []
     for where, names in (("entities", entities), ("relations", relations)):
         found, number = look_alikes(where, names.array)
         alike, count = alike + found, count + number
@@ -118,7 +120,7 @@ def _count_in(keys: np.ndarray, others: np.ndarray) -> int:
     return int((others[place] == keys).sum())
 
 
-def _unseen(splits: dict[str, np.ndarray], num_entities: int, num_relations: int) -> dict[str, dict[str, int]]:
+def _unseen(splits: dict[str, np.ndarray], num_entities: int, num_relations: int) -> dict[str, Any]:
     train = splits["train"]
     seen_entity, seen_relation = np.zeros(num_entities, bool), np.zeros(num_relations, bool)
     seen_entity[train[:, 0]] = seen_entity[train[:, 2]] = True
@@ -186,11 +188,11 @@ def fingerprint(splits: dict[str, np.ndarray], entities: Strings, relations: Str
     """Hex sha256 over the names in order of their ids and the triples in order, little-endian int64."""
     digest = hashlib.sha256()
     for names in (entities, relations):
-        digest.update(np.array([len(names)], "<i8"))
+        digest.update(np.array([len(names)], "<i8").data)
         for part in names.buffers():
-            digest.update(np.ascontiguousarray(part))
+            digest.update(np.ascontiguousarray(part).data)
     for split in ("train", "valid", "test"):
         rows = np.ascontiguousarray(splits[split], "<i8")
-        digest.update(np.array([len(rows)], "<i8"))
-        digest.update(rows)
+        digest.update(np.array([len(rows)], "<i8").data)
+        digest.update(rows.data)
     return digest.hexdigest()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -64,7 +65,15 @@ class KnowledgeGraph:
         self.report = report
 
     @classmethod
-    def load(cls, source, *, cache: bool = True, iris: str = "short", header=None, columns=None) -> KnowledgeGraph:
+    def load(
+        cls,
+        source: str | os.PathLike,
+        *,
+        cache: bool = True,
+        iris: str = "short",
+        header: bool | str | None = None,
+        columns: str | Sequence[str | int] | None = None,
+    ) -> KnowledgeGraph:
         """Read a dataset folder, one file (.tsv .csv .txt .nt, also .gz; .parquet), or a built-in graph
         ("world").
 
@@ -102,9 +111,9 @@ class KnowledgeGraph:
     @classmethod
     def from_arrays(
         cls,
-        train,
-        valid=None,
-        test=None,
+        train: Any,
+        valid: Any = None,
+        test: Any = None,
         num_entities: int | None = None,
         num_relations: int | None = None,
         entity_names: Sequence[str] | None = None,
@@ -134,8 +143,8 @@ class KnowledgeGraph:
         columns = {split: read_triples(path, choice) for split, path in sources.triples.items()}
         linked = [format_of(path).iris for path in sources.triples.values()]
         renaming = Renaming(short=iris == "short") if any(linked) else None
-        ends = [column for of_split in columns.values() for column in (of_split.head, of_split.tail)]
-        entities, whole, ends = number(ends, np.repeat(linked, 2).tolist(), renaming)
+        chunks = [column for of_split in columns.values() for column in (of_split.head, of_split.tail)]
+        entities, whole, ends = number(chunks, np.repeat(linked, 2).tolist(), renaming)
         entities = Names(entities, whole if renaming else None)
         relations, whole, kinds = number([of_split.relation for of_split in columns.values()], linked, renaming)
         relations = Names(relations, whole if renaming else None)
@@ -158,8 +167,8 @@ class KnowledgeGraph:
         for split, path in sources.questions.items():
             questions[split], report.questions[split], resembling = read_questions(path, entities)
             report.add_look_alikes(*resembling)
-        splits = {split: torch.from_numpy(rows) for split, rows in splits.items()}
-        return cls(splits, entities, relations, report, questions=questions, **texts)
+        tensors = {split: torch.from_numpy(rows) for split, rows in splits.items()}
+        return cls(tensors, entities, relations, report, questions=questions, **texts)
 
     @classmethod
     def _from_cache(cls, parts: dict, sources: Sources) -> KnowledgeGraph:
@@ -206,7 +215,7 @@ class KnowledgeGraph:
         triples = torch.cat([getattr(self, split) for split in splits or SPLITS])
         return KnownTriples.from_triples(triples, self.num_entities, self.num_relations)
 
-    def save(self, folder, suffix: str = ".txt") -> None:
+    def save(self, folder: str | os.PathLike, suffix: str = ".txt") -> None:
         """Write the graph as a dataset folder (train.txt, ...), which must not exist or be empty.
 
         Read again it has the same names and triples; ids are assigned anew, and entities in no triple are
@@ -238,7 +247,7 @@ def tell_of_files(report: DataReport, sources: Sources, columns: dict[str, Colum
             report.notes.append(f"{file}: {doubt}.")
 
 
-def as_triples(rows, split: str) -> torch.Tensor:
+def as_triples(rows: Any, split: str) -> torch.Tensor:
     """The rows as an int64 [M, 3] tensor on the CPU; ids are checked later."""
     if rows is None:
         return torch.empty((0, 3), dtype=torch.int64)

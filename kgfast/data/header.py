@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -133,21 +133,26 @@ def choose(where: str, fields: Sequence[str], choice: ColumnChoice, named: bool 
 
 
 def told_columns(where: str, fields: Sequence[str], choice: ColumnChoice, named: bool) -> Chosen:
-    names = [field.strip(' "') for field in fields]
-    for name in choice.columns:
+    names, wanted = [field.strip(' "') for field in fields], choice.columns or ()
+    for name in wanted:
         if names.count(name) > 1:
             raise DataError(f"{where}: the column {name!r} stands twice: give numbers from 1 to {len(names)}")
-    if all(name in names for name in choice.columns) and (named or choice.header is not False):
-        return Chosen(True, tuple(names.index(name) for name in choice.columns))
-    if all(name.isdecimal() and 1 <= int(name) <= len(names) for name in choice.columns):
+    if all(name in names for name in wanted) and (named or choice.header is not False):
+        return Chosen(True, three(names.index(name) for name in wanted))
+    if all(name.isdecimal() and 1 <= int(name) <= len(names) for name in wanted):
         header = choice.header if choice.header is not None else find_roles(where, fields, strict=False) is not None
-        return Chosen(named or header, tuple(int(name) - 1 for name in choice.columns))
-    missing = [name for name in choice.columns if name not in names]
+        return Chosen(named or header, three(int(name) - 1 for name in wanted))
+    missing = [name for name in wanted if name not in names]
     wrong = f"no column {missing[0]!r}" if missing else "with header=no, columns have no names"
     raise DataError(
         f"{where}: {wrong}; the first line holds {', '.join(map(repr, names))}: "
         f"give names that stand there, or numbers from 1 to {len(names)}"
     )
+
+
+def three(places: Iterable[int]) -> tuple[int, int, int]:
+    head, relation, tail = places
+    return head, relation, tail
 
 
 def find_roles(where: str, fields: Sequence[str], strict: bool = True) -> tuple[int, int, int] | None:
@@ -156,7 +161,7 @@ def find_roles(where: str, fields: Sequence[str], strict: bool = True) -> tuple[
         words = [level(field) for field in fields]
         for letters in LETTERS:
             if sorted(words) == sorted(letters):
-                return tuple(words.index(letter) for letter in letters)
+                return three(words.index(letter) for letter in letters)
         for heads, tails in (*ENDS, ANY_END, ({"h"}, {"t"}), ({"s"}, {"o"})):
             for relations in RELATIONS:
                 found = [[i for i, word in enumerate(words) if word in role] for role in (heads, relations, tails)]
@@ -165,7 +170,7 @@ def find_roles(where: str, fields: Sequence[str], strict: bool = True) -> tuple[
                     continue
                 if strict:
                     refuse_several(where, fields, found)
-                return tuple(places[0] for places in found)
+                return three(places[0] for places in found)
     return None
 
 

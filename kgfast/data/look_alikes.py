@@ -73,9 +73,9 @@ def _keys(names: pa.Array) -> pa.Array:
     names = pc.if_else(ascii_only, names, pc.utf8_normalize(names, "NFKD"))
     names = pc.replace_substring(names, "ß", "ss")
     text = Strings(names).buffers()[1].tobytes().decode()
-    letters = text.encode("utf-16-le")
-    if len(letters) == 2 * len(text):
-        code, points = "utf-16-le", table()[np.frombuffer(letters, np.uint16)]
+    encoded = text.encode("utf-16-le")
+    if len(encoded) == 2 * len(text):
+        code, points = "utf-16-le", table()[np.frombuffer(encoded, np.uint16)]
     else:
         code, points = "utf-32-le", np.frombuffer(text.encode("utf-32-le"), np.uint32)
         far = np.where(points >= 0xE0000, 0, points)  # tags and variants that can't be seen

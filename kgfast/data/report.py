@@ -81,15 +81,15 @@ class DataReport:
         if loops:
             lines.append(f"{_count(loops, 'triple')} from an entity to itself.")
         lines += self._inverse_lines()
-        for role, counts in self.texts.items():
+        for role, found in self.texts.items():
             total = self.relations if role.startswith("relation") else self.entities
-            line = f"{counts['file']}: {role.replace('_', ' ')} for {counts['covered']:,} of {total:,}"
-            lines.append(line + _extras(counts, unknown="for names not in the graph", repeated="repeated") + ".")
-        for split, counts in self.questions.items():
-            kept = counts["read"] - counts["unknown_topic"] - counts["no_known_answer"]
-            line = f"{counts['file']}: {kept:,} of {counts['read']:,} questions for {split}"
+            line = f"{found['file']}: {role.replace('_', ' ')} for {found['covered']:,} of {total:,}"
+            lines.append(line + _extras(found, unknown="for names not in the graph", repeated="repeated") + ".")
+        for split, found in self.questions.items():
+            kept = found["read"] - found["unknown_topic"] - found["no_known_answer"]
+            line = f"{found['file']}: {kept:,} of {found['read']:,} questions for {split}"
             words = {"unknown_topic": "with an unknown topic", "no_known_answer": "without a known answer"}
-            lines.append(line + _extras(counts, **words, unknown_answers="unknown answers beside known ones") + ".")
+            lines.append(line + _extras(found, **words, unknown_answers="unknown answers beside known ones") + ".")
         return [*lines, f"Fingerprint {self.fingerprint[:16]}."]
 
     def reading(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +73,7 @@ def read_questions(path: Path, names: Names) -> tuple[list[Question], dict, Rese
     written = pa.array(every, pa.large_string())
     found = names.find_all(written)
     topics, flat = found[: len(rows)].tolist(), iter(found[len(rows) :].tolist())
-    counts = {
+    counts: dict[str, Any] = {
         "file": path.name,
         "read": len(rows),
         "unknown_topic": 0,

@@ -44,6 +44,7 @@ from kgfast.train.id_maps import IdMaps
 
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
+from kgfast.data.names import Names
 
 CHANGEABLE = common.CHANGEABLE | {"tables", "early_stopping_patience"}
 
@@ -129,7 +130,7 @@ def load_run(run: str | os.PathLike) -> tuple[KGEModel, IdMaps, TrainConfig]:
     manifest = read_manifest(run)
     config = TrainConfig.load(file_of_run(run, "config.yaml"))
     files = manifest["files"]
-    ids = IdMaps(read_names(folder, files["entities"]), read_names(folder, files["relations"]))
+    ids = IdMaps(*(Names(read_names(folder, files[names])) for names in ("entities", "relations")))
     model = build_model(config.replace(device="cpu"), ids.num_entities, ids.num_relations)
     load_tables(model, read_tensors(folder, files.get("best", files["model"])))
     return model, ids, config

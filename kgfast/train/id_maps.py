@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kgfast.data.names import Names, find_id
@@ -12,8 +11,8 @@ from kgfast.data.names import Names, find_id
 class IdMaps:
     """The names of entities and relations by id, as far as they are known without the graph."""
 
-    entity_names: Sequence[str]
-    relation_names: Sequence[str]
+    entity_names: Names
+    relation_names: Names
 
     def __post_init__(self) -> None:
         for field in ("entity_names", "relation_names"):

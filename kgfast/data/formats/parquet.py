@@ -37,7 +37,7 @@ def read_parquet(path: Path, choice: ColumnChoice) -> Columns:
 def read_rows(path: Path, file: pa.parquet.ParquetFile, chosen: Chosen) -> Columns:
     names = file.schema_arrow.names
     others = [place for place in range(len(names)) if place not in chosen.places]
-    truths = {place: [] for place in others if is_truth(names[place])}
+    truths: dict[int, list] = {place: [] for place in others if is_truth(names[place])}
     columns, start = Columns(dropped=chosen.dropped(names)), 0
     wanted = sorted({names[place] for place in (*chosen.places, *truths)})
     for batch in file.iter_batches(ROWS, columns=wanted):

@@ -180,7 +180,8 @@ def check_quotes(path: Path, data: pa.Buffer, chosen: Chosen, width: int) -> Non
 def located(path: Path, data: pa.Buffer, separator: str, chosen: Chosen, width: int) -> DataError | None:
     """The slow pass: the error of the first malformed line, or None if each one is well-formed."""
     lines = text_lines(data)
-    rows = csv.reader(lines, strict=True) if separator == "," else (line.rstrip("\n").split("\t") for line in lines)
+    quoted = csv.reader(lines, strict=True) if separator == "," else None
+    rows: Iterator[list[str]] = quoted or (line.rstrip("\n").split("\t") for line in lines)
     number = 0
     while True:
         try:
@@ -190,7 +191,7 @@ def located(path: Path, data: pa.Buffer, separator: str, chosen: Chosen, width: 
         if row is None:
             return None
         # a quoted field may span lines: report the last line of the row
-        number = rows.line_num if separator == "," else number + 1
+        number = quoted.line_num if quoted else number + 1
         shown = excerpt(separator.join(row))
         where = f"{path}, line {number}: "
         if not all(map(is_text, row)):
