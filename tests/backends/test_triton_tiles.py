@@ -8,6 +8,7 @@ import kgfast
 from kgfast import backends, reference, testing
 from kgfast.core.sums import sum_dtype
 from kgfast.reference.objectives import ALL_OBJECTIVES
+from kgfast.registry import Objective
 
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
@@ -18,7 +19,7 @@ from kgfast.kernels.triton import all_scores, candidates, launching, multitask, 
 
 SIMILARITIES = tuple(reference.SIMILARITIES)
 FLOAT, DOUBLE, BFLOAT, HALF = torch.float32, torch.float64, torch.bfloat16, torch.float16
-OBJECTIVES = {"softmax": 1, "bce": 2}
+OBJECTIVES = {one.word: one for one in (Objective.SOFTMAX, Objective.BCE)}
 
 
 def make_answers(batch, rows, several, generator):
