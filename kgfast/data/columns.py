@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kgfast.data.strings import name_order
+from kgfast.errors import DataError
 
 COLUMNS = ("head", "relation", "tail")
 Rename = Callable[[pa.Array, np.ndarray], tuple[pa.Array, pa.Array]]
@@ -31,6 +33,18 @@ class Columns:
     def append(self, *chunks: pa.Array) -> None:
         for name, chunk in zip(COLUMNS, chunks, strict=True):
             getattr(self, name).append(chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode())
+
+
+def as_names(role: str, values: pa.Array, where: Callable[[int], str]) -> pa.Array:
+    """A column of strings, or of integers whose digits are the names; `where(row)` says in an error where that is."""
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(f"{where(0)}: column {role} holds {kind}; names must be strings or integers")
+    names = values.cast(pa.string())
+    empty = pc.fill_null(pc.equal(names, ""), True)
+    if pc.any(empty).as_py():
+        raise DataError(f"{where(pc.index(empty, True).as_py())}: the {role} is empty")
+    return names
 
 
 def number(

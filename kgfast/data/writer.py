@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import torch
 
 from kgfast.data.formats import Format, format_of
-from kgfast.data.formats.separated import TABS
 from kgfast.data.lines import BYTE_ORDER_MARK
 from kgfast.data.sources import SPLITS
 from kgfast.data.strings import Strings
@@ -61,8 +60,9 @@ def check_names(graph, form: Format, suffix: str) -> None:
     """DataError for a name that the files can't hold: those of triples, or the separated text of all others."""
     texts = {names for names, texts in TEXTS.values() if getattr(graph, texts) is not None}
     texts |= {"entity_names"} if graph.questions else set()
+    separated = format_of(Path("entity2text.txt"))
     for names, kind in (("entity_names", "entity"), ("relation_names", "relation")):
-        for one in (form, *((TABS,) if names in texts else ())):
+        for one in (form, *((separated,) if names in texts else ())):
             if one.refused is None:
                 continue
             strings = getattr(graph, names).array

@@ -1,6 +1,7 @@
-"""The formats of triples: the file `formats/NAME.py` holds one, and lists what it can do in a Format.
+"""The formats of triples there are: each file of this folder adds some; packages and programs add theirs.
 
-Sources, reading, saving and the report look a format up here by the ending of a file's name.
+Sources, reading, saving and the report look a format up here by the ending of a file's name. A package names the
+module of its format in an entry point of the group "kgfast.formats"; a program imports it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from kgfast.data.columns import Columns
 from kgfast.data.header import ColumnChoice
 from kgfast.errors import DataError
 
+GROUP = "kgfast.formats"
 PACKED = ".gz"
 
 
@@ -44,26 +47,40 @@ class Format:
 
 
 _formats: dict[str, Format] = {}
+_loaded = False
 
 
 def add_format(new: Format) -> None:
-    """Read files of these endings from now on. DataError where another format has one of them."""
+    """Files of these endings can be read from now on. DataError where another format has one of them."""
+    load_all()
     for suffix in new.suffixes:
         if not (suffix.startswith(".") and suffix == suffix.lower() and suffix != PACKED):
             raise DataError(f"suffix {suffix!r}: must be an ending in lower case with its dot, and not {PACKED}")
-        if formats().get(suffix, new) is not new:
-            raise DataError(f"suffix {suffix!r}: another format has it")
+        if suffix in _formats and maker(_formats[suffix]) != maker(new):
+            raise DataError(f"suffix {suffix!r} is read by {maker(_formats[suffix])} already")
     _formats.update(dict.fromkeys(new.suffixes, new))
 
 
+def maker(one: Format) -> str:
+    function = getattr(one.read, "func", one.read)
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def load_all() -> None:
+    """Import the files of this folder and the modules that packages name; they call `add_format`."""
+    global _loaded
+    if not _loaded:
+        _loaded = True
+        for module in pkgutil.iter_modules(__path__):
+            importlib.import_module(f"{__name__}.{module.name}")
+        for found in entry_points(group=GROUP):
+            found.load()
+
+
 def formats() -> dict[str, Format]:
-    """{suffix: format}, those of this folder first."""
-    if not _formats:
-        names = sorted((module.name for module in pkgutil.iter_modules(__path__)), reverse=True)
-        for name in names:  # separated text comes first: messages name it first
-            for new in importlib.import_module(f"{__name__}.{name}").FORMATS:
-                _formats.update(dict.fromkeys(new.suffixes, new))
-    return _formats
+    """{suffix: format}, separated text first."""
+    load_all()
+    return dict(sorted(_formats.items(), key=lambda item: (not item[1].columns, not item[1].packed)))
 
 
 def endings() -> list[str]:

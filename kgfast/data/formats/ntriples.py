@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kgfast.data.columns import COLUMNS, Columns
-from kgfast.data.formats import Format
+from kgfast.data.formats import Format, add_format
 from kgfast.data.header import ColumnChoice
 from kgfast.data.lines import excerpt, read_lines
 from kgfast.errors import DataError
@@ -98,4 +98,4 @@ def unescape(name: str, where: Callable[[str], str]) -> str:
     return re.sub(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})", letter, name)
 
 
-FORMATS = (Format(suffixes=(".nt",), read=read_ntriples, packed=True, iris=True),)
+add_format(Format(suffixes=(".nt",), read=read_ntriples, packed=True, iris=True))

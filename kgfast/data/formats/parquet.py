@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet
 
-from kgfast.data.columns import COLUMNS, Columns
-from kgfast.data.formats import Format
+from kgfast.data.columns import COLUMNS, Columns, as_names
+from kgfast.data.formats import Format, add_format
 from kgfast.data.header import Chosen, ColumnChoice, choose, is_truth, title, untrue
 from kgfast.errors import DataError
 
@@ -25,10 +24,9 @@ def read_parquet(path: Path, choice: ColumnChoice) -> Columns:
         with pa.parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
             chosen = choose(str(path), schema.names, choice, named=True)
-            for role, place in zip(COLUMNS, chosen.places, strict=True):
+            for place in chosen.places:
                 if schema.names.count(schema.names[place]) > 1:
                     raise DataError(f"{path}: the column {title(schema.names, place)} stands twice")
-                check_type(path, role, schema.field(place).type)
             return read_rows(path, file, chosen)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: {error}") from error
@@ -42,8 +40,10 @@ def read_rows(path: Path, file: pa.parquet.ParquetFile, chosen: Chosen) -> Colum
     wanted = sorted({names[place] for place in (*chosen.places, *truths)})
     for batch in file.iter_batches(ROWS, columns=wanted):
         found = dict(zip(batch.schema.names, batch.columns, strict=True))
-        columns.append(*(as_names(path, role, found[names[place]], start)
-                         for role, place in zip(COLUMNS, chosen.places, strict=True)))  # fmt: skip
+        columns.append(*(
+            as_names(role, found[names[place]], lambda row, start=start: f"{path}, row {start + row}")
+            for role, place in zip(COLUMNS, chosen.places, strict=True)
+        ))  # fmt: skip
         for place, values in truths.items():
             values.append(found[names[place]].cast(pa.string()))
         start += len(batch)
@@ -57,21 +57,6 @@ def read_rows(path: Path, file: pa.parquet.ParquetFile, chosen: Chosen) -> Colum
     return columns
 
 
-def check_type(path: Path, name: str, kind: pa.DataType) -> None:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(f"{path}: column {name} holds {kind}; names must be strings or integers")
-
-
-def as_names(path: Path, name: str, values: pa.Array, start: int) -> pa.Array:
-    names = values.cast(pa.string())
-    empty = pc.fill_null(pc.equal(names, ""), True)
-    if pc.any(empty).as_py():
-        row = start + pc.index(empty, True).as_py()
-        raise DataError(f"{path}, row {row}: the {name} is empty")
-    return names
-
-
 def write_parquet(path: Path, blocks: Iterator[list[pa.Array]]) -> None:
     schema = pa.schema([(name, pa.large_string()) for name in COLUMNS])
     with pa.parquet.ParquetWriter(path, schema) as writer:
@@ -79,4 +64,4 @@ def write_parquet(path: Path, blocks: Iterator[list[pa.Array]]) -> None:
             writer.write_table(pa.table(block, schema=schema))
 
 
-FORMATS = (Format(suffixes=(".parquet",), read=read_parquet, write=write_parquet, columns=True),)
+add_format(Format(suffixes=(".parquet",), read=read_parquet, write=write_parquet, columns=True))

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from kgfast.data.columns import COLUMNS, Columns
-from kgfast.data.formats import Format
+from kgfast.data.formats import Format, add_format
 from kgfast.data.header import (
     WAY_OUT,
     Chosen,
@@ -243,19 +243,22 @@ def write_commas(path: Path, blocks: Iterator[list[pa.Array]]) -> None:
             writer.write(pa.table(block, schema=schema))
 
 
-TABS = Format(
-    suffixes=(".txt", ".tsv"),
-    read=functools.partial(read_separated, separator="\t"),
-    write=write_tabs,
-    packed=True,
-    columns=True,
-    refused=(r"[\t\r\n]", "a tab or an end of line"),
+add_format(
+    Format(
+        suffixes=(".txt", ".tsv"),
+        read=functools.partial(read_separated, separator="\t"),
+        write=write_tabs,
+        packed=True,
+        columns=True,
+        refused=(r"[\t\r\n]", "a tab or an end of line"),
+    )
 )
-COMMAS = Format(
-    suffixes=(".csv",),
-    read=functools.partial(read_separated, separator=","),
-    write=write_commas,
-    packed=True,
-    columns=True,
+add_format(
+    Format(
+        suffixes=(".csv",),
+        read=functools.partial(read_separated, separator=","),
+        write=write_commas,
+        packed=True,
+        columns=True,
+    )
 )
-FORMATS = (TABS, COMMAS)
