@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,6 +33,11 @@ def read_parquet(path: Path, choice: ColumnChoice) -> Columns:
         raise DataError(f"{path}: {error}") from error
 
 
+def row_of(path: Path, start: int, row: int) -> str:
+    """How a row of a batch that begins at `start` is named."""
+    return f"{path}, row {start + row}"
+
+
 def read_rows(path: Path, file: pa.parquet.ParquetFile, chosen: Chosen) -> Columns:
     names = file.schema_arrow.names
     others = [place for place in range(len(names)) if place not in chosen.places]
@@ -40,10 +46,9 @@ def read_rows(path: Path, file: pa.parquet.ParquetFile, chosen: Chosen) -> Colum
     wanted = sorted({names[place] for place in (*chosen.places, *truths)})
     for batch in file.iter_batches(ROWS, columns=wanted):
         found = dict(zip(batch.schema.names, batch.columns, strict=True))
-        columns.append(*(
-            as_names(role, found[names[place]], lambda row, start=start: f"{path}, row {start + row}")
-            for role, place in zip(COLUMNS, chosen.places, strict=True)
-        ))  # fmt: skip
+        where = partial(row_of, path, start)
+        roles = zip(COLUMNS, chosen.places, strict=True)
+        columns.append(*(as_names(role, found[names[place]], where) for role, place in roles))
         for place, values in truths.items():
             values.append(found[names[place]].cast(pa.string()))
         start += len(batch)
