@@ -68,14 +68,18 @@ class RowOptimizer(Optimizer):
         kind: Callable[..., RowOptimizer] = type(self)
         return RowOptimizer(params, self.rule.update.word) if kind is RowOptimizer else kind(params)
 
-    def new_state(self, param: Tensor, group: dict, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        """The state tensors of a parameter, in the order of the kernel's arguments; device "meta" for shapes alone."""
+    def state_shapes(self, param: Tensor, group: dict) -> dict[str, torch.Size]:
+        """The state tensors of a parameter, in the order of the kernel's arguments."""
+        states = self.rule_of(group).states
+        return {name: param.shape[:1] if one_a_row else param.shape for name, one_a_row in states.items()}
+
+    def new_state(self, param: Tensor, group: dict) -> dict[str, Tensor]:
+        """The state before the first step, and its count of steps."""
         first = group.get("initial", 0.0)
-        options: dict[str, Any] = {"dtype": sum_dtype(param.dtype), "device": device or param.device}
-        return {
-            name: torch.full(param.shape[:1] if a_row else param.shape, first, **options)
-            for name, a_row in self.rule_of(group).states.items()
-        }
+        options: dict[str, Any] = {"dtype": sum_dtype(param.dtype), "device": param.device}
+        shapes = self.state_shapes(param, group).items()
+        state = {name: torch.full(shape, first, **options) for name, shape in shapes}
+        return {"step": torch.zeros((), dtype=torch.float64), **state}
 
     def constants(self, group: dict) -> dict[str, float]:
         """lr, eps, beta1, beta2 of a group, as the kernel wants them."""
@@ -96,17 +100,16 @@ class RowOptimizer(Optimizer):
         for group in self.param_groups:
             for param in group["params"]:
                 if not self.state[param]:
-                    self.state[param].update(step=torch.zeros((), dtype=torch.float64), **self.new_state(param, group))
+                    self.state[param].update(self.new_state(param, group))
 
     def row_update(self, param: Tensor, backend: Backend) -> RowUpdate:
         """Advances the parameter's step and returns what the row pass of a backend needs to update it in place."""
         group = self.group_of(param)
         state = self.state[param]
         if not state:
-            state.update(step=torch.zeros((), dtype=torch.float64), **self.new_state(param, group))
-        states = tuple(
-            self.state_tensor(param, name, like, state) for name, like in self.new_state(param, group, "meta").items()
-        )
+            state.update(self.new_state(param, group))
+        shapes = self.state_shapes(param, group)
+        states = tuple(self.state_tensor(param, name, shape, state) for name, shape in shapes.items())
         state["step"] += 1
         held = self.__dict__.setdefault("row_updates", {})  # a copy of an optimizer starts without
         held[param] = backend.row_update(
@@ -122,14 +125,14 @@ class RowOptimizer(Optimizer):
         raise KgfastError(f"optimizer: it has no parameter of shape {list(param.shape)} that is the table to update")
 
     @staticmethod
-    def state_tensor(param: Tensor, name: str, like: Tensor, state: dict) -> Tensor:
+    def state_tensor(param: Tensor, name: str, shape: torch.Size, state: dict) -> Tensor:
         """The state `name`, which must fit its table: a kernel writes to it."""
-        value = state.get(name)
-        if value is None or value.shape != like.shape or value.dtype != like.dtype or not value.is_contiguous():
+        value, dtype = state.get(name), sum_dtype(param.dtype)
+        if value is None or value.shape != shape or value.dtype != dtype or not value.is_contiguous():
             found = "missing" if value is None else f"{list(value.shape)} {value.dtype}"
             raise KgfastError(
-                f"optimizer state {name!r} of a table {list(param.shape)} must be a contiguous {list(like.shape)} "
-                f"{like.dtype}; it is {found}"
+                f"optimizer state {name!r} of a table {list(param.shape)} must be a contiguous {list(shape)} "
+                f"{dtype}; it is {found}"
             )
         return value
 

@@ -52,13 +52,13 @@ def one_vs_all_loss(
         losses = [one_vs_all_loss(entities, relations, triples, side=one, impl=impl, **options) for one in Side.words()]
         return (losses[0] + losses[1]) / 2
     asked = Side.of(side, "side")
-    query = autograd.Queries.apply(entities, relations, triples, spec.code, int(asked), False, backend)
+    query = autograd.apply(autograd.Queries, entities, relations, triples, spec.code, int(asked), False, backend)
     answers = right_answers(known, triples, asked, len(entities), len(relations), backend)
     codes = (int(spec.similarity_code), int(code), smoothing)
-    return autograd.CandidateLoss.apply(
-        query, entities, entities.new_empty((0,)), codes, autograd.wants_gradient(entities, relations), backend,
-        *answers, share_weights(None, len(triples), entities), *no_answers(triples),
-    )[0]  # fmt: skip
+    gradient = autograd.wants_gradient(entities, relations)
+    lists = (*answers, share_weights(None, len(triples), entities), *no_answers(triples))
+    no_bias = entities.new_empty((0,))
+    return autograd.apply(autograd.CandidateLoss, query, entities, no_bias, codes, gradient, backend, *lists)[0]
 
 
 def candidate_objective(argument: str, word: str) -> Objective:
@@ -124,8 +124,10 @@ def linear_cross_entropy(
     inputs = (hidden, weight, bias, (int(Similarity.DOT), int(Objective.SOFTMAX), smoothing))
     lists = (*ranges, share, *no_answers(targets))
     if reduction == "none":
-        return autograd.CandidateLosses.apply(*inputs, backend, *lists).reshape(shape)
-    return autograd.CandidateLoss.apply(*inputs, autograd.wants_gradient(hidden, weight, bias), backend, *lists)[0]
+        return autograd.apply(autograd.CandidateLosses, *inputs, backend, *lists).reshape(shape)
+    return autograd.apply(
+        autograd.CandidateLoss, *inputs, autograd.wants_gradient(hidden, weight, bias), backend, *lists
+    )[0]
 
 
 def flat_inputs(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:

@@ -111,7 +111,7 @@ def term_losses(asked: Mapping[int, Term], backend: str) -> list[Tensor]:
     if together and backends.get(backend).shares_launches:
         tensors = [one for place in alike for one in ready[place]]
         objectives = [int(candidate_objective("objective", terms[place].objective)) for place in alike]
-        losses |= dict(zip(alike, TaskLosses.apply(backend, objectives, *tensors), strict=True))
+        losses |= dict(zip(alike, autograd.apply(TaskLosses, backend, objectives, *tensors), strict=True))
     for place, (term, own) in enumerate(zip(terms, ready, strict=True)):
         if place not in losses:
             losses[place] = term_loss(term, own, backend)
@@ -125,7 +125,7 @@ def term_loss(term: Term, tensors: Sequence[Tensor], backend: str) -> Tensor:
     similarity = Similarity.of(term.similarity, "similarity")
     options = (int(similarity), int(candidate_objective("objective", term.objective)), 0.0)
     gradient = autograd.wants_gradient(query, table, bias)
-    return autograd.CandidateLoss.apply(query, table, bias, options, gradient, backend, *lists)[0]
+    return autograd.apply(autograd.CandidateLoss, query, table, bias, options, gradient, backend, *lists)[0]
 
 
 TENSORS = 10  # of a term, as `prepare` makes them

@@ -152,7 +152,9 @@ def negative_sampling_loss(
     last = options, autograd.wants_gradient(entities, relations), checked, sparse_grad, backend
     ids_of_sides = negatives if side == "both" else negatives[None]
     losses = [
-        autograd.SampledLoss.apply(entities, relations, triples, ids, *ranges, shares, spec.code, int(one), *last)[0]
+        autograd.apply(
+            autograd.SampledLoss, entities, relations, triples, ids, *ranges, shares, spec.code, int(one), *last
+        )[0]
         for one, ids, ranges in zip(sides, ids_of_sides, known_lists, strict=True)
     ]
     return losses[0] if side != "both" else (losses[0] + losses[1]) / 2

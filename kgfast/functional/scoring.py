@@ -29,9 +29,11 @@ def score_triples(
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
         return reference.score_triples(entities, relations, triples, score=score)
-    query = autograd.Queries.apply(entities, relations, triples, spec.code, int(Side.TAIL), sparse_grad, backend)
+    query = autograd.apply(
+        autograd.Queries, entities, relations, triples, spec.code, int(Side.TAIL), sparse_grad, backend
+    )
     targets, similarity = triples[:, 2:].contiguous(), int(spec.similarity_code)
-    return autograd.PairScores.apply(query, entities, targets, similarity, sparse_grad, backend)[0][:, 0]
+    return autograd.apply(autograd.PairScores, query, entities, targets, similarity, sparse_grad, backend)[0][:, 0]
 
 
 def score_candidates(
@@ -63,8 +65,8 @@ def score_candidates(
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
         return reference.score_candidates(entities, relations, triples, candidates, score=score, side=side)
-    query = autograd.Queries.apply(entities, relations, triples, spec.code, int(asked), sparse_grad, backend)
+    query = autograd.apply(autograd.Queries, entities, relations, triples, spec.code, int(asked), sparse_grad, backend)
     similarity = int(spec.similarity_code)
     if candidates is None:
-        return autograd.AllScores.apply(query, entities, similarity, backend)
-    return autograd.PairScores.apply(query, entities, candidates, similarity, sparse_grad, backend)[0]
+        return autograd.apply(autograd.AllScores, query, entities, similarity, backend)
+    return autograd.apply(autograd.PairScores, query, entities, candidates, similarity, sparse_grad, backend)[0]

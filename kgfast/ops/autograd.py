@@ -9,6 +9,7 @@ output. Gradients of gradients don't exist: who asks for one gets an error when 
 from __future__ import annotations
 
 from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,6 +91,16 @@ def column(triples, place: int) -> Tensor:
 def relation_gradient(relations, triples, d_relation, sparse, backend):
     query, table, ids, coefficients = no_pairs(relations)
     return rows_gradient(query, table, ids, coefficients, column(triples, 1), d_relation, 0, sparse, backend)
+
+
+def apply(function: type[Function], *arguments: Any) -> Any:
+    """function.apply(*arguments), without torch's binding of names and defaults, which takes longer than a small loss.
+
+    Where torch traces or transforms it must see the call itself.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*arguments)
+    return super(Function, function).apply(*arguments)  # type: ignore[misc]
 
 
 class Queries(Function):
