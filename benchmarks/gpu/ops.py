@@ -18,6 +18,7 @@ from benchmarks.gpu.stage import Stage, summary
 from kgfast import backends
 from kgfast.nn import KGEModel
 from kgfast.optim import RowAdagrad
+from kgfast.registry import Update
 from kgfast.steps import NegativeSamplingStep
 from kgfast.steps.cuda_graph import CapturedStep
 
@@ -142,9 +143,9 @@ class Bench:
         calls = {}
         for impl in self.impls:
             backend = backends.get(impl)
-            sink = backend.sink("row_adagrad", table.clone(), state.clone(), lr=1e-6, eps=1e-8)
-            calls[f"kgfast {impl}"] = lambda backend=backend, sink=sink: backend.reduce_rows(
-                query, table, ids, coefficients, [], 0, sink
+            update = backend.row_update(Update.ROW_ADAGRAD, table.clone(), (state.clone(),), lr=1e-6, eps=1e-8)
+            calls[f"kgfast {impl}"] = lambda backend=backend, update=update: backend.reduce_rows(
+                query, table, ids, coefficients, [], 0, update
             )
         moved = 8 * DIM * min(ids.numel(), ENTITIES) + 4 * DIM * BATCH + 12 * ids.numel()
         self.case(

@@ -34,16 +34,16 @@ def everything(device) -> int:
             own = cuda.sampled_loss(
                 query, entities, targets, negatives, none, none, none, weights, similarity, 0, 1.0, 0.0, True
             )
-            for update in ("dense", "sgd", "adagrad", "row_adagrad", "adam"):
-                into = entities.clone()
-                shape = (len(into),) if update == "row_adagrad" else into.shape
-                states = torch.ones(shape, device=device), torch.ones(into.shape, device=device)
+            for rule in ("dense", "sgd", "adagrad", "row_adagrad", "adam"):
+                rows = entities.clone()
+                shape = (len(rows),) if rule == "row_adagrad" else rows.shape
+                states = torch.ones(shape, device=device), torch.ones(rows.shape, device=device)
                 constants = dict(lr=0.1, eps=1e-8, beta1=0.9, beta2=0.99, step=1)
-                sink = cuda.row_update(Update.of(update, "update"), into, states, **constants)
+                update = cuda.row_update(Update.of(rule, "rule"), rows, states, **constants)
                 many = torch.zeros(200, dtype=torch.int64, device=device)
                 extras = [(many, torch.ones(200, dim, device=device))]
-                cuda.reduce_rows(query, into, own.pairs, own.coefficients, extras, similarity, sink)
-                cuda.update_all_rows(torch.ones_like(into), sink)
+                cuda.reduce_rows(query, rows, own.pairs, own.coefficients, extras, similarity, update)
+                cuda.update_all_rows(torch.ones_like(rows), update)
                 calls += 2
             cuda.add_regularizer(Regularizer.N3, 1, 0.1, entities, targets, torch.zeros(7, dim, device=device))
             del found

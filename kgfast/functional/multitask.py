@@ -107,8 +107,9 @@ def term_losses(asked: Mapping[int, Term], backend: str) -> list[Tensor]:
         for place, (term, (query, table, *_)) in enumerate(zip(terms, ready, strict=True))
         if term.similarity == "dot" and query.dtype == ready[0][0].dtype and len(table)
     ]
-    together = len(alike) > 1 and not torch.compiler.is_compiling()  # torch.compile sees op by op
-    if together and backends.get(backend).shares_launches:
+    # torch.compile and torch.func see op by op
+    apart = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if len(alike) > 1 and not apart and backends.get(backend).shares_launches:
         tensors = [one for place in alike for one in ready[place]]
         objectives = [int(candidate_objective("objective", terms[place].objective)) for place in alike]
         losses |= dict(zip(alike, autograd.apply(TaskLosses, backend, objectives, *tensors), strict=True))

@@ -99,7 +99,7 @@ def test_bf16_is_the_loss_of_rounded_operands(cut):
     ours = results((query, table, *rest), "dot", "softmax", 0.1, bf16=True)
     truth = expected(*rounded, *rest, "dot", "softmax", 0.1)
     torch.testing.assert_close(ours[0].double(), truth[0], rtol=1e-4, atol=1e-9)
-    for mine, right in zip(ours[1:], truth[1:], strict=True):  # slopes are rounded too
+    for mine, right in zip(ours[1:], truth[1:], strict=True):  # so are the coefficients
         assert float((mine - right).norm()) <= 4e-3 * float(right.norm())
 
 

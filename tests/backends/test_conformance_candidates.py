@@ -105,6 +105,16 @@ def test_what_is_left_out_has_a_gradient_of_exactly_zero(lane, similarity, objec
     assert d_table[torch.tensor([3, 30, 1])].any(1).all()
 
 
+@pytest.mark.lanes(tiles=True, widest=True)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_known_row_whose_scores_are_infinite_takes_no_part(lane, objective):
+    case = CandidateCase(7, 70, 16, objective=objective, several=True, known=True)
+    case.mask[:, 1] = False
+    case.table[1] = 1e38
+    losses, d_query, d_table, _ = case.computed(lane.backend, lane.device)
+    assert all(one.isfinite().all() for one in (losses, d_query, d_table)) and not d_table[1].any()
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_no_known_rows_change_no_bit(lane, objective):
     case = CandidateCase(9, 70, 6, objective=objective, smoothing=0.1, several=True, known=True)

@@ -186,10 +186,10 @@ def test_negative_sampling_step_is_the_autograd_step(lane, score, sharing, recip
 
     def loss_of(tables):
         total, shared = 0.0, 6 if sharing == "batch" else 0
-        for (part, side), drawn in zip(step.side_batches(triples, 7), ("tail", "head"), strict=True):
-            ids = reference.sample_negatives(part, 5, lane.entities, side=drawn, seed=11, step=7, shared=shared)
+        for (asked, side), drawn in zip(step.side_batches(triples, 7), ("tail", "head"), strict=True):
+            ids = reference.sample_negatives(asked, 5, lane.entities, side=drawn, seed=11, step=7, shared=shared)
             options = dict(score=score, side=side.word, margin=1.0)
-            total = total + reference.negative_sampling_loss(*tables, part, ids, **options)
+            total = total + reference.negative_sampling_loss(*tables, asked, ids, **options)
         return total / 2
 
     check_step(lane, model, step, triples, loss_of)

@@ -79,8 +79,8 @@ def even(dim, similarity):
     return dim + dim % 2 if similarity == MODULUS else dim
 
 
-def sinks(table):
-    """Every way to use a row's gradient. A sink holds addresses, this generator what lies there."""
+def updates_of(table):
+    """Every way to use a row's gradient. An update holds addresses, this generator what lies there."""
     states = {"sgd": (), "adagrad": (table.abs(),), "row_adagrad": (table[:, 0].abs().contiguous(),)}
     states |= {"adam": (torch.zeros_like(table), table.abs()), "dense": ()}
     for update, state in states.items():
@@ -132,8 +132,8 @@ def sampled(dtype):
         rows = d_negatives.view(-1, dim) if lists != batch else random(3, dim, dtype=dtype)
         for gradient in (cpu.table_gradient, cpu.table_gradient_rows):
             gradient(query, table, pairs, coefficients, extra, rows, similarity)
-        for sink in sinks(table):
-            cpu.reduce_rows(query, table, pairs, coefficients, [(extra, rows)], similarity, sink)
+        for update in updates_of(table):
+            cpu.reduce_rows(query, table, pairs, coefficients, [(extra, rows)], similarity, update)
 
 
 def candidates(dtype):
@@ -189,9 +189,9 @@ def rows(dtype):
         table = random(count, dim, dtype=dtype)
         several = [(ids(count, n), random(n, dim, dtype=dtype)) for n in (0, 3, 1, 8)]
         empty = table.new_empty((0, 0))
-        for sink in sinks(table):
-            cpu.update_all_rows(random(count, dim, dtype=dtype), sink)
-            cpu.reduce_rows(empty, table, empty.long(), empty, several, 0, sink)
+        for update in updates_of(table):
+            cpu.update_all_rows(random(count, dim, dtype=dtype), update)
+            cpu.reduce_rows(empty, table, empty.long(), empty, several, 0, update)
         for kind, parts, touched in itertools.product(("n3", "l2"), (1, 2), (0, 1, 9)):
             if parts == 1 or dim % 2 == 0:
                 gradients = torch.zeros(touched, dim, dtype=dtype)

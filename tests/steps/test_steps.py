@@ -28,16 +28,16 @@ def moduli(score, rows, relation=False):
     return rows.abs()
 
 
-def regularization(model, score, parts, kind):
+def regularization(model, score, batches, kind):
     entities, relations = model
     total = 0.0
-    for triples, _ in parts:
+    for triples, _ in batches:
         rows = [entities[triples[:, 0]], entities[triples[:, 2]]]
         sizes = [moduli(score, one) for one in rows]
         if score != "rotate":
             sizes.append(moduli(score, relations[triples[:, 1]], relation=True))
         total = total + sum((size**3 if kind == "n3" else size**2).sum() for size in sizes)
-    return total / (len(parts) * BATCH)
+    return total / (len(batches) * BATCH)
 
 
 def moved(model, step, triples, index=0, weights=None):
@@ -58,14 +58,14 @@ def test_negative_sampling_step_is_the_autograd_step(score, sharing, reciprocal)
         margin=1.0, adversarial_temperature=0.5, side="both", seed=11, regularizer=kind, regularizer_weight=0.1,
     )  # fmt: skip
     triples, weights = batch(), torch.rand(BATCH, dtype=torch.float64) + 0.5
-    parts = step.side_batches(triples, 0)
+    batches = step.side_batches(triples, 0)
     shared = {"none": 0, "chunk": 3, "batch": BATCH}[sharing]  # 9 rows in chunks of 4: 3 lists
     eager = 0.0
-    for (part, side), draw in zip(parts, ("tail", "head"), strict=True):
-        ids = reference.sample_negatives(part, 5, ENTITIES, side=draw, seed=11, shared=shared)
+    for (asked, side), draw in zip(batches, ("tail", "head"), strict=True):
+        ids = reference.sample_negatives(asked, 5, ENTITIES, side=draw, seed=11, shared=shared)
         eager = eager + reference.negative_sampling_loss(
             *tables,
-            part,
+            asked,
             ids,
             score=score,
             side=side.word,
@@ -74,7 +74,7 @@ def test_negative_sampling_step_is_the_autograd_step(score, sharing, reciprocal)
             weights=weights,
         )
     eager = eager / 2
-    (eager + 0.1 * regularization(tables, score, parts, kind)).backward()
+    (eager + 0.1 * regularization(tables, score, batches, kind)).backward()
     loss, entities, relations = moved(model, step, triples, weights=weights)
     torch.testing.assert_close(loss, eager.detach(), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(entities, (tables[0] - tables[0].grad).detach(), rtol=1e-9, atol=1e-9)
