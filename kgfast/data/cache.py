@@ -151,12 +151,12 @@ def read_parts(folder: Path) -> dict:
 
 def write_table(path: Path, columns: dict[str, Strings | None]) -> None:
     table = pa.table({name: strings.array for name, strings in columns.items() if strings is not None})
-    with pa.ipc.new_file(path, table.schema) as writer:
+    with path.open("wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table.combine_chunks())
 
 
 def read_table(path: Path) -> dict[str, pa.Array]:
-    with pa.memory_map(str(path)) as file:
+    with pa.memory_map(os.fsencode(path)) as file:
         batch = pa.ipc.open_file(file).get_batch(0)
     return {name: batch[name] for name in batch.schema.names}
 
@@ -175,12 +175,12 @@ def write_questions(path: Path, questions: dict[str, list]) -> None:
         "answers": pa.array(answers, pa.large_list(pa.int64())),
     })  # fmt: skip
     metadata = {"splits": json.dumps(list(questions))}  # a split may have no question left
-    with pa.ipc.new_file(path, table.schema.with_metadata(metadata)) as writer:
+    with path.open("wb") as file, pa.ipc.new_file(file, table.schema.with_metadata(metadata)) as writer:
         writer.write_table(table.combine_chunks())
 
 
 def read_questions(path: Path) -> dict[str, list]:
-    with pa.memory_map(str(path)) as file:
+    with pa.memory_map(os.fsencode(path)) as file:
         table = pa.ipc.open_file(file).read_all()
     questions: dict[str, list] = {split: [] for split in json.loads(table.schema.metadata[b"splits"])}
     for split, question, topic, answers in zip(*(column.to_pylist() for column in table.columns), strict=True):

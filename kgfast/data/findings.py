@@ -149,6 +149,8 @@ def inverse_relations(splits: dict[str, np.ndarray], num_entities: int, relation
     pair = train[:, 0] * num_entities + train[:, 2]
     order = np.argsort(pair)
     pair, relation = pair[order], train[order, 1]
+    starts = np.flatnonzero(np.diff(pair, prepend=-1))
+    distinct, counts = pair[starts], np.diff(starts, append=len(pair))
 
     def reversed_in_train(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(row, relation of a training triple that is this row turned around), one entry for every such
@@ -156,8 +158,11 @@ def inverse_relations(splits: dict[str, np.ndarray], num_entities: int, relation
         """
         key = rows[:, 2] * num_entities + rows[:, 0]
         by_key = np.argsort(key)  # ascending queries keep the binary search in cache
-        start = np.searchsorted(pair, key[by_key], "left")
-        count = np.searchsorted(pair, key[by_key], "right") - start
+        place = np.searchsorted(distinct, key[by_key])
+        place[place == len(distinct)] = -1
+        found = distinct[place] == key[by_key] if len(distinct) else place >= 0
+        by_key, place = by_key[found], place[found]
+        start, count = starts[place], counts[place]
         within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         return np.repeat(by_key, count), relation[np.repeat(start, count) + within]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import zlib
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def read_bytes(path: Path) -> pa.Buffer:
     """
     data = b""
     if path.stat().st_size:
-        with pa.memory_map(str(path)) as file:
+        with pa.memory_map(os.fsencode(path)) as file:
             data = file.read_buffer()
         if data[:2].to_pybytes() == b"\x1f\x8b":
             data = pa.py_buffer(unpack(path, data))

@@ -66,7 +66,7 @@ class DataReport:
     def lines(self) -> list[str]:
         """The report as short sentences; what is zero or absent isn't mentioned."""
         counts = ", ".join(f"{count:,} {split}" for split, count in self.triples.items() if count)
-        lines = [f"{self.name}: {self.entities:,} entities, {self.relations:,} relations; triples: {counts}."]
+        lines = [f"{shown(self.name)}: {self.entities:,} entities, {self.relations:,} relations; triples: {counts}."]
         lines += self.reading()
         for split, count in self.duplicates.items():
             if count:
@@ -94,8 +94,8 @@ class DataReport:
 
     def reading(self) -> list[str]:
         """What was not taken, what was taken for a header, and what looks odd, in sentences."""
-        lines = [f"{file} was not read: {reason}." for file, reason in self.unread.items() if reason]
-        others = [file for file, reason in self.unread.items() if not reason]
+        lines = [f"{shown(file)} was not read: {reason}." for file, reason in self.unread.items() if reason]
+        others = [shown(file) for file, reason in self.unread.items() if not reason]
         if others:
             more = f" and {len(others) - SHOWN_FILES:,} more" if others[SHOWN_FILES:] else ""
             lines.append(f"Not read: {', '.join(others[:SHOWN_FILES])}{more}.")

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -414,3 +415,19 @@ def test_built_in_world(tmp_path, monkeypatch):
     monkeypatch.chdir(folder(tmp_path / "world", train=LINES).parent)
     assert KnowledgeGraph.load("world").fingerprint == graph.fingerprint
     assert named(KnowledgeGraph.load("./world")) == TRIPLES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, names of files are text")
+def test_names_of_files_that_are_no_text(tmp_path, monkeypatch):
+    monkeypatch.setattr("kgfast.data.cache.SMALLEST", 0)
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    write(Path(os.fsdecode(os.fsencode(path) + b"/\x1b[2J\xfe.bin")), "x")
+    pa.parquet.write_table(pa.table({"h": ["a"], "r": ["r"], "t": ["b"]}), tmp_path / "test.parquet")
+    (tmp_path / "test.parquet").rename(path / "test.parquet")
+    for _ in range(2):
+        graph = KnowledgeGraph.load(folder(path, train="a\tr\tb\n"))
+        assert named(graph, "test") == [("a", "r", "b")]
+        assert r"Not read: '\x1b[2J\udcfe.bin'." in graph.report.lines()
+    for suffix in (".txt", ".csv", ".parquet"):
+        graph.save(path / suffix, suffix)
+        assert named(KnowledgeGraph.load(path / suffix)) == [("a", "r", "b")]

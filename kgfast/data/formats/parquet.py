@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ def read_parquet(path: Path, choice: ColumnChoice) -> Columns:
     if not path.stat().st_size:
         raise DataError(f"{path} is empty")
     try:
-        with pa.parquet.ParquetFile(path) as file:
+        with path.open("rb") as content, pa.parquet.ParquetFile(content) as file:
             schema = file.schema_arrow
             chosen = choose(str(path), schema.names, choice, named=True)
             for place in chosen.places:
@@ -33,11 +33,6 @@ def read_parquet(path: Path, choice: ColumnChoice) -> Columns:
         raise DataError(f"{path}: {error}") from error
 
 
-def row_of(path: Path, start: int, row: int) -> str:
-    """How a row of a batch that begins at `start` is named."""
-    return f"{path}, row {start + row}"
-
-
 def read_rows(path: Path, file: pa.parquet.ParquetFile, chosen: Chosen) -> Columns:
     names = file.schema_arrow.names
     others = [place for place in range(len(names)) if place not in chosen.places]
@@ -46,9 +41,10 @@ def read_rows(path: Path, file: pa.parquet.ParquetFile, chosen: Chosen) -> Colum
     wanted = sorted({names[place] for place in (*chosen.places, *truths)})
     for batch in file.iter_batches(ROWS, columns=wanted):
         found = dict(zip(batch.schema.names, batch.columns, strict=True))
-        where = partial(row_of, path, start)
-        roles = zip(COLUMNS, chosen.places, strict=True)
-        columns.append(*(as_names(role, found[names[place]], where) for role, place in roles))
+        columns.append(*(
+            as_names(role, found[names[place]], functools.partial(row_of, path, start))
+            for role, place in zip(COLUMNS, chosen.places, strict=True)
+        ))  # fmt: skip
         for place, values in truths.items():
             values.append(found[names[place]].cast(pa.string()))
         start += len(batch)
@@ -62,9 +58,13 @@ def read_rows(path: Path, file: pa.parquet.ParquetFile, chosen: Chosen) -> Colum
     return columns
 
 
+def row_of(path: Path, start: int, row: int) -> str:
+    return f"{path}, row {start + row}"
+
+
 def write_parquet(path: Path, blocks: Iterator[list[pa.Array]]) -> None:
     schema = pa.schema([(name, pa.large_string()) for name in COLUMNS])
-    with pa.parquet.ParquetWriter(path, schema) as writer:
+    with path.open("wb") as file, pa.parquet.ParquetWriter(file, schema) as writer:
         for block in blocks:
             writer.write_table(pa.table(block, schema=schema))
 

@@ -238,7 +238,7 @@ def guard(block: list[pa.Array]) -> str:
 def write_commas(path: Path, blocks: Iterator[list[pa.Array]]) -> None:
     """CSV as RFC 4180 has it, under a header."""
     schema = pa.schema([(name, pa.large_string()) for name in COLUMNS])
-    with pa.csv.CSVWriter(path, schema) as writer:
+    with path.open("wb") as file, pa.csv.CSVWriter(file, schema) as writer:
         for block in blocks:
             writer.write(pa.table(block, schema=schema))
 
