@@ -1,13 +1,15 @@
 """Gradients of compiled losses are those of the same losses uncompiled: every public loss, whichever way its graph is
-captured. tests/torch_matrix.py runs this with other versions of torch too."""
+captured. tests/torch_matrix.sh runs this with other versions of torch too."""
 
 import pytest
 import torch
 
 import kgfast
 from kgfast import testing
+from kgfast.core.environment import TRITON_INTERPRETED
 from kgfast.registry import ALL_OBJECTIVES, Objective
 
+IMPL = "triton" if TRITON_INTERPRETED else "cpu"  # as in test_ops.py
 CAPTURES = ("eager", "aot_eager")  # of the forward alone, and of the backward too
 BATCH, DIM = 7, 8
 LOSSES = ["score_triples", "scores of all", "scores of some"]
@@ -21,7 +23,7 @@ def table_losses(score):
     """{name: (function of entities and relations, leaves)}."""
     case = testing.make_case(score, DIM, BATCH, 5)
     triples, own, known = case.triples, case.negatives, testing.make_known(case.triples)
-    some, options = own.clamp(min=0), dict(score=score, impl="cpu")
+    some, options = own.clamp(min=0), dict(score=score, impl=IMPL)
     losses = {
         "score_triples": lambda *t: kgfast.score_triples(*t, triples, **options),
         "scores of all": lambda *t: kgfast.score_candidates(*t, triples, side="head", **options),
@@ -54,13 +56,13 @@ def row_losses():
     losses = {}
     for reduction in ("mean", "sum", "none"):
         losses[f"linear-{reduction}"] = lambda hidden, weight, bias, reduction=reduction: kgfast.linear_cross_entropy(
-            hidden, weight, targets, bias=bias, reduction=reduction, label_smoothing=0.1, impl="cpu"
+            hidden, weight, targets, bias=bias, reduction=reduction, label_smoothing=0.1, impl=IMPL
         )
     for objective in ALL_OBJECTIVES:
 
         def terms(hidden, weight, bias, objective=objective):
             term = kgfast.Term(hidden, weight, targets, bias=bias, objective=objective)
-            return kgfast.multitask_loss([term, kgfast.Term(hidden, weight, targets)], [1.0, 0.5], impl="cpu")[0]
+            return kgfast.multitask_loss([term, kgfast.Term(hidden, weight, targets)], [1.0, 0.5], impl=IMPL)[0]
 
         losses[f"terms-{objective}"] = terms
     return {name: (loss, leaves) for name, loss in losses.items()}
