@@ -18,6 +18,7 @@ from kgfast.core.sums import HALF
 from kgfast.errors import KgfastError
 
 T = TypeVar("T")
+INTEGERS = (int, torch.SymInt)  # bool among them; torch 2.6 compiles isinstance with a tuple, not with a union
 
 # ---- shapes, dtypes, names -----------------------------------------------------------------------------------
 
@@ -101,7 +102,7 @@ def tables(entities: object, relations: object, score: str) -> tuple[Tensor, Ten
 
 def number(name: str, value: object) -> float:
     """A real number, as Python or NumPy write it, or a tensor of one."""
-    if isinstance(value, bool | str | bytes) or (isinstance(value, Tensor) and value.numel() != 1):
+    if isinstance(value, (bool, str, bytes)) or (isinstance(value, Tensor) and value.numel() != 1):
         raise KgfastError(f"{name}={value!r} must be a number")
     try:
         return float(value)  # type: ignore[arg-type]
@@ -124,7 +125,7 @@ def finite(name: str, value: object, lowest: float | None = None, highest: float
 
 def as_integer(value: Any) -> Any:
     """What counts as an integer, NumPy's among them, as Python's own; anything else as it is."""
-    if isinstance(value, bool | int | torch.SymInt) or not hasattr(value, "__index__"):
+    if isinstance(value, INTEGERS) or not hasattr(value, "__index__"):
         return value
     try:
         return value.__index__()
@@ -135,7 +136,7 @@ def as_integer(value: Any) -> Any:
 def integer(name: str, value: Any, lowest: int, beyond: int | None = None) -> int:
     """An integer (Python's, NumPy's, or one that torch.compile traces) in [lowest, beyond)."""
     value = as_integer(value)
-    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or value < lowest:
+    if isinstance(value, bool) or not isinstance(value, INTEGERS) or value < lowest:
         raise KgfastError(f"{name}={value!r} must be an integer of at least {lowest}")
     if beyond is not None and value >= beyond:
         raise KgfastError(f"{name}={value!r} must be an integer of at least {lowest} and below {beyond}")

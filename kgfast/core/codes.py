@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from kgfast.errors import KgfastError
 
@@ -25,7 +25,9 @@ def refuse(argument: str, value: object, allowed: Iterable) -> KgfastError:
 
 
 class Code(IntEnum):
-    """A choice: people write its word, kernels read its number."""
+    """A choice: people write its word, kernels read its number. Each kind is marked `@listed`."""
+
+    every: ClassVar[tuple[Any, ...]]  # torch.compile can't walk an enumeration before torch 2.13, but a tuple
 
     @property
     def word(self) -> str:
@@ -33,17 +35,24 @@ class Code(IntEnum):
 
     @classmethod
     def words(cls) -> tuple[str, ...]:
-        return tuple(one.word for one in cls)
+        return tuple(one.word for one in cls.every)
 
     @classmethod
     def of(cls: type[C], word: str | None, argument: str) -> C:
         """The code of a word; KgfastError that names the argument and the nearest word."""
-        for one in cls:
+        for one in cls.every:
             if one.word == word:
                 return one
         raise refuse(argument, word, cls.words())
 
 
+def listed(kind: type[C]) -> type[C]:
+    """Keeps the members of a kind of code, in order, as `every`."""
+    kind.every = tuple(kind)
+    return kind
+
+
+@listed
 class Side(Code):
     """Which end of a triple is asked for; the other one is known."""
 
@@ -61,6 +70,7 @@ class Side(Code):
         return 0 if self is Side.TAIL else 2
 
 
+@listed
 class Similarity(Code):
     """How a query is compared with a row."""
 
@@ -70,6 +80,7 @@ class Similarity(Code):
     MODULUS = 3
 
 
+@listed
 class Regularizer(Code):
     """The penalty on the rows of a batch."""
 

@@ -80,7 +80,7 @@ def multitask_loss(
         checks.table(f"terms[{place}].query", term.query)
     if asked:
         backend = backends.choose(impl, next(iter(asked.values())).query.device)
-        losses |= dict(zip(asked, term_losses(asked, backend), strict=True))
+        losses.update(zip(asked, term_losses(asked, backend), strict=True))  # |= breaks a compiled graph of torch 2.6
     per_task = torch.stack([losses[place] for place in range(len(terms))])
     own = per_task.new_tensor([float(term.weight) for term in terms])
     outer = 1.0 if weights is None else torch.as_tensor(weights, dtype=per_task.dtype, device=per_task.device)

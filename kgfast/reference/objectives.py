@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from kgfast.core.codes import Code
+from kgfast.core.codes import Code, listed
 
 
+@listed
 class Objective(Code):
     """What is made of the scores of a query."""
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from kgfast.core.codes import Code
+from kgfast.core.codes import Code, listed
 
 
+@listed
 class Update(Code):
     """What happens to a row under its gradient: added up (dense, or one row a distinct id), or an optimizer's rule."""
 
