@@ -155,10 +155,11 @@ def ends_of_iris(where: str, iris: pa.Array, names: pa.Array) -> tuple[list[Look
     iris = iris.filter(pc.match_substring(iris, "://"))
     if not len(iris):
         return [], 0
-    place = index_in(last_part(iris), names)
-    found = np.flatnonzero(place >= 0)
+    parts = last_part(iris)
+    place = index_in(parts, names)
+    found = np.flatnonzero((place >= 0) & pc.not_equal(parts, iris).to_numpy(zero_copy_only=False))
     some = [(iris[int(at)].as_py(), names[int(place[at])].as_py()) for at in found[:MOST]]
-    return [LookAlike(where, a, b, END_OF_IRI) for a, b in some if a != b], len(found)
+    return [LookAlike(where, a, b, END_OF_IRI) for a, b in some], len(found)
 
 
 def told(where: str, texts: Iterable[tuple[str, str]]) -> tuple[list[LookAlike], int]:

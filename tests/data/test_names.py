@@ -80,22 +80,7 @@ def test_every_door_refuses_and_says_what_differs(tmp_path, one, other, told):
 
 
 def test_no_pair_where_none_is(tmp_path):
-    names = [
-        "/m/02js_6",
-        "/m/02js6_",
-        "1",
-        "10",
-        "1.0",
-        "a",
-        "b",
-        "ab",
-        "\u4e2d",
-        "\u4e2d\u6587",
-        "l0",
-        "lo",
-        "C",
-        "C++",
-    ]
+    names = ["/m/02js_6", "/m/02js6_", "1", "10", "1.0", "a", "b", "ab", "\u4e2d", "l0", "lo", "C", "C++", "http://"]
     graph = load(tmp_path, train="".join(f"{name}\tr\t{name}\n" for name in names))
     assert graph.report.look_alikes == [] and graph.report.reading() == []
 
