@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kgfast.core.known import KnownTriples
     from kgfast.data import KnowledgeGraph
     from kgfast.functional import (
+        LossTerm,
         NegativeSampler,
         Term,
         linear_cross_entropy,
@@ -35,6 +36,7 @@ _HOMES = {
     "kgfast._C": ("cpu_level", "cpu_levels", "set_cpu_level"),
     "kgfast.data": ("KnowledgeGraph",),
     "kgfast.functional": (
+        "LossTerm",
         "NegativeSampler",
         "Term",
         "linear_cross_entropy",

@@ -88,9 +88,8 @@ class CpuBackend(Backend):
     """Kernels in C++ with the widest vectors that the processor has."""
 
     name = "cpu"
-    workspace_bytes = (
-        20 << 20
-    )  # the most that a loss over all candidates keeps of scores, and of gradients to be summed
+    # the most that a loss over all candidates keeps of scores, and of gradients to be summed
+    workspace_bytes = 20 << 20
 
     def why_not(self, device: str | None) -> str | None:
         return None if device in (None, "cpu") else f"it needs tensors on the CPU, not on {device}"

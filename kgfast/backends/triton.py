@@ -19,8 +19,9 @@ from kgfast.kernels.triton import all_scores, candidates, multitask, pairs, rank
 from kgfast.kernels.triton import queries as operators
 from kgfast.kernels.triton import updates as rules
 from kgfast.kernels.triton.scores import Operator
-from kgfast.registry import Regularizer, Score, Side, Update
+from kgfast.registry import Objective, Regularizer, Score, Side, Update
 
+OVER_CANDIDATES = (Objective.SOFTMAX, Objective.BCE)  # what candidate_tiles.py has
 ROUNDED = (torch.bfloat16,)  # tables of 16 bits that can be trained: rounded stochastically
 
 
@@ -92,6 +93,9 @@ class TritonBackend(Backend):
         return out.pairs
 
     def _candidate_loss(self, inputs, options, known: Ranges | None, allocate: Allocate | None, bf16: bool):
+        if options[1] not in OVER_CANDIDATES:
+            word = Objective(options[1]).word
+            raise KgfastError(f"objective {word!r} over all candidates is not in kernels/triton/candidate_tiles.py")
         return candidates.candidate_loss(*inputs, *options, allocate, known)
 
     def task_losses(self, tasks):

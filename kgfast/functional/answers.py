@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import torch
 from torch import Tensor
 
 from kgfast import ops
+from kgfast.backends.base import Ranges
 from kgfast.core.csr import as_csr
 from kgfast.core.known import KnownTriples
 from kgfast.core.sums import sum_dtype, total
 from kgfast.errors import KgfastError
 from kgfast.registry import Side
-
-Ranges: TypeAlias = tuple[Tensor, Tensor, Tensor]  # starts, ends, ids
 
 
 def no_answers(like: Tensor) -> Ranges:

@@ -16,7 +16,7 @@ from kgfast.functional.answers import known_answers, share_weights
 from kgfast.ops import autograd
 from kgfast.registry import Objective, Side
 
-SIDES = (*Side.words(), "both")
+SIDES = (*Side.words(), "both")  # of losses
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 from torch import Tensor
 
+from kgfast.backends.base import Ranges
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
 from kgfast.core.sums import total
@@ -14,8 +13,6 @@ from kgfast.optim import RowOptimizer
 from kgfast.registry import Objective
 from kgfast.steps.draws import Draws
 from kgfast.steps.step import Columns, SideBatch, Step
-
-Ranges: TypeAlias = tuple[Tensor, Tensor, Tensor]  # starts, ends, ids
 
 
 class NegativeSamplingStep(Step):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from kgfast.data.names import Names
 from kgfast.errors import CheckpointError
 from kgfast.nn import KGEModel
 from kgfast.run import checkpoint as common
@@ -44,7 +45,6 @@ from kgfast.train.id_maps import IdMaps
 
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
-from kgfast.data.names import Names
 
 CHANGEABLE = common.CHANGEABLE | {"tables", "early_stopping_patience"}
 

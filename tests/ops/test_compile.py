@@ -40,8 +40,8 @@ def table_losses(score):
                 )
             )  # fmt: skip
     for objective in ALL_OBJECTIVES:
-        losses[f"all-{objective}"] = lambda *t, objective=objective: (
-            kgfast.one_vs_all_loss(*t, triples, side="tail", objective=objective, known=known, **options)
+        losses[f"all-{objective}"] = lambda *t, objective=objective: kgfast.one_vs_all_loss(
+            *t, triples, side="tail", objective=objective, known=known, **options
         )
     leaves = [case.entities, case.relations]
     return {name: (loss, leaves) for name, loss in losses.items()}
