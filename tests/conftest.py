@@ -31,6 +31,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    lanes.lanes_of(config.getoption("--impl"), config.getoption("--device"))  # refuses what can't serve, once
 
 
 def pytest_generate_tests(metafunc):

@@ -24,7 +24,7 @@ AT_ONCE = 100  # outcomes in a row of the part
 def command(impl: str, device: str, quick: bool) -> list[str]:
     shared = ["-n", str(max(cores() - 1, 1))] if device == "cuda" and importlib.util.find_spec("xdist") else []
     options = ["--impl", impl, "--device", device, "--tb=short", "-p", "no:cacheprovider"]
-    return [sys.executable, "-m", "pytest", "-v", "tests/backends", *options, *["--quick"] * quick, *shared]
+    return [sys.executable, "-m", "pytest", "-vv", "tests/backends", *options, *["--quick"] * quick, *shared]
 
 
 def run(stage: Stage, impl: str) -> int:

@@ -18,6 +18,7 @@ from kgfast.kernels.triton.objectives import ObjectiveFormulae  # noqa: E402
 from kgfast.kernels.triton.scores import Operator, SimilarityFormulae  # noqa: E402
 from kgfast.kernels.triton.updates import UpdateRule  # noqa: E402
 
+pytestmark = pytest.mark.of_backend("triton")
 FAMILIES = [(SimilarityFormulae, Similarity), (ObjectiveFormulae, Objective), (UpdateRule, Update)]
 
 
