@@ -6,7 +6,7 @@ RUN ?= runs/demo
 
 COMPILED := $(shell find csrc kernels/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: build demo test quick lint format bench cubins sanitize clean
+.PHONY: build demo test quick lint format bench cubins sanitize torch-matrix clean
 
 build: $(VENV)/built
 
@@ -57,6 +57,10 @@ cubins: build
 # The compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: build
 	tests/kernels/sanitize.sh $(BIN)/python
+
+# The core's tests with the oldest torch that is supported, some between, and the newest: before a release, some minutes each.
+torch-matrix: build
+	tests/torch_matrix.sh $(BIN)/python
 
 clean:
 	rm -rf build runs $(VENV)

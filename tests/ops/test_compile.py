@@ -80,7 +80,7 @@ def check(loss, leaves, capture):
     torch._dynamo.reset()
     expected = gradients(loss, leaves)
     assert all(one.any() for one in expected)
-    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):  # torch 2.6 asks for it
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):  # older torch asks for it
         ours = gradients(torch.compile(loss, fullgraph=True, backend=capture), leaves)
     for one, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(one, other)
