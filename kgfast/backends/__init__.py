@@ -41,6 +41,10 @@ def why_not(name: str, device: str | None = None) -> str | None:
     return get(name).why_not(device)
 
 
+# what torch.compiler.assume_constant_result sets, without its slow import: a compiled call may be a backend's first
+why_not._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def status() -> dict[str, str | None]:
     """Every backend with None, or the reason why it can't serve."""
     return {name: why_not(name) for name in NAMES}

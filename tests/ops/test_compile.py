@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import kgfast
-from kgfast import testing
+from kgfast import backends, testing
 from kgfast.core.environment import TRITON_INTERPRETED
 from kgfast.registry import ALL_OBJECTIVES, Objective
 
@@ -81,7 +81,11 @@ def check(loss, leaves, capture):
     expected = gradients(loss, leaves)
     assert all(one.any() for one in expected)
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):  # older torch asks for it
-        ours = gradients(torch.compile(loss, fullgraph=True, backend=capture), leaves)
+        compiled = torch.compile(loss, fullgraph=True, backend=capture)
+        ours = gradients(compiled, leaves)
+        torch.testing.assert_close(compiled(*leaves), expected[0])  # leaves that need no gradient
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(*(leaf.clone().requires_grad_() for leaf in leaves)), expected[0])
     for one, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -98,6 +102,16 @@ def test_compiled_gradients_of_every_loss(name, capture):
 @pytest.mark.parametrize("score", kgfast.SCORES)
 def test_compiled_gradients_of_every_score(score, capture):
     check(*table_losses(score)["scores of some"], capture)
+
+
+@pytest.mark.no_poison
+def test_the_first_call_may_be_compiled(monkeypatch):
+    """Nothing was computed before, so the backend is yet to be imported."""
+    loss, leaves = row_losses()["linear-sum"]
+    torch._dynamo.reset()
+    monkeypatch.setattr(backends, "_made", {})
+    ours = torch.compile(loss, fullgraph=True, backend="eager")(*leaves)
+    torch.testing.assert_close(ours, loss(*leaves))
 
 
 def test_every_loss_is_named():
