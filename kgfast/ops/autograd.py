@@ -96,8 +96,8 @@ def relation_gradient(relations, triples, d_relation, sparse, backend):
 def apply(function: type[Function], *arguments: Any) -> Any:
     """function.apply(*arguments), without torch's binding of names and defaults, which takes longer than a small loss.
 
-    Where torch traces or transforms it must see the call itself; but of a traced call that needs no gradient the forward
-    alone, as it would be handed a context.
+    Where torch traces or transforms it must see the call itself; but of a traced call that needs no gradient the
+    forward alone, as torch would hand it a context.
     """
     tracing = torch.compiler.is_compiling()
     if tracing and not wants_gradient(*(one for one in arguments if isinstance(one, Tensor))):
