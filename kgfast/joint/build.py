@@ -163,18 +163,17 @@ def warnings(config: JointConfig, model: JointModel) -> list[str]:
     """What a user must know before he trusts the numbers of a run: texts that the tokenizer can't read, and a
     checkpoint without the LM head that a task trains."""
     lines = []
-    if model.texts is not None:
-        found = {name: share for name, share in model.texts.unknown_shares().items() if share > UNKNOWN_SHARE}
-        if found:
-            shares = ", ".join(f"{share:.1%} of {name}" for name, share in found.items())
-            lines.append(
-                f"warning: tokens are [UNK]: {shares}; the tokenizer does not fit the language of these texts, and "
-                f"perplexity counts other tokens only"
-            )
-    tasks = ", ".join(name for name, task in model.tasks.items() if isinstance(task, LanguageTask))
-    if tasks and model.backbone is not None and not model.backbone.backbones[0].lm_head_found:
-        if config.backbone.path is not None:
-            lines.append(f"warning: {config.backbone.path} holds no LM head: that of {tasks} begins anew")
+    readers = ", ".join(name for name, task in model.tasks.items() if isinstance(task, LanguageTask))
+    shares = {} if model.texts is None else model.texts.unknown_shares()
+    told = ", ".join(f"{share:.1%} of {name}" for name, share in shares.items() if share > UNKNOWN_SHARE)
+    if told:
+        uncounted = f"; perplexity of {readers} counts other tokens only" if readers else ""
+        lines.append(
+            f"warning: tokens are [UNK]: {told}; the tokenizer does not fit the language of these texts{uncounted}"
+        )
+    path = config.backbone.path
+    if readers and path is not None and model.backbone is not None and not model.backbone.backbones[0].lm_head_found:
+        lines.append(f"warning: {path} holds no LM head: that of {readers} begins anew")
     return lines
 
 

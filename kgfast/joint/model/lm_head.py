@@ -45,14 +45,14 @@ def take_apart(whole: Any, missing: set[str]) -> Head | None:
     missing: names of parameters that the file lacks; biases begin at 0. CheckpointError where the parts don't make the
     model's logits.
     """
-    own = {name for name in missing if not name.startswith(f"{whole.base_model_prefix}.")}
-    if any(not name.endswith("bias") for name in own):
+    lost = {name for name in missing if not name.startswith(f"{whole.base_model_prefix}.")}
+    if any(not name.endswith("bias") for name in lost):
         return None
     output = whole.get_output_embeddings()
     if not isinstance(output, nn.Linear):
         raise CheckpointError(f"the head of {type(whole).__name__} is a {type(output).__name__}, no linear layer")
-    tied = output.weight is whole.get_input_embeddings().weight
-    head = Head(transform_of(whole), None if tied else output.weight, output.bias)
+    own_table: Any = None if output.weight is whole.get_input_embeddings().weight else output.weight
+    head = Head(transform_of(whole), own_table, output.bias)
     difference = logit_error(whole, head)
     if not difference < TOLERANCE:
         raise CheckpointError(

@@ -60,6 +60,7 @@ class LanguageTask(CorpusTask):
     """
 
     headline = "perplexity"
+    lower_is_better = (*Task.lower_is_better, "unknown")
     columns = {"perplexity": "perplexity", "loss": "loss", "tokens": "tokens", "unknown": "share of [UNK]"}
 
     def __init__(self, options, graph, texts, dims, seed):

@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -140,13 +141,10 @@ class Tokenizer:
         text is cut in the middle of each; a special token of a single character is left out."""
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         spans = [span for id, span in zip(encoding.ids, encoding.offsets, strict=True) if id in self.special]
-        if not spans:
-            return encoding.ids
-        parts, last = [], 0
-        for start, stop in spans:
-            parts.append(text[last : (start + stop) // 2])
-            last = max((start + stop) // 2, last) if stop - start > 1 else start + 1
-        return [id for part in [*parts, text[last:]] if part for id in self.plain_ids(part)]
+        cuts = sorted({(start + stop) // 2 for start, stop in spans if stop - start > 1})
+        if not cuts:
+            return [id for id in encoding.ids if id not in self.special]
+        return [id for start, stop in pairwise([0, *cuts, len(text)]) for id in self.plain_ids(text[start:stop])]
 
     def is_unknown(self, tokens: Tensor) -> Tensor:
         """Which tokens are [UNK]: they stand for anything, and say nothing."""
