@@ -19,6 +19,7 @@ from kgfast.joint.model.sharing import ENTITIES, make_sharing
 from kgfast.joint.tasks import ModelDims, task_class
 from kgfast.joint.tasks.qa.questions import with_fewer_triples, with_questions
 from kgfast.joint.text.corpus import Corpus
+from kgfast.joint.text.language import LanguageTask
 from kgfast.joint.text.store import TextStore, all_texts, graph_texts, has_texts
 from kgfast.joint.text.tokenizer import Tokenizer
 from kgfast.nn import KGEModel
@@ -26,6 +27,7 @@ from kgfast.run.optimizers import TABLE_OPTIMIZERS, with_state
 from kgfast.run.settings import check_device
 
 WEIGHTS_RATE = 10  # learned weights of tasks move so many times faster than the Transformer: they are a handful
+UNKNOWN_SHARE = 0.01  # of a group's tokens: more is told when training starts
 
 
 def load_graph(config: JointConfig, data: str | None = None) -> KnowledgeGraph:
@@ -155,6 +157,24 @@ def build_model(
         tasks=tasks, backbone=sharing, texts=texts, bf16=config.precision == "bf16",
     )  # fmt: skip
     return model.to(config.device)
+
+
+def warnings(config: JointConfig, model: JointModel) -> list[str]:
+    """What a user must know before he trusts the numbers of a run: texts that the tokenizer can't read, and a
+    checkpoint without the LM head that a task trains."""
+    lines = []
+    readers = ", ".join(name for name, task in model.tasks.items() if isinstance(task, LanguageTask))
+    shares = {} if model.texts is None else model.texts.unknown_shares()
+    told = ", ".join(f"{share:.1%} of {name}" for name, share in shares.items() if share > UNKNOWN_SHARE)
+    if told:
+        uncounted = f"; perplexity of {readers} counts other tokens only" if readers else ""
+        lines.append(
+            f"warning: tokens are [UNK]: {told}; the tokenizer does not fit the language of these texts{uncounted}"
+        )
+    path = config.backbone.path
+    if readers and path is not None and model.backbone is not None and not model.backbone.backbones[0].lm_head_found:
+        lines.append(f"warning: {path} holds no LM head: that of {readers} begins anew")
+    return lines
 
 
 def build_weights(config: JointConfig) -> FixedWeights:

@@ -79,6 +79,8 @@ class JointTraining(TrainingLoop):
         self.first = processes.first
         saved = checkpoint.read(run, config, graph) if resume else None
         self.model = self.shared_model(resume)
+        for line in build.warnings(config, self.model):
+            console.print(line, highlight=False, markup=False)
         self.weights = build.build_weights(config)
         self.optimizers = build.build_optimizers(config, self.model, self.weights)
         names, chosen = list(self.model.tasks), config.mixing

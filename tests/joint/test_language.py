@@ -83,7 +83,7 @@ def test_the_step_of_a_short_text_hides_a_token():
 def test_causal_targets_are_the_tokens_behind():
     store = texts("bpe")
     packed = store.packed("entity", torch.arange(5))
-    batch = shift(packed)
+    batch = shift(packed, store.tokenizer)
     assert len(batch.places) == len(packed.tokens) - 5
     text = packed.select(torch.tensor([0])).tokens
     assert torch.equal(packed.tokens[batch.places[: len(text) - 1]], text[:-1])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kgfast.errors import CheckpointError, ConfigError
 from kgfast.joint.model import attention
+from kgfast.joint.model.lm_head import Head, new_head, take_apart
 from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.model.pooling import POOLINGS, pool
 from kgfast.joint.needs import needs
@@ -56,10 +57,13 @@ class Backbone(nn.Module):
 
     model: the transformers model, without heads; kind: "bert" (a token sees its whole text) or "gpt" (those before it);
     hidden, vocabulary, max_length: its sizes; packing: "packed" or "padded", how texts go through it.
-    The LM head is `lm_transform`, then `token_embeddings` [V, E] as the table (tied), `lm_bias` [V] as the bias.
+    The LM head is `lm_transform`, then `lm_table` [V, E], the token embeddings where they are tied, `lm_bias` [V].
+    lm_head_found: whether a checkpoint's head was taken; else it begins anew.
     """
 
-    def __init__(self, model: Any, kind: str, *, packing: str = "packed", pooling: str | None = None):
+    def __init__(
+        self, model: Any, kind: str, *, packing: str = "packed", pooling: str | None = None, head: Head | None = None
+    ):
         super().__init__()
         config = model.config
         self.model: Any = model  # classes of transformers differ in what they have
@@ -72,15 +76,15 @@ class Backbone(nn.Module):
         self.first_position = config.pad_token_id + 1 if config.model_type in SHIFTED else 0
         self.max_length = config.max_position_embeddings - self.first_position
         self.pairs = getattr(config, "type_vocab_size", 1) > 1
-        self.lm_bias = nn.Parameter(torch.zeros(self.vocabulary))
-        self.lm_head: Any = nn.Identity()
-        if kind == "bert":  # as BERT's head; a causal model ends in a norm of its own
-            dense = nn.Linear(self.hidden, self.embedding)
-            nn.init.normal_(dense.weight, std=getattr(config, "initializer_range", 0.02))
-            nn.init.zeros_(dense.bias)
-            self.lm_head = nn.Sequential(dense, nn.GELU(), nn.LayerNorm(self.embedding, eps=1e-12))
-        elif self.embedding != self.hidden:
-            raise ConfigError(f"{config.model_type}: embeddings of {self.embedding} don't fit states of {self.hidden}")
+        self.lm_head_found = head is not None
+        if head is None:
+            head = new_head(kind, self.hidden, self.embedding, getattr(config, "initializer_range", 0.02))
+        self.untied_table = head.table
+        rows, width = self.lm_table.shape
+        self.lm_bias = nn.Parameter(torch.zeros(rows) if head.bias is None else head.bias.detach().clone())
+        self.lm_head: Any = head.transform
+        if isinstance(self.lm_head, nn.Identity) and width != self.hidden:
+            raise ConfigError(f"{config.model_type}: embeddings of {width} don't fit states of {self.hidden}")
 
     @classmethod
     def from_shape(
@@ -120,7 +124,7 @@ class Backbone(nn.Module):
     ) -> Backbone:
         """A pretrained model from a local folder: config.json and safetensors; no network, no remote code, no pickle.
 
-        Its LM head is taken too where the file has BERT's or RoBERTa's, else begun anew.
+        Its LM head is taken too, tied or not; it begins anew where the files hold none.
         """
         folder = Path(folder)
         check_packing(packing)
@@ -140,22 +144,30 @@ class Backbone(nn.Module):
             names = ", ".join(ENCODERS + DECODERS)
             raise CheckpointError(f"backbone {folder}: model type {config.model_type!r} is none of {names}")
         kind = "bert" if config.model_type in ENCODERS else "gpt"
-        options = {"add_pooling_layer": False} if config.model_type in ("bert", "ernie", *SHIFTED) else {}
         try:
             with quiet(transformers):
-                model = transformers.AutoModel.from_pretrained(
-                    folder, config=config, use_safetensors=True, dtype=torch.float32, **local, **options
+                family = transformers.AutoModelForMaskedLM if kind == "bert" else transformers.AutoModelForCausalLM
+                whole, loading = family.from_pretrained(
+                    folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **local
                 )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise CheckpointError(f"backbone {folder}: can't be loaded: {error}") from error
-        rows = len(model.get_input_embeddings().weight)
+        missing = set(loading["missing_keys"])
+        body = sorted(name for name in missing if name.startswith(f"{whole.base_model_prefix}."))
+        if body:
+            raise CheckpointError(
+                f"backbone {folder}: the files hold no {body[0]} ({len(body)} parameters are missing)"
+            )
+        try:
+            head = take_apart(whole, missing)
+        except CheckpointError as error:
+            raise CheckpointError(f"backbone {folder}: {error}") from error
+        backbone = cls(whole.base_model, kind, pooling=pooling, head=head)
+        rows = min(backbone.vocabulary, len(backbone.lm_table))
         if len(tokenizer) > rows:
             raise CheckpointError(
                 f"backbone {folder}: the tokenizer's {len(tokenizer)} tokens don't fit its {rows} token embeddings"
             )
-        backbone = cls(model, kind, pooling=pooling)
-        if kind == "bert":
-            load_head(backbone, folder)
         return backbone.choose_packing(packing)
 
     @property
@@ -164,12 +176,17 @@ class Backbone(nn.Module):
 
     @property
     def token_embeddings(self) -> nn.Parameter:
-        """[V, E], also the table of the LM head."""
+        """[V, E]."""
         return self.model.get_input_embeddings().weight
 
+    @property
+    def lm_table(self) -> nn.Parameter:
+        """[V, E], the table of the LM head: the token embeddings, or where a checkpoint does not tie them its own."""
+        return self.token_embeddings if self.untied_table is None else self.untied_table
+
     def lm_transform(self, hidden: Tensor) -> Tensor:
-        """[n, H] hidden states -> [n, E] queries on `token_embeddings`, in their dtype."""
-        return self.lm_head(hidden).to(self.token_embeddings.dtype)
+        """[n, H] hidden states -> [n, E] queries on `lm_table`, in its dtype."""
+        return self.lm_head(hidden).to(self.lm_table.dtype)
 
     def forward(self, packed: Packed) -> Encoded:
         return self.encode(packed)
@@ -278,35 +295,3 @@ def quiet(transformers):
 def check_packing(packing: str) -> None:
     if packing not in PACKINGS:
         raise ConfigError(f"packing={packing!r}: must be one of {', '.join(PACKINGS)}")
-
-
-# (dense, norm, bias) of the masked-LM head in checkpoints of BERT and of RoBERTa
-HEADS = (
-    ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),
-    ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
-)
-
-
-def load_head(backbone: Backbone, folder: Path) -> bool:
-    """Take the masked-LM head from a checkpoint's files, where they hold one; whether they did."""
-    from safetensors import safe_open
-
-    found: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():
-                if name.startswith(("cls.predictions.", "lm_head.")):
-                    found[name] = tensors.get_tensor(name).float()
-    for dense, norm, bias in HEADS:
-        names = (f"{dense}.weight", f"{dense}.bias", f"{norm}.weight", f"{norm}.bias")
-        if all(name in found for name in names):
-            with torch.no_grad():
-                parts = (backbone.lm_head[0], backbone.lm_head[2])
-                for name, target in zip(
-                    names, [one for part in parts for one in (part.weight, part.bias)], strict=True
-                ):
-                    target.copy_(found[name])
-                if bias in found:
-                    backbone.lm_bias.copy_(found[bias])
-            return True
-    return False

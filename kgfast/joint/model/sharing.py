@@ -32,7 +32,7 @@ class Sharing(nn.Module):
         self.backbones: Sequence[Backbone] = nn.ModuleList([backbone])  # type: ignore[assignment]
 
     def backbone_of(self, task: str) -> Backbone:
-        """The Transformer which reads for this task; its `token_embeddings` are the table of an LM head."""
+        """The Transformer which reads for this task; its `lm_table` is the table of the LM head."""
         return self.backbones[self.place(task) if len(self.backbones) > 1 else 0]
 
     def place(self, task: str) -> int:

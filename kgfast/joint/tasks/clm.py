@@ -11,11 +11,13 @@ from kgfast.errors import ConfigError
 from kgfast.joint.model.packed import Packed
 from kgfast.joint.tasks import ModelDims, TaskOptions, register
 from kgfast.joint.text.language import LanguageTask, TokenBatch
+from kgfast.joint.text.tokenizer import Tokenizer
 
 
 @register
 class CausalLanguageTask(LanguageTask):
-    """Every token of a text but its last, which has nothing behind it, asks for the one behind it, the end included."""
+    """Every token of a text but its last, which has nothing behind it, asks for the one behind it, the end included,
+    unless that is [UNK]."""
 
     name = "clm"
 
@@ -31,14 +33,15 @@ class CausalLanguageTask(LanguageTask):
         super().__init__(options, graph, texts, dims, seed)
 
     def batch(self, step: int) -> TokenBatch:
-        return shift(self.pieces(step))
+        return shift(self.pieces(step), self.texts.tokenizer)
 
     def all_tokens(self, packed: Packed, split: str) -> Iterable[TokenBatch]:
-        yield shift(packed)
+        yield shift(packed, self.texts.tokenizer)
 
 
-def shift(packed: Packed) -> TokenBatch:
+def shift(packed: Packed, tokenizer: Tokenizer) -> TokenBatch:
     asks = torch.ones(len(packed.tokens), dtype=torch.bool)
     asks[packed.offsets[1:] - 1] = False
+    asks[:-1] &= ~tokenizer.is_unknown(packed.tokens[1:])
     places = asks.nonzero()[:, 0]
     return TokenBatch(packed, places, packed.tokens[places + 1])

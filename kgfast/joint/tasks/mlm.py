@@ -57,10 +57,10 @@ class MaskedLanguageTask(LanguageTask):
             yield show(packed, places[turn == current], self.texts.tokenizer.mask)
 
     def ordinary(self, tokens: Tensor) -> Tensor:
-        """Which tokens may be hidden: all but [CLS] and [SEP]."""
+        """Which tokens may be hidden: all but [CLS], [SEP] and [UNK]."""
         tokenizer = self.texts.tokenizer
         special = [one for one in (tokenizer.begin, tokenizer.end, tokenizer.pad) if one is not None]
-        return ~torch.isin(tokens, torch.tensor(special))
+        return ~(torch.isin(tokens, torch.tensor(special)) | tokenizer.is_unknown(tokens))
 
 
 def show(packed: Packed, places: Tensor, tokens: Tensor | int) -> TokenBatch:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from kgfast.core.csr import gather_ranges
@@ -16,7 +17,7 @@ from kgfast.joint.model.pooling import pick
 from kgfast.joint.task import Task, Term, device_of
 from kgfast.joint.text.corpus import Corpus
 from kgfast.joint.text.perplexity import perplexity
-from kgfast.joint.text.store import has_texts
+from kgfast.joint.text.store import has_texts, unknown_share
 
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
@@ -51,22 +52,36 @@ class CorpusTask(Task):
 
 
 class LanguageTask(CorpusTask):
-    """Query: the transformed state at a place. Table: the token embeddings. No other states become queries.
+    """Query: the transformed state at a place. Table: that of the LM head. No other states become queries.
 
     A subclass says which places of a training step ask for which tokens (`batch`), and how an evaluation asks for all
-    tokens of a pack (`all_tokens`). Its options have `batch_size` and `evaluate_texts`.
+    tokens of a pack (`all_tokens`); nothing asks for [UNK], which would be easy to guess. Its options have `batch_size`
+    and `evaluate_texts`.
     """
 
     headline = "perplexity"
-    columns = {"perplexity": "perplexity", "loss": "loss", "tokens": "tokens"}
+    lower_is_better = (*Task.lower_is_better, "unknown")
+    columns = {"perplexity": "perplexity", "loss": "loss", "tokens": "tokens", "unknown": "share of [UNK]"}
 
     def __init__(self, options, graph, texts, dims, seed):
         super().__init__(options, graph, texts, dims, seed)
-        self.spans = self.spans_of("train")
+        spans = self.spans_of("train")
+        self.spans = spans[self.has_targets(spans)]
+        if len(spans) and not len(self.spans):
+            raise DataError(
+                f"task {self.name}: 100 % of the training text's tokens are [UNK], which nothing can be learned from: "
+                f"the tokenizer does not fit the language of the texts"
+            )
         self.schedule_over(len(self.spans))
 
     def spans_of(self, split: str) -> Tensor:
         return self.corpus.spans(split, self.texts.max_length - 2)
+
+    def has_targets(self, spans: Tensor) -> Tensor:
+        """Which spans hold a token that is not [UNK]: bool [n]."""
+        known = ~self.texts.tokenizer.is_unknown(self.corpus.tokens)
+        before = torch.cat((torch.zeros(1, dtype=torch.int64), known.cumsum(0)))
+        return before[spans[:, 1]] > before[spans[:, 0]]
 
     def can_evaluate(self, split: str) -> bool:
         return len(self.spans_of(split)) > 0
@@ -89,16 +104,18 @@ class LanguageTask(CorpusTask):
         places = batch.places.to(encoded.hidden.device)
         query = backbone.lm_transform(pick(encoded.hidden, places))
         targets = batch.targets.to(places.device)
-        return [Term(query, backbone.token_embeddings, targets, bias=backbone.lm_bias, name=self.name)]
+        return [Term(query, backbone.lm_table, targets, bias=backbone.lm_bias, name=self.name)]
 
     def evaluate(self, model, split: str) -> dict[str, Any]:
-        """Perplexity of the held-out text: exp of the mean loss of its tokens."""
+        """Perplexity of the held-out text: exp of the mean loss of its tokens but [UNK], whose share is beside it."""
         spans = self.spans_of(split)[: self.options.evaluate_texts]
         batches = (batch for rows in spans.split(64) for batch in self.all_tokens(read(self.texts, rows), split))
         device = device_of(model)
-        return perplexity(
+        found = perplexity(
             self.terms(model, batch, model.backbone.encode(batch.packed.to(device), self.name))[0] for batch in batches
         )
+        places, _ = gather_ranges(spans[:, 0], spans[:, 1])
+        return {**found, "unknown": unknown_share(self.corpus.tokens[places], self.texts.tokenizer)}
 
 
 def read(texts: Any, spans: Tensor) -> Packed:

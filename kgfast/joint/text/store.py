@@ -53,6 +53,13 @@ class TextStore:
         """Which texts of the group have tokens: bool [n]."""
         return self._group(group)[1].diff() > 0
 
+    def unknown_shares(self) -> dict[str, float]:
+        """{group, or "corpus": the share of its tokens that is [UNK]}."""
+        groups = {name: tokens for name, (tokens, _) in self.groups.items()}
+        if self.corpus is not None:
+            groups["corpus"] = self.corpus.tokens
+        return {name: unknown_share(tokens, self.tokenizer) for name, tokens in groups.items()}
+
     def packed(self, group: str, ids: Tensor | None = None) -> Packed:
         """The texts `ids` [n] of a group (None: all), as [CLS] text [SEP]."""
         return self.enclose([self._slices(group, ids)])
@@ -112,6 +119,11 @@ class TextStore:
             raise KgfastError(f"texts {group!r}: an id is outside [0, {len(offsets) - 1})")
         places, bounds = gather_places(offsets, ids)
         return tokens[places], bounds
+
+
+def unknown_share(tokens: Tensor, tokenizer: Tokenizer) -> float:
+    """The share of the tokens that is [UNK]; 0 where there are none."""
+    return float(tokenizer.is_unknown(tokens).double().mean()) if len(tokens) else 0.0
 
 
 def entity_texts(graph: KnowledgeGraph) -> list[str | None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ class Tokenizer:
     """Texts to token ids and back; ids of the special tokens (`pad begin end mask unknown`; None where there is none).
 
     begin and end enclose every text ([CLS] text [SEP]); one of them is enough. tokenizer: a `tokenizers.Tokenizer`.
+    A text that spells a special token ("[MASK]", "<s>") is text: `encode` gives none of their ids but the unknown one.
     """
 
     def __init__(self, tokenizer, roles: dict[str, str] | None = None):
@@ -38,14 +41,21 @@ class Tokenizer:
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.vocabulary = tokenizer.get_vocab_size(with_added_tokens=True)
-        given = roles or {}
+        self.tokenizer.encode_special_tokens = True  # what a text spells is text
+        given = dict(roles or {})
+        if getattr(tokenizer.model, "unk_token", None):  # what it truly gives, whatever a file beside it says
+            given["unknown"] = tokenizer.model.unk_token
         self.roles = {}
         for role, names in ROLES.items():
             known = [name for name in (given.get(role), *names) if name and tokenizer.token_to_id(name) is not None]
             self.roles[role] = known[0] if known else None
+        if self.roles["unknown"] in (self.roles["begin"], self.roles["end"], self.roles["pad"]):
+            self.roles["unknown"] = None  # named for form's sake, as by GPT-2, which knows every byte
         self.pad, self.unknown, self.begin, self.end, self.mask = (
             None if name is None else tokenizer.token_to_id(name) for name in self.roles.values()
         )
+        added = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self.special = {*added, self.pad, self.begin, self.end, self.mask} - {None, self.unknown}
         if self.begin is None and self.end is None:
             raise DataError(
                 f"the tokenizer has no token for the start or end of a text (none of "
@@ -117,10 +127,28 @@ class Tokenizer:
         pieces = [np.empty(0, np.int32)]
         lengths = [0]
         for start in range(0, len(texts), 4096):  # block by block: the library's results are large
-            for one in self.tokenizer.encode_batch_fast(list(texts[start : start + 4096]), add_special_tokens=False):
-                pieces.append(np.asarray(one.ids, np.int32))
-                lengths.append(len(one.ids))
+            block = list(texts[start : start + 4096])
+            for place, one in enumerate(self.tokenizer.encode_batch_fast(block, add_special_tokens=False)):
+                ids = one.ids
+                if not self.special.isdisjoint(ids):
+                    ids = self.plain_ids(block[place])
+                pieces.append(np.asarray(ids, np.int32))
+                lengths.append(len(ids))
         return torch.from_numpy(np.concatenate(pieces)), torch.tensor(lengths, dtype=torch.int64).cumsum(0)
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Token ids of a text in which the library finds special tokens, since its vocabulary holds them as words: the
+        text is cut in the middle of each; a special token of a single character is left out."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        spans = [span for id, span in zip(encoding.ids, encoding.offsets, strict=True) if id in self.special]
+        cuts = sorted({(start + stop) // 2 for start, stop in spans if stop - start > 1})
+        if not cuts:
+            return [id for id in encoding.ids if id not in self.special]
+        return [id for start, stop in pairwise([0, *cuts, len(text)]) for id in self.plain_ids(text[start:stop])]
+
+    def is_unknown(self, tokens: Tensor) -> Tensor:
+        """Which tokens are [UNK]: they stand for anything, and say nothing."""
+        return torch.zeros_like(tokens, dtype=torch.bool) if self.unknown is None else tokens == self.unknown
 
     def decode(self, ids: Tensor) -> str:
         """The text of token ids, special tokens left out."""
@@ -141,7 +169,14 @@ def train_wordpiece(texts: Sequence[str], vocabulary: int, lowercase: bool):
 
     # The trainer numbers ##letters in the order of a hash table, which differs from run to run and decides ties: as
     # special tokens they have fixed numbers. The tokenizer that is kept does not know them as special.
-    letters = sorted({letter for text in texts for letter in normalizer.normalize_str(text) if not letter.isspace()})
+    counts = Counter(letter for text in texts for letter in normalizer.normalize_str(text) if not letter.isspace())
+    room = (vocabulary - len(SPECIALS)) // 2  # for letters: each has a token at the start of a word, and one inside
+    if len(counts) > room:  # the rarest are unknown then
+        kept = sorted(counts, key=lambda letter: (-counts[letter], letter))[:room]
+        rare = str.maketrans(dict.fromkeys(counts.keys() - set(kept), " "))
+        texts = [normalizer.normalize_str(text).translate(rare) for text in texts]
+        counts = Counter(kept)
+    letters = sorted(counts)
     learner = build(library.models.WordPiece(unk_token="[UNK]"))
     fixed = [*SPECIALS, *(f"##{letter}" for letter in letters)]
     learner.train_from_iterator(

@@ -1,0 +1,84 @@
+"""The LM head, in the parts that a fused loss takes: states -> queries, then a table and a bias over the tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kgfast.errors import CheckpointError
+
+TOLERANCE = 1e-4  # of logits from the parts, relative to the largest logit
+# Where masked-LM heads keep (their transform, its activation: None is GELU, its norm); all begin with `dense`.
+TRANSFORMS = (
+    ("cls.predictions.transform", "transform_act_fn", "LayerNorm"),  # BERT, ERNIE
+    ("lm_head", None, "layer_norm"),  # RoBERTa and its kin
+    ("generator_predictions", "activation", "LayerNorm"),  # ELECTRA
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """transform: states [n, H] -> queries [n, E]; table [V, E], None: the token embeddings; bias [V], None: zeros."""
+
+    transform: nn.Module
+    table: nn.Parameter | None = None
+    bias: Tensor | None = None
+
+
+def new_head(kind: str, hidden: int, embedding: int, spread: float) -> Head:
+    """A head that has learned nothing, on the token embeddings: BERT's transform; a causal model ends in a norm of its
+    own and needs none."""
+    if kind != "bert":
+        return Head(nn.Identity())
+    dense = nn.Linear(hidden, embedding)
+    nn.init.normal_(dense.weight, std=spread)
+    nn.init.zeros_(dense.bias)
+    return Head(nn.Sequential(dense, nn.GELU(), nn.LayerNorm(embedding, eps=1e-12)))
+
+
+def take_apart(whole: Any, missing: set[str]) -> Head | None:
+    """The head of a transformers model for masked or causal LM; None where its file holds none.
+
+    missing: names of parameters that the file lacks; biases begin at 0. CheckpointError where the parts don't make the
+    model's logits.
+    """
+    lost = {name for name in missing if not name.startswith(f"{whole.base_model_prefix}.")}
+    if any(not name.endswith("bias") for name in lost):
+        return None
+    output = whole.get_output_embeddings()
+    if not isinstance(output, nn.Linear):
+        raise CheckpointError(f"the head of {type(whole).__name__} is a {type(output).__name__}, no linear layer")
+    own_table: Any = None if output.weight is whole.get_input_embeddings().weight else output.weight
+    head = Head(transform_of(whole), own_table, output.bias)
+    difference = logit_error(whole, head)
+    if not difference < TOLERANCE:
+        raise CheckpointError(
+            f"the head of {type(whole).__name__} does more than a transform, a table and a bias: logits from these "
+            f"differ from its own by {difference:.2g} of the largest"
+        )
+    return head
+
+
+def transform_of(whole: Any) -> nn.Module:
+    """What stands between the last states and the table of tokens."""
+    modules = dict(whole.named_modules())
+    for path, activation, norm in TRANSFORMS:
+        part: Any = modules.get(path)
+        if hasattr(part, "dense"):
+            between = nn.GELU() if activation is None else getattr(part, activation)
+            return nn.Sequential(part.dense, between, getattr(part, norm))
+    return nn.Identity()
+
+
+@torch.no_grad()
+def logit_error(whole: Any, head: Head) -> float:
+    """Largest difference between a model's logits of a short text and those of the parts, relative to the largest."""
+    table = whole.get_input_embeddings().weight if head.table is None else head.table
+    ids = (torch.arange(1, 12, device=table.device) % len(table))[None]
+    expected = whole(input_ids=ids).logits
+    queries = head.transform(whole.base_model(input_ids=ids).last_hidden_state)
+    found = nn.functional.linear(queries, table, head.bias)
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
