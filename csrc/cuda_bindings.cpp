@@ -122,24 +122,31 @@ int64_t sort_bytes(Target target, int64_t total) {
   return bytes;
 }
 
-void sort_rows(Target target, const std::vector<Ids>& sources, int64_t bound, Address entries, Address other,
-               Address workspace, int64_t workspace_bytes) {
+// sources: (ids, count, id of the table's first row)
+void sort_rows(Target target, const std::vector<std::tuple<Address, int64_t, int64_t>>& sources, int64_t bound,
+               Address entries, Address other, Address workspace, int64_t workspace_bytes) {
+  if (sources.size() > size_t(kMostSources)) throw std::invalid_argument("at most 10 sources of ids");
   const Where where = where_of(target);
-  std::vector<const int64_t*> ids;
-  std::vector<int64_t> counts;
-  for (const auto& [address, count] : sources) ids.push_back(at<const int64_t>(address)), counts.push_back(count);
-  KGFAST_RUN(where, sort_rows(ids.data(), counts.data(), int(ids.size()), bound, at<uint64_t>(entries),
-                              at<uint64_t>(other), at<void>(workspace), workspace_bytes, where.stream));
+  IdSources all{};
+  for (size_t s = 0; s < sources.size(); ++s) {
+    const auto& [address, count, first_id] = sources[s];
+    all.ids[s] = at<const int64_t>(address), all.count[s] = count, all.first_id[s] = first_id;
+  }
+  KGFAST_RUN(where, sort_rows(all, bound, at<uint64_t>(entries), at<uint64_t>(other), at<void>(workspace),
+                              workspace_bytes, where.stream));
 }
 
-void reduce_rows(Target target, int similarity, Address entries, Address places, int64_t total, Address query,
-                 Address table, Address coefficients, int64_t pairs, int64_t width, int64_t dim,
-                 const std::vector<Extra>& extras, Address partial, const UpdateTuple& update) {
+// first: id and position of the table's first row and entry, where several tables were sorted together
+void reduce_rows(Target target, int similarity, Address entries, Address places, int64_t total,
+                 const std::pair<int64_t, int64_t>& first, Address query, Address table, Address coefficients,
+                 int64_t pairs, int64_t width, int64_t dim, const std::vector<Extra>& extras, Address partial,
+                 const UpdateTuple& update) {
   check_extras(extras);
   const Where where = where_of(target);
   SortedRows rows{};
   rows.similarity = code_at<Similarity>(similarity);
   rows.entries = at<const uint64_t>(entries), rows.places = at<const int64_t>(places);
+  rows.first_id = first.first, rows.first_position = first.second;
   rows.total = total, rows.pairs = pairs, rows.width = width, rows.dim = dim;
   rows.query = at<const float>(query), rows.table = at<const float>(table);
   rows.coefficients = at<const float>(coefficients), rows.partial = at<float>(partial);
@@ -160,6 +167,14 @@ void regularizer(Target target, int kind, int parts, double weight, Address tabl
                                 at<const int64_t>(ids), count, dim, at<float>(gradients), where.stream));
 }
 
+#if defined(KGFAST_HOST_KERNELS)
+void watch_host(bool runs) { host::watch_launches(runs); }
+std::vector<std::pair<int64_t, int64_t>> host_grids() { return host::launched_grids(); }
+#else
+void watch_host(bool) {}
+std::vector<std::pair<int64_t, int64_t>> host_grids() { return {}; }
+#endif
+
 }  // namespace
 
 void kgfast::bind_cuda(py::module_& parent) {
@@ -178,6 +193,8 @@ void kgfast::bind_cuda(py::module_& parent) {
   m.attr("tile_pairs") = kTilePairs;
   using namespace py::literals;
   using Free = py::call_guard<py::gil_scoped_release>;
+  m.def("watch_host", &watch_host, "runs"_a);
+  m.def("host_grids", &host_grids);
   m.def("sample", &sample, Free(), "target"_a, "seed"_a, "step"_a, "step_at"_a, "side"_a, "lists"_a, "count"_a,
         "entities"_a, "thresholds"_a, "aliases"_a, "starts"_a, "ends"_a, "known"_a, "ids"_a);
   m.def("queries", &queries, Free(), "target"_a, "score"_a, "side"_a, "entities"_a, "relations"_a, "triples"_a,
@@ -195,8 +212,8 @@ void kgfast::bind_cuda(py::module_& parent) {
   m.def("sort_bytes", &sort_bytes, Free(), "target"_a, "total"_a);
   m.def("sort_rows", &sort_rows, Free(), "target"_a, "sources"_a, "bound"_a, "entries"_a, "other"_a, "workspace"_a,
         "workspace_bytes"_a);
-  m.def("reduce_rows", &reduce_rows, Free(), "target"_a, "similarity"_a, "entries"_a, "places"_a, "total"_a, "query"_a,
-        "table"_a, "coefficients"_a, "pairs"_a, "width"_a, "dim"_a, "extras"_a, "partial"_a, "update"_a);
+  m.def("reduce_rows", &reduce_rows, Free(), "target"_a, "similarity"_a, "entries"_a, "places"_a, "total"_a, "first"_a,
+        "query"_a, "table"_a, "coefficients"_a, "pairs"_a, "width"_a, "dim"_a, "extras"_a, "partial"_a, "update"_a);
   m.def("update_all_rows", &update_all_rows, Free(), "target"_a, "rows"_a, "dim"_a, "gradients"_a, "update"_a);
   m.def("regularizer", &regularizer, Free(), "target"_a, "kind"_a, "parts"_a, "weight"_a, "table"_a, "ids"_a, "count"_a,
         "dim"_a, "gradients"_a);

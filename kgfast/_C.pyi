@@ -88,6 +88,10 @@ class cuda:  # a submodule
     tile_pairs: int
 
     @staticmethod
+    def host_grids() -> list[tuple[int, int]]: ...
+    @staticmethod
+    def watch_host(runs: bool) -> None: ...
+    @staticmethod
     def pair_query_gradient(
         target: _Target, similarity: int, query: int, table: int, ids: int, scores: int, g: int, batch: int,
         width: int, dim: int, coefficients: int, d_query: int
@@ -109,8 +113,8 @@ class cuda:  # a submodule
     ) -> None: ...
     @staticmethod
     def reduce_rows(
-        target: _Target, similarity: int, entries: int, places: int, total: int, query: int, table: int,
-        coefficients: int, pairs: int, width: int, dim: int, extras: Sequence[_Rows], partial: int,
+        target: _Target, similarity: int, entries: int, places: int, total: int, first: tuple[int, int], query: int,
+        table: int, coefficients: int, pairs: int, width: int, dim: int, extras: Sequence[_Rows], partial: int,
         update: _CudaUpdate
     ) -> None: ...
     @staticmethod
@@ -133,7 +137,7 @@ class cuda:  # a submodule
     def sort_bytes(target: _Target, total: int) -> int: ...
     @staticmethod
     def sort_rows(
-        target: _Target, sources: Sequence[_Rows], bound: int, entries: int, other: int, workspace: int,
+        target: _Target, sources: Sequence[tuple[int, int, int]], bound: int, entries: int, other: int, workspace: int,
         workspace_bytes: int
     ) -> None: ...
     @staticmethod

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from kgfast import backends
-from kgfast.backends.base import Backend, RowUpdate
+from kgfast.backends.base import Backend
+from kgfast.backends.operands import RowUpdate
 from kgfast.core import checks
 from kgfast.core.sums import sum_dtype
 from kgfast.errors import KgfastError
@@ -110,12 +111,13 @@ class RowOptimizer(Optimizer):
             state.update(self.new_state(param, group))
         shapes = self.state_shapes(param, group)
         states = tuple(self.state_tensor(param, name, shape, state) for name, shape in shapes.items())
-        state["step"] += 1
+        step = int(state["step"]) + 1
         held = self.__dict__.setdefault("row_updates", {})  # a copy of an optimizer starts without
         held[param] = backend.row_update(
-            self.rule_of(group).update, param.detach(), states, **self.constants(group), step=int(state["step"]),
+            self.rule_of(group).update, param.detach(), states, **self.constants(group), step=step,
             last=held.get(param),
         )  # fmt: skip
+        state["step"] += 1  # after what can be refused
         return held[param]
 
     def group_of(self, param: Tensor) -> dict:

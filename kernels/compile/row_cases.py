@@ -66,9 +66,9 @@ def shared_negatives(similarity: int, dtype=FLOAT):
 def touched_rows(similarity: int, update: Update, dtype=FLOAT):
     width, table = (BATCH, 1 + NEGATIVES), real(COUNT, DIM, dtype=dtype)
     states = real(COUNT) if update == Update.ROW_ADAGRAD else real(COUNT, DIM), real(COUNT, DIM)
-    extras = [(whole(BATCH), real(BATCH, DIM))]
+    extras, entries = [(whole(BATCH), real(BATCH, DIM))], whole(BATCH * (2 + NEGATIVES))
     rows.reduce_rows(real(BATCH, DIM, dtype=dtype), table, whole(*width), real(*width), extras, similarity,
-                     update, table, *states, real(6, dtype=torch.float64), allocate)  # fmt: skip
+                     update, table, *states, real(6, dtype=torch.float64), allocate, entries)  # fmt: skip
 
 
 def all_rows():

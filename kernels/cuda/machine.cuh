@@ -23,9 +23,14 @@ namespace kgfast {
 namespace KGFAST_TARGET {
 
 struct Grid {
-  int64_t x;
-  int y = 1;
+  int64_t x, y = 1;
 };
+// What a device takes: a larger launch would be cut without a word.
+inline void check_grid(const Grid& grid) {
+  if (grid.x > INT32_MAX || grid.y > UINT16_MAX)
+    throw std::invalid_argument("a launch of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) +
+                                " blocks; a GPU takes 2147483647 x 65535");
+}
 
 #if defined(__CUDACC__)
 
@@ -67,6 +72,7 @@ template <class Body> __global__ void __launch_bounds__(Body::kThreads, 1) run(c
 // Runs body() in grid.x * grid.y blocks of Body::kThreads threads on the caller's stream.
 template <class Body> void launch(const Body& body, Grid grid, int64_t shared_bytes, void* stream) {
   if (grid.x == 0 || grid.y == 0) return;
+  check_grid(grid);
   if (shared_bytes > (48 << 10))
     check(cudaFuncSetAttribute(run<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
   run<Body>

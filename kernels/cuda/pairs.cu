@@ -76,7 +76,7 @@ void pair_scores(const PairRows& a, float* scores, void* stream) {
       const int64_t share = (a.width + parts - 1) / parts < least ? least : (a.width + parts - 1) / parts;
       Body body{a,      is_aligned<decltype(sim)>(a.dim, {a.query, a.table}), share, nullptr, nullptr, scores, nullptr,
                 nullptr};
-      launch(body, Grid{a.batch, int((a.width + share - 1) / share)}, Body::kShared, stream);
+      launch(body, Grid{a.batch, (a.width + share - 1) / share}, Body::kShared, stream);
     });
   });
 }

@@ -61,7 +61,10 @@ KG_DEVICE void apply_row(const RowUpdate<float>& update, int64_t id, int64_t pla
   });
 }
 
-KG_DEVICE int64_t id_at(const SortedRows& a, int64_t i) { return int64_t(a.entries[i] >> 32); }
+KG_DEVICE int64_t id_at(const SortedRows& a, int64_t i) { return int64_t(a.entries[i] >> 32) - a.first_id; }
+KG_DEVICE uint32_t position_of(const SortedRows& a, uint64_t entry) {
+  return uint32_t(entry) - uint32_t(a.first_position);
+}
 KG_DEVICE int64_t place_at(const SortedRows& a, int64_t i) { return a.places ? a.places[i] : 0; }
 KG_DEVICE const float* extra_row(const SortedRows& a, int64_t position) {
   int source = 0;
@@ -106,9 +109,9 @@ template <class Sim, int L, int V> struct RowTiles {
 #pragma unroll
       for (int r = 0; r < kFlight; ++r) {
         const uint64_t entry = i + r < end ? a.entries[i + r] : 0;
-        kind[r] = i + r < end && int64_t(entry >> 32) == id && (r == 0 || kind[r - 1]) ? 1 : 0;
+        kind[r] = i + r < end && int64_t(entry >> 32) - a.first_id == id && (r == 0 || kind[r - 1]) ? 1 : 0;
         if (!kind[r]) continue;
-        const uint32_t position = uint32_t(entry);
+        const uint32_t position = position_of(a, entry);
         if (int64_t(position) < a.pairs) {
           c[r] = a.coefficients[position];
           Rows::load(a.query + int64_t(position / uint32_t(a.width)) * a.dim, dim, aligned, rank, other[r]);
@@ -203,7 +206,7 @@ struct WideRows {
     if (i > 0 && id_at(a, i - 1) == id) return;
     apply_wide<kThreads>(read(given), id, place_at(a, i), a.dim, [&](int64_t d) {
       float sum = 0;
-      for (int64_t j = i; j < a.total && id_at(a, j) == id; ++j) sum += extra_row(a, uint32_t(a.entries[j]))[d];
+      for (int64_t j = i; j < a.total && id_at(a, j) == id; ++j) sum += extra_row(a, position_of(a, a.entries[j]))[d];
       return sum;
     });
   }

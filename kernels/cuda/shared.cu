@@ -32,7 +32,7 @@ KG_DEVICE const float* negative_row(const SampledRows& a, int64_t list, int64_t 
   return a.table + (id < 0 ? 0 : id) * a.dim;  // a masked one has coefficient 0, row 0 stands in for it
 }
 
-// scores[b, n]; grid: (group, tile of its rows) x tile of its negatives.
+// scores[b, n]; a block takes a tile of a group's negatives and of its rows, these next to one another.
 template <class Sim> struct SharedScores {
   static constexpr int kThreads = 256;
   static constexpr int64_t kShared = 2 * kStep * (kTile + 1) * int64_t(sizeof(Coordinate<Sim>));
@@ -41,8 +41,9 @@ template <class Sim> struct SharedScores {
 
   KG_DEVICE void operator()() const {
     using C = Coordinate<Sim>;
-    const Group group = group_at(a, block_x() / row_tiles);
-    const int64_t i0 = block_x() % row_tiles * kTile, n0 = int64_t(block_y()) * kTile;
+    const int64_t across = a.groups * row_tiles, place = block_x() % across;  // negatives may be millions
+    const Group group = group_at(a, place / row_tiles);
+    const int64_t i0 = place % row_tiles * kTile, n0 = block_x() / across * kTile;
     if (i0 >= group.rows) return;
     const int64_t length = length_of<Sim>(a.dim), half = a.dim / 2;
     C *x = shared<C>(), *y = x + kStep * (kTile + 1);  // [coordinate][row]
@@ -217,8 +218,8 @@ void shared_loss(const SampledRows& a, void* stream) {
   const int64_t negative_tiles = (a.count + kTile - 1) / kTile;
   with_similarity(a.similarity, [&](auto sim) {
     using Sim = decltype(sim);
-    const int columns = int(((Sim::kComplex ? a.dim / 2 : a.dim) + kTile - 1) / kTile);
-    launch(SharedScores<Sim>{a, row_tiles}, Grid{a.groups * row_tiles, int(negative_tiles)}, SharedScores<Sim>::kShared,
+    const int64_t columns = ((Sim::kComplex ? a.dim / 2 : a.dim) + kTile - 1) / kTile;
+    launch(SharedScores<Sim>{a, row_tiles}, Grid{a.groups * row_tiles * negative_tiles}, SharedScores<Sim>::kShared,
            stream);
     launch(SharedObjective<Sim>{a}, Grid{a.batch}, SharedObjective<Sim>::kShared, stream);
     if (!a.d_query) return;

@@ -14,13 +14,17 @@ namespace KGFAST_TARGET {
 
 struct Entries {
   static constexpr int kThreads = 256;
-  const int64_t* ids;
-  int64_t count, first;
+  IdSources a;
+  int64_t total;
   uint64_t* entries;
 
   KG_DEVICE void operator()() const {
-    const int64_t i = block_x() * kThreads + thread();
-    if (i < count) entries[first + i] = uint64_t(ids[i]) << 32 | uint64_t(first + i);
+    const int64_t position = block_x() * kThreads + thread();
+    if (position >= total) return;
+    int64_t i = position;
+    int source = 0;
+    for (; i >= a.count[source]; ++source) i -= a.count[source];
+    entries[position] = uint64_t(a.ids[source][i] + a.first_id[source]) << 32 | uint64_t(position);
   }
 };
 
@@ -39,7 +43,7 @@ static size_t radix_sort(void* workspace, size_t bytes, const uint64_t* from, ui
 }
 #else
 static size_t radix_sort(void* workspace, size_t bytes, const uint64_t* from, uint64_t* to, int64_t total, int, void*) {
-  if (!workspace) return 1;
+  if (!workspace || !Launches::seen().runs) return 1;
   std::copy(from, from + total, to);
   std::stable_sort(to, to + total, [](uint64_t x, uint64_t y) { return x >> 32 < y >> 32; });
   return bytes;
@@ -50,12 +54,11 @@ void sort_bytes(int64_t total, int64_t& bytes) {
   bytes = int64_t(radix_sort(nullptr, 0, nullptr, nullptr, total, 31, nullptr));
 }
 
-void sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, uint64_t* entries,
-               uint64_t* other, void* workspace, int64_t workspace_bytes, void* stream) {
+void sort_rows(const IdSources& a, int64_t bound, uint64_t* entries, uint64_t* other, void* workspace,
+               int64_t workspace_bytes, void* stream) {
   int64_t total = 0;
-  for (int s = 0; s < sources; total += counts[s++])
-    launch(Entries{ids[s], counts[s], total, other}, Grid{(counts[s] + Entries::kThreads - 1) / Entries::kThreads}, 0,
-           stream);
+  for (const int64_t count : a.count) total += count;
+  launch(Entries{a, total, other}, Grid{(total + Entries::kThreads - 1) / Entries::kThreads}, 0, stream);
   if (total) radix_sort(workspace, size_t(workspace_bytes), other, entries, total, bits_below(bound), stream);
 }
 

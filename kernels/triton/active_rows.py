@@ -9,6 +9,7 @@ from kgfast.registry import Objective
 
 from .configurations import TYPES
 from .launching import ceil_div
+from .tiles import part_of
 
 SOFTMAX = tl.constexpr(int(Objective.SOFTMAX))
 COMPACT_BLOCK = 1024
@@ -63,8 +64,8 @@ def gather_rows(
     batch, dim, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """out[i] = query[active_rows[i]], and zeros from num_active on."""
-    place = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    block, part = part_of(tl.program_id(0), tl.cdiv(dim, BLOCK_D))
+    place, d = block * BLOCK_B + tl.arange(0, BLOCK_B), part * BLOCK_D + tl.arange(0, BLOCK_D)
     kept, inside = (place < tl.load(num_active_ptr))[:, None], (d < dim)[None, :]
     row = tl.load(active_rows_ptr + place, mask=place < batch, other=0).to(tl.int64)
     found = tl.load(query_ptr + row[:, None] * dim + d[None, :], mask=kept & inside, other=0.0)
@@ -91,7 +92,7 @@ def list_active(weights, starts, ends, objective: int, max_weight, active_rows_p
 def gather_active(query, active_rows, num_active, out) -> None:
     """Fills out [B, D] with the queries that count, then zeros: kernels then read rows that lie together."""
     (batch, dim), width = query.shape, 64
-    gather_rows[(ceil_div(batch, 16), ceil_div(dim, width))](
+    gather_rows[(ceil_div(batch, 16) * ceil_div(dim, width),)](
         query_ptr=query,
         active_rows_ptr=active_rows,
         num_active_ptr=num_active,

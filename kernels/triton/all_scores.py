@@ -13,6 +13,7 @@ from .launching import (
     coordinates,
     gradient_blocks,
     gradient_operand,
+    is_far,
     is_product,
     panels,
     score_blocks,
@@ -107,7 +108,7 @@ def all_scores_gradient(grad_scores, scores, query, table, similarity: int):
             X_ACTIVE=False,
             Y_ACTIVE=False,
             Y_TRANSPOSED=transposes(y, similarity),
-            FAR=256 * max(batch, count) >= 2**31,  # a tile has up to 256 rows and columns
+            FAR=is_far(max(batch, count, dim)),
             **arithmetic(query.dtype, similarity),
             **gradient_blocks(tile),
         )

@@ -91,7 +91,8 @@ def row_gradients(
     on the device. Y_TRANSPOSED: y is, with zeros up to the next multiple of 16 rows: Hopper's tensor cores take TF32
     that way alone. FAR: numbers of a tile may lie more than 2^31 apart."""
     if FAR:
-        grad_stride_x, y_stride_dim = tl.cast(grad_stride_x, tl.int64), tl.cast(y_stride_dim, tl.int64)
+        grad_stride_x, grad_stride_y = tl.cast(grad_stride_x, tl.int64), tl.cast(grad_stride_y, tl.int64)
+        y_stride_row, y_stride_dim = tl.cast(y_stride_row, tl.int64), tl.cast(y_stride_dim, tl.int64)
     scale = number(factor_bits, ACC)
     if X_ACTIVE:
         x_count = tl.load(num_active_ptr)

@@ -66,6 +66,12 @@ def gradient_operand(name: str, rows, similarity: int) -> dict:
     return transposed(name, rows, 16) if transposes(rows, similarity) else strided(name, rows, rows.shape[1], 1)
 
 
+def is_far(stride: int) -> bool:
+    """Whether numbers of a tile, which has up to 256 rows and columns, may lie 2^31 apart, `stride` being between rows;
+    kernels then take offsets of 64 bits, which need registers."""
+    return 256 * stride >= 2**31
+
+
 # ---- panels and workspaces -----------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from kgfast.core.sums import sum_dtype
 
 from .configurations import TYPES
 from .scores import SimilarityFormulae, coefficient
-from .tiles import load_halves
+from .tiles import load_halves, part_of
 
 
 @triton.jit
@@ -25,8 +25,8 @@ def pair_scores(
     dim, SIMILARITY: tl.constexpr, ACC: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """scores[b, k] = similarity(query[b], table[ids[b, k]])."""
-    b = tl.program_id(0).to(tl.int64)
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    row, part = part_of(tl.program_id(0), tl.cdiv(count, BLOCK_K))
+    b, k = row.to(tl.int64), part * BLOCK_K + tl.arange(0, BLOCK_K)
     live = k < count
     row_ptrs = table_ptr + tl.load(ids_ptr + b * count + k, mask=live, other=0)[:, None] * dim
     sum = tl.zeros((BLOCK_K, BLOCK_D), ACC)
@@ -58,9 +58,9 @@ def pair_query_gradient(
     dim, SIMILARITY: tl.constexpr, ACC: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """grad_query[b] = sum_k dL/ds[b, k] ds[b, k]/dquery[b], and the coefficients of the rows' gradients."""
-    b = tl.program_id(0).to(tl.int64)
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     length = dim // 2 if SIMILARITY.value.COMPLEX else dim
+    row, part = part_of(tl.program_id(0), tl.cdiv(length, BLOCK_D))
+    b, d = row.to(tl.int64), part * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = d < length
     x_a, x_b = load_halves(query_ptr + b * dim, d, length, inside, SIMILARITY.value.COMPLEX, ACC)
     x_a, x_b = x_a[None, :], x_b[None, :]
@@ -72,7 +72,7 @@ def pair_query_gradient(
         at = b * count + k
         grad_score = tl.load(grad_scores_ptr + at, mask=live, other=0.0).to(ACC)
         c = coefficient(grad_score, tl.load(scores_ptr + at, mask=live, other=0.0).to(ACC), SIMILARITY)
-        if tl.program_id(1) == 0:
+        if part == 0:
             tl.store(coefficients_ptr + at, c, mask=live)
         row_ptrs = table_ptr + tl.load(ids_ptr + at, mask=live, other=0)[:, None] * dim
         both = live[:, None] & inside[None, :]
@@ -98,7 +98,7 @@ def score(query, table, ids, similarity: int, scores) -> None:
     if ids.numel():
         (batch, count), dim = ids.shape, query.shape[1]
         _, constants = blocks(dim, count, similarity, table.dtype)
-        pair_scores[(batch, triton.cdiv(count, constants["BLOCK_K"]))](
+        pair_scores[(batch * triton.cdiv(count, constants["BLOCK_K"]),)](
             query_ptr=query,
             table_ptr=table,
             ids_ptr=ids,
@@ -114,7 +114,7 @@ def query_gradient(grad_scores, scores, query, table, ids, similarity: int, coef
     if grad_query.numel():
         (batch, count), dim = ids.shape, query.shape[1]
         length, constants = blocks(dim, count, similarity, table.dtype)
-        pair_query_gradient[(batch, triton.cdiv(length, constants["BLOCK_D"]))](
+        pair_query_gradient[(batch * triton.cdiv(length, constants["BLOCK_D"]),)](
             grad_scores_ptr=grad_scores,
             scores_ptr=scores,
             query_ptr=query,

@@ -14,7 +14,7 @@ from kgfast.registry import Side
 
 from .configurations import TYPES
 from .scores import TAIL, Operator
-from .tiles import load_halves, store_halves
+from .tiles import load_halves, part_of, store_halves
 
 RESCAL = "Rescal"  # the operator that is a matrix product
 
@@ -43,9 +43,9 @@ def elementwise_queries(
     ACC: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """query[b] = tail(h, r), or head(t, r)."""
-    b = tl.program_id(0).to(tl.int64)
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     length = dim // 2 if OPERATOR.value.ENTITY_HALVES else dim
+    row, part = part_of(tl.program_id(0), tl.cdiv(length, BLOCK_D))
+    b, d = row.to(tl.int64), part * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = d < length
     anchor_ptr = entities_ptr + tl.load(triples_ptr + 3 * b + ANCHOR) * dim
     e_a, e_b = load_halves(anchor_ptr, d, length, inside, OPERATOR.value.ENTITY_HALVES, ACC)
@@ -71,9 +71,9 @@ def elementwise_adjoint(
     OPERATOR: tl.constexpr, SIDE: tl.constexpr, ANCHOR: tl.constexpr, ACC: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """(dL/d anchor, dL/d relation) of each triple from dL/dq."""
-    b = tl.program_id(0).to(tl.int64)
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     length = dim // 2 if OPERATOR.value.ENTITY_HALVES else dim
+    row, part = part_of(tl.program_id(0), tl.cdiv(length, BLOCK_D))
+    b, d = row.to(tl.int64), part * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = d < length
     g_a, g_b = load_halves(grad_query_ptr + b * dim, d, length, inside, OPERATOR.value.ENTITY_HALVES, ACC)
     anchor_ptr = entities_ptr + tl.load(triples_ptr + 3 * b + ANCHOR) * dim
@@ -104,8 +104,8 @@ def matrix_vector(
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """out[b] = R v, or R^T v (TRANSPOSED), R row-major of triple b's relation; v a row by id (GATHER), or row b."""
-    b = tl.program_id(0).to(tl.int64)
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    row, part = part_of(tl.program_id(0), tl.cdiv(dim, BLOCK_D))
+    b, d = row.to(tl.int64), part * BLOCK_D + tl.arange(0, BLOCK_D)
     matrix_ptr = matrices_ptr + tl.load(triples_ptr + 3 * b + 1) * dim * dim
     if GATHER:
         vector_ptr = vectors_ptr + tl.load(vector_ids_ptr + b * vector_id_stride) * dim
@@ -136,10 +136,11 @@ def outer_product(
     dim, SIDE: tl.constexpr, ANCHOR: tl.constexpr, ACC: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
     """out[b] = h g^T (tail) or g t^T (head), row-major."""
-    b = tl.program_id(0).to(tl.int64)
     tiles = tl.cdiv(dim, BLOCK_J)
-    i = tl.program_id(1) // tiles * BLOCK_I + tl.arange(0, BLOCK_I)
-    j = tl.program_id(1) % tiles * BLOCK_J + tl.arange(0, BLOCK_J)
+    row, tile = part_of(tl.program_id(0), tl.cdiv(dim, BLOCK_I) * tiles)
+    b = row.to(tl.int64)
+    i = tile // tiles * BLOCK_I + tl.arange(0, BLOCK_I)
+    j = tile % tiles * BLOCK_J + tl.arange(0, BLOCK_J)
     anchor_ptr = entities_ptr + tl.load(triples_ptr + 3 * b + ANCHOR) * dim
     gradient_ptr = grad_query_ptr + b * dim
     if SIDE == TAIL:
@@ -183,7 +184,7 @@ def make_queries(entities, relations, triples, operator: str, side: int, out) ->
         multiply_matrices(entities, relations, triples, out, transposed=side == Side.TAIL, ids=anchors)
         return
     blocks, arguments = elementwise_launch(dim, relations.shape[1], operator, side, entities.dtype)
-    elementwise_queries[(batch, blocks)](
+    elementwise_queries[(batch * blocks,)](
         entities_ptr=entities, relations_ptr=relations, triples_ptr=triples, query_ptr=out, **arguments
     )
 
@@ -196,7 +197,7 @@ def adjoint(grad_query, entities, relations, triples, operator: str, side: int, 
     if operator == RESCAL:
         multiply_matrices(grad_query, relations, triples, grad_anchor, transposed=side == Side.HEAD)
         rows, columns = 8, min(128, max(16, triton.next_power_of_2(dim)))
-        outer_product[(batch, triton.cdiv(dim, rows) * triton.cdiv(dim, columns))](
+        outer_product[(batch * triton.cdiv(dim, rows) * triton.cdiv(dim, columns),)](
             grad_query_ptr=grad_query,
             entities_ptr=entities,
             triples_ptr=triples,
@@ -210,7 +211,7 @@ def adjoint(grad_query, entities, relations, triples, operator: str, side: int, 
         )
         return
     blocks, arguments = elementwise_launch(dim, relations.shape[1], operator, side, entities.dtype)
-    elementwise_adjoint[(batch, blocks)](
+    elementwise_adjoint[(batch * blocks,)](
         grad_query_ptr=grad_query,
         entities_ptr=entities,
         relations_ptr=relations,
@@ -226,7 +227,7 @@ def multiply_matrices(vectors, matrices, triples, out, transposed: bool, ids=Non
     batch, dim = out.shape
     block = min(128 if transposed else 16, max(16, triton.next_power_of_2(dim)))
     depth = min(16 if transposed else 128, max(16, triton.next_power_of_2(dim)))
-    matrix_vector[(batch, triton.cdiv(dim, block))](
+    matrix_vector[(batch * triton.cdiv(dim, block),)](
         vectors_ptr=vectors,
         vector_ids_ptr=triples if ids is None else ids,
         vector_id_stride=0 if ids is None else ids.stride(0),

@@ -9,7 +9,6 @@ is in L2; partial sums are 2 rows a span. Nothing is read back: the number of un
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 
@@ -30,8 +29,14 @@ def add_rows(sum, rows_ptr, places, live, d, inside, dim, ACC: tl.constexpr):
 
 
 @triton.jit
+def id_of(entry, first_id):
+    """The table's row that an entry names, counted from the table's first."""
+    return ((entry >> 32) - first_id).to(tl.int32)
+
+
+@triton.jit
 def entries_gradient(
-    places_ptr, begin, end, row, first,
+    entries_ptr, first_position, begin, end, row, first,
     query_ptr,  # [B, D]
     table_ptr,  # [C, D]
     coefficients_ptr, pairs, width,  # [B, K], B K, K
@@ -57,7 +62,8 @@ def entries_gradient(
             x_other = tl.load(table_ptr + row * dim + other, mask=inside, other=0.0).to(ACC)
     for at in range(begin, end, BLOCK_K):
         k = at + tl.arange(0, BLOCK_K)
-        place = tl.load(places_ptr + k, mask=k < end, other=-1).to(tl.int64)
+        entry = tl.load(entries_ptr + k, mask=k < end, other=0)
+        place = tl.where(k < end, (entry & 0xFFFFFFFF) - first_position, -1)
         if HAS_PAIRS:
             pair = (place >= 0) & (place < pairs)
             c = tl.load(coefficients_ptr + place, mask=pair, other=0.0).to(ACC)[:, None]
@@ -106,9 +112,11 @@ def end_of_run(ids, id, begin, start, stop, SPAN: tl.constexpr):
     return tl.minimum(start + tl.min(tl.where(ahead, steps, SPAN), 0), stop)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_id", "first_position"])
 def reduce_spans(  # long: one pass, whose state is in registers
-    ids_ptr, ranks_ptr, places_ptr,  # [total]: ascending; their ranks among the distinct ones; places before sorting
+    entries_ptr,  # [total]: id << 32 | position before sorting, ascending
+    ranks_ptr,  # [total]: ranks of the ids among the distinct ones
+    first_id, first_position,  # of the table, where several were sorted together
     total,
     first_parts_ptr, last_parts_ptr,  # [spans, D]: sums of a row that begins before its span, that goes beyond it
     count,  # C
@@ -125,13 +133,14 @@ def reduce_spans(  # long: one pass, whose state is in registers
     span = tl.program_id(0).to(tl.int64)
     start = span * SPAN
     stop = tl.minimum(start + SPAN, total)
-    ids = tl.load(ids_ptr + start + tl.arange(0, SPAN), mask=start + tl.arange(0, SPAN) < stop, other=-1)
-    before = tl.load(ids_ptr + start - 1, mask=start > 0, other=-1)
-    after = tl.load(ids_ptr + stop, mask=stop < total, other=-1)
+    at = start + tl.arange(0, SPAN)
+    ids = tl.where(at < stop, id_of(tl.load(entries_ptr + at, mask=at < stop, other=0), first_id), -1)
+    before = tl.where(start > 0, id_of(tl.load(entries_ptr + start - 1, mask=start > 0, other=0), first_id), -1)
+    after = tl.where(stop < total, id_of(tl.load(entries_ptr + stop, mask=stop < total, other=0), first_id), -1)
     ONE_STEP_PER_ROW: tl.constexpr = UPDATE.value.ONE_STEP_PER_ROW
     begin = start
     while begin < stop:
-        id = tl.load(ids_ptr + begin)
+        id = id_of(tl.load(entries_ptr + begin), first_id)
         end = end_of_run(ids, id, begin, start, stop, SPAN)
         from_before = (begin == start) & (before == id)
         beyond = (end == stop) & (after == id)
@@ -147,8 +156,9 @@ def reduce_spans(  # long: one pass, whose state is in registers
                 squares = tl.zeros((BLOCK_D,), ACC)
                 for first in range(0, dim, BLOCK_D):
                     g = entries_gradient(
-                        places_ptr=places_ptr, begin=begin, end=end, row=row, first=first, query_ptr=query_ptr,
-                        table_ptr=table_ptr, coefficients_ptr=coefficients_ptr, pairs=pairs, width=width,
+                        entries_ptr=entries_ptr, first_position=first_position, begin=begin, end=end, row=row,
+                        first=first, query_ptr=query_ptr, table_ptr=table_ptr, coefficients_ptr=coefficients_ptr,
+                        pairs=pairs, width=width,
                         extra0_ptr=extra0_ptr, extra1_ptr=extra1_ptr, extra2_ptr=extra2_ptr, extra3_ptr=extra3_ptr,
                         extra0_count=extra0_count, extra1_count=extra1_count, extra2_count=extra2_count,
                         extra3_count=extra3_count, dim=dim, HAS_PAIRS=HAS_PAIRS, EXTRAS=EXTRAS, SIMILARITY=SIMILARITY,
@@ -158,8 +168,9 @@ def reduce_spans(  # long: one pass, whose state is in registers
                 step_size = UPDATE.value.row_step(state1_ptr, constants_ptr, row, tl.sum(squares, 0), dim, ACC)
         for first in range(0, dim, BLOCK_D):
             g = entries_gradient(
-                places_ptr=places_ptr, begin=begin, end=end, row=row, first=first, query_ptr=query_ptr,
-                table_ptr=table_ptr, coefficients_ptr=coefficients_ptr, pairs=pairs, width=width,
+                entries_ptr=entries_ptr, first_position=first_position, begin=begin, end=end, row=row,
+                first=first, query_ptr=query_ptr, table_ptr=table_ptr, coefficients_ptr=coefficients_ptr,
+                pairs=pairs, width=width,
                 extra0_ptr=extra0_ptr, extra1_ptr=extra1_ptr, extra2_ptr=extra2_ptr, extra3_ptr=extra3_ptr,
                 extra0_count=extra0_count, extra1_count=extra1_count, extra2_count=extra2_count,
                 extra3_count=extra3_count, dim=dim, HAS_PAIRS=HAS_PAIRS, EXTRAS=EXTRAS, SIMILARITY=SIMILARITY,
@@ -182,10 +193,10 @@ def reduce_spans(  # long: one pass, whose state is in registers
         begin = end
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_id"])
 def join_spans(
-    ids_ptr, ranks_ptr,  # [total]: ascending; their ranks among the distinct ones
-    total,
+    entries_ptr, ranks_ptr,  # [total]
+    first_id, total,
     first_parts_ptr, last_parts_ptr,  # [spans, D]: sums of a row that begins before its span, that goes beyond it
     count,  # C
     rows_ptr, state1_ptr, state2_ptr, constants_ptr,  # a sink: rows [C, D], or one for each distinct id
@@ -196,14 +207,15 @@ def join_spans(
     start = span * SPAN
     stop = start + SPAN
     if stop < total:
-        row = tl.load(ids_ptr + stop).to(tl.int64)
-        crosses = (tl.load(ids_ptr + stop - 1) == row) & (row >= 0) & (row < count)
-        begins = (tl.load(ids_ptr + start) != row) | (tl.load(ids_ptr + start - 1, mask=start > 0, other=-1) != row)
+        row = id_of(tl.load(entries_ptr + stop), first_id).to(tl.int64)
+        crosses = (id_of(tl.load(entries_ptr + stop - 1), first_id) == row) & (row >= 0) & (row < count)
+        before = tl.where(start > 0, id_of(tl.load(entries_ptr + start - 1, mask=start > 0, other=0), first_id), -1)
+        begins = (id_of(tl.load(entries_ptr + start), first_id) != row) | (before != row)
         if crosses & begins:
             low, high = span + 1, tl.cast((total - 1) // SPAN, tl.int64)  # the last span that begins with this row
             while low < high:
                 middle = (low + high + 1) // 2
-                if tl.load(ids_ptr + middle * SPAN) == row:
+                if id_of(tl.load(entries_ptr + middle * SPAN), first_id) == row:
                     low = middle
                 else:
                     high = middle - 1
@@ -247,12 +259,6 @@ def span_of(total: int) -> int:
     return 16 if total < 1 << 14 else 32 if total < 1 << 17 else 128
 
 
-def sort(sources) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids ascending, where each stood among the sources one after the other); equal ids keep their order."""
-    flat = [ids.reshape(-1) for ids in sources if ids.numel()]
-    return torch.sort(torch.cat(flat).to(torch.int32), stable=True)
-
-
 def extra_operands(used, table) -> dict:
     """The arguments extra0_ptr, extra0_count, ..; the table stands for those that are not there."""
     sources = [(rows, ids.numel()) for ids, rows in used] + [(table, 0)] * (MOST_EXTRAS - len(used))
@@ -261,23 +267,24 @@ def extra_operands(used, table) -> dict:
 
 
 def reduce_rows(query, table, ids, coefficients, extras, similarity: int, update: int, rows, state1, state2, constants,
-                allocate, sorted_ids=None, ranks=None) -> None:  # fmt: skip
+                allocate, entries, first_id=0, first_position=0, ranks=None) -> None:  # fmt: skip
     """Gradients of the pairs (query b, ids[b, k], coefficients[b, k]) and of `extras` (ids, rows), summed a row, into
-    a sink. ids outside of the table count for nothing. sorted_ids: what `sort` returned, where it is known already."""
+    a sink. ids outside of the table count for nothing. entries: first_id + id << 32 | first_position + position of all
+    of them, pairs first, in ascending order."""
     dim, pairs = table.shape[1], ids.numel()
     used = [(own, part) for own, part in extras if own.numel()]
     if pairs + sum(own.numel() for own, _ in used) == 0:
         return
     if len(used) > MOST_EXTRAS:
         raise ValueError(f"{len(used)} sources of extra rows; {MOST_EXTRAS} are possible")
-    order, places = sort([ids, *(own for own, _ in used)]) if sorted_ids is None else sorted_ids
-    total, acc = len(order), sum_dtype(table.dtype)
+    total, acc = len(entries), sum_dtype(table.dtype)
     span = span_of(total)
     spans = triton.cdiv(total, span)
     first_parts, last_parts = (allocate(name, (spans, dim), acc) for name in ("first_parts", "last_parts"))
     shared = dict(
-        ids_ptr=order,
-        ranks_ptr=order if ranks is None else ranks,
+        entries_ptr=entries,
+        ranks_ptr=entries if ranks is None else ranks,
+        first_id=first_id,
         total=total,
         first_parts_ptr=first_parts,
         last_parts_ptr=last_parts,
@@ -293,7 +300,7 @@ def reduce_rows(query, table, ids, coefficients, extras, similarity: int, update
         **blocks(dim),
     )
     reduce_spans[(spans,)](
-        places_ptr=places,
+        first_position=first_position,
         query_ptr=query,
         table_ptr=table,
         coefficients_ptr=coefficients,

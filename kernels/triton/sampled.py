@@ -18,7 +18,7 @@ from .launching import coordinates
 from .objectives import ObjectiveFormulae, first_largest, negative_weights, visit_negatives
 from .sampling import contains, known_range
 from .scores import SimilarityFormulae, coefficient
-from .tiles import load_halves, number, store_halves
+from .tiles import load_halves, number, part_of, store_halves
 
 LARGEST_DIM = 16384  # a row must fit the registers of one program
 MASKED = tl.constexpr(float("-inf"))  # the score that is kept of a masked negative
@@ -113,8 +113,9 @@ def negative_score_gradients(
     BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """In place: the scores of a row's negatives become dL/dscore, for L2 divided by the score."""
-    b = tl.program_id(0).to(tl.int64)
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    parts = tl.cdiv(count, BLOCK_N)
+    row, part = part_of(tl.program_id(0), parts)
+    b, n = row.to(tl.int64), part * BLOCK_N + tl.arange(0, BLOCK_N)
     live = n < count
     score_ptrs = scores_ptr + b * (count + 1) + 1 + n
     score = tl.load(score_ptrs, mask=live, other=MASKED)
@@ -122,7 +123,7 @@ def negative_score_gradients(
     largest = tl.load(largest_ptr + b)
     own = largest
     if OBJECTIVE.value.NEEDS_TARGET:
-        own = tl.load(largest_ptr + tl.num_programs(0) + b)
+        own = tl.load(largest_ptr + tl.num_programs(0) // parts + b)
     p = negative_weights(score, keep, largest, number(temperature_bits, ACC), OBJECTIVE, WEIGHTED)
     _, gradient = OBJECTIVE.value.negative(own, score, number(margin_bits, ACC))
     c = tl.where(keep, p * gradient * tl.load(shares_ptr + b), 0.0)
@@ -179,7 +180,7 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
     )
     if gradient and count:
         block = min(1024, triton.next_power_of_2(count))
-        negative_score_gradients[(batch, triton.cdiv(count, block))](
+        negative_score_gradients[(batch * triton.cdiv(count, block),)](
             **shared, BLOCK_N=block, num_warps=max(1, block // 256)
         )
 

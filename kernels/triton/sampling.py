@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from .scores import HEAD
+from .tiles import part_of
 
 
 @triton.jit
@@ -84,8 +85,8 @@ def draw_negatives(
     SIDE: tl.constexpr, WEIGHTED: tl.constexpr, HAS_KNOWN: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """ids[list, column] of one list and BLOCK_N columns."""
-    row = tl.program_id(0)
-    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row, part = part_of(tl.program_id(0), tl.cdiv(count, BLOCK_N))
+    column = part * BLOCK_N + tl.arange(0, BLOCK_N)
     step = tl.load(step_ptr)
     size = tl.zeros((BLOCK_N,), tl.int64) + entities
     start, end = known_range(known_starts_ptr, known_ends_ptr, row, HAS_KNOWN)
@@ -172,7 +173,7 @@ def sample(ids, seed: int, step, entities: int, side: int, thresholds, aliases, 
     lists, count = ids.shape
     if ids.numel():
         block = min(1024, max(16, triton.next_power_of_2(count)))
-        draw_negatives[(lists, triton.cdiv(count, block))](
+        draw_negatives[(lists * triton.cdiv(count, block),)](
             ids_ptr=ids,
             seed=signed(seed),
             step_ptr=on_device(step, ids.device),

@@ -19,12 +19,12 @@ from kgfast.core.sums import sum_dtype
 
 from . import configurations
 from .configurations import arithmetic, bits, tiles
-from .launching import ceil_div, coordinates, gradient_blocks, is_product, score_blocks, strided, transposes
+from .launching import ceil_div, coordinates, gradient_blocks, is_far, is_product, score_blocks, strided, transposes
 from .objectives import ObjectiveFormulae, first_largest, negative_weights, visit_negatives
 from .sampled import MASKED
 from .sampling import contains, known_range
 from .scores import coefficient
-from .tiles import gradient_tile, load_halves, number, score_tile, store_halves, tile_of
+from .tiles import gradient_tile, load_halves, number, part_of, score_tile, store_halves, tile_of
 
 
 @triton.jit
@@ -46,9 +46,10 @@ def list_scores(
     BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """out[b, n] = similarity(query[b], row n of its list), one tile."""
-    group = tl.program_id(1)
+    column_tiles = tl.cdiv(count, BLOCK_C)
+    group, tile = part_of(tl.program_id(0), row_tiles * column_tiles)
     begin, stop = rows_of(group, batch, groups)
-    row_tile, column_tile = tile_of(tl.program_id(0), row_tiles, tl.cdiv(count, BLOCK_C))
+    row_tile, column_tile = tile_of(tile, row_tiles, column_tiles)
     height = (stop - begin).to(tl.int32) - row_tile * BLOCK_B
     if height > 0:
         begin += row_tile * BLOCK_B
@@ -67,7 +68,7 @@ def list_scores(
             table_stride_row=lists_stride_row, table_stride_dim=lists_stride_dim, columns=read_column, dim=dim,
             SIMILARITY=SIMILARITY, ACC=ACC, INPUT_PRECISION=INPUT_PRECISION, BLOCK_D=BLOCK_D,
         )  # fmt: skip
-        out_ptrs = out_ptr + begin * count + first + row[:, None] * count + columns[None, :]
+        out_ptrs = out_ptr + begin * count + first + row[:, None].to(tl.int64) * count + columns[None, :]
         tl.store(out_ptrs, scores, mask=(row < height)[:, None] & (columns < width)[None, :])
 
 
@@ -166,15 +167,19 @@ def list_query_gradient(
     lists_ptr,  # [G, N, D]
     lists_stride_group, lists_stride_row, lists_stride_dim,
     grad_query_ptr,  # [B, D]
-    batch, groups, count, dim, row_tiles, TRANSPOSED: tl.constexpr,
+    batch, groups, count, dim, row_tiles, TRANSPOSED: tl.constexpr, FAR: tl.constexpr,
     SIMILARITY: tl.constexpr, ACC: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     BLOCK_X: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Y: tl.constexpr,
 ):  # fmt: skip
     """grad_query[b] += sum_n c[b, n] d similarity(q_b, row n of its list) / dq."""
-    group = tl.program_id(1)
-    first, stop = rows_of(group, batch, groups)
+    stride = count
+    if FAR:
+        stride, lists_stride_dim = tl.cast(count, tl.int64), tl.cast(lists_stride_dim, tl.int64)
     length = dim // 2 if SIMILARITY.value.COMPLEX else dim
-    row_tile, d_tile = tile_of(tl.program_id(0), row_tiles, tl.cdiv(length, BLOCK_D))
+    d_tiles = tl.cdiv(length, BLOCK_D)
+    group, tile = part_of(tl.program_id(0), row_tiles * d_tiles)
+    first, stop = rows_of(group, batch, groups)
+    row_tile, d_tile = tile_of(tile, row_tiles, d_tiles)
     begin = first + row_tile * BLOCK_X
     row = begin + tl.arange(0, BLOCK_X)
     if begin < stop:
@@ -190,7 +195,7 @@ def list_query_gradient(
         if TRANSPOSED:
             list_rows = tl.cdiv(count, 16) * 16
         sum_a, sum_b = gradient_tile(
-            sum_a=sum_a, sum_b=sum_b, grad_ptr=grad_scores_ptr + begin * count, grad_stride_x=count, grad_stride_y=1,
+            sum_a=sum_a, sum_b=sum_b, grad_ptr=grad_scores_ptr + begin * count, grad_stride_x=stride, grad_stride_y=1,
             grad_x=stop - begin, grad_y=count, x_ptr=query_ptr, rows=read_row, y_ptr=list_ptr,
             y_stride_row=lists_stride_row, y_stride_dim=lists_stride_dim, y_rows=list_rows, count=count, dim=dim,
             first_d=d_tile * BLOCK_D, SIMILARITY=SIMILARITY, ACC=ACC, INPUT_PRECISION=INPUT_PRECISION,
@@ -208,20 +213,25 @@ def list_row_gradient(
     query_ptr,  # [B, D], or TRANSPOSED [G, D, ..], with zeros up to a multiple of 16
     query_stride_group, query_stride_row, query_stride_dim,
     out_ptr,  # [parts, G, N, D]
-    batch, groups, count, dim, TRANSPOSED: tl.constexpr,
+    batch, groups, count, dim, parts, TRANSPOSED: tl.constexpr, FAR: tl.constexpr,
     SIMILARITY: tl.constexpr, ACC: tl.constexpr, INPUT_PRECISION: tl.constexpr,
     BLOCK_X: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Y: tl.constexpr,
 ):  # fmt: skip
     """out[part, list, n] = sum over a part of the queries b of a list of c[b, n] d similarity / d row n."""
-    group, part = tl.program_id(1), tl.program_id(2)
+    length = dim // 2 if SIMILARITY.value.COMPLEX else dim
+    row_tiles, d_tiles = tl.cdiv(count, BLOCK_X), tl.cdiv(length, BLOCK_D)
+    place, tile = part_of(tl.program_id(0), row_tiles * d_tiles)
+    group, part = place % groups, place // groups
     first, stop = rows_of(group, batch, groups)
     queries = (stop - first).to(tl.int32)
-    share = tl.cdiv(tl.cdiv(queries, tl.num_programs(2)), 16) * 16
+    share = tl.cdiv(tl.cdiv(queries, parts), 16) * 16
     offset = tl.minimum(part * share, queries)
     num_queries = tl.minimum(queries - offset, share)
-    length = dim // 2 if SIMILARITY.value.COMPLEX else dim
-    row_tile, d_tile = tile_of(tl.program_id(0), tl.cdiv(count, BLOCK_X), tl.cdiv(length, BLOCK_D))
+    row_tile, d_tile = tile_of(tile, row_tiles, d_tiles)
     begin = row_tile * BLOCK_X
+    stride = count
+    if FAR:
+        stride, query_stride_dim = tl.cast(count, tl.int64), tl.cast(query_stride_dim, tl.int64)
     row = (begin + tl.arange(0, BLOCK_X)).to(tl.int64)
     read_row = tl.minimum(row, count - 1)
     zeros = tl.zeros((BLOCK_X, BLOCK_D), ACC)
@@ -232,7 +242,7 @@ def list_row_gradient(
         y_ptr, y_rows = query_ptr + (first + offset) * query_stride_row, num_queries
     sum_a, sum_b = gradient_tile(
         sum_a=zeros, sum_b=zeros, grad_ptr=grad_scores_ptr + (first + offset) * count + begin, grad_stride_x=1,
-        grad_stride_y=count, grad_x=count - begin, grad_y=num_queries,
+        grad_stride_y=stride, grad_x=count - begin, grad_y=num_queries,
         x_ptr=lists_ptr + group.to(tl.int64) * count * dim, rows=read_row, y_ptr=y_ptr, y_stride_row=query_stride_row,
         y_stride_dim=query_stride_dim, y_rows=y_rows, count=num_queries, dim=dim, first_d=d_tile * BLOCK_D,
         SIMILARITY=SIMILARITY, ACC=ACC, INPUT_PRECISION=INPUT_PRECISION, BLOCK_X=BLOCK_X, BLOCK_D=BLOCK_D,
@@ -291,7 +301,7 @@ def score_lists(query, lists, similarity: int, scores) -> None:
     else:  # tiles of distances read a coordinate of many rows at once
         operands = strided("query", query.t().contiguous(), 1, batch)
         operands |= transposed_by_group("lists", lists.view(-1, dim), groups, sizes.columns)
-    list_scores[(row_tiles * column_tiles, groups)](
+    list_scores[(groups * row_tiles * column_tiles,)](
         **operands,
         out_ptr=scores,
         batch=batch,
@@ -317,9 +327,10 @@ def multiply_gradients(grad_scores, query, lists, similarity: int, grad_query, g
         summed_lists = grouped_operand("lists", lists, count * dim, dim, 1)
         summed_queries = grouped_operand("query", query, 0, dim, 1)
     shared = dict(grad_scores_ptr=grad_scores, batch=batch, groups=groups, count=count, dim=dim, TRANSPOSED=copies)
+    shared["FAR"] = is_far(max(count, largest))
     shared |= arithmetic(dtype, similarity)
     row_tiles = ceil_div(largest, for_queries.rows)
-    list_query_gradient[(row_tiles * ceil_div(length, for_queries.columns), groups)](
+    list_query_gradient[(groups * row_tiles * ceil_div(length, for_queries.columns),)](
         **summed_lists,
         query_ptr=query,
         grad_query_ptr=grad_query,
@@ -332,8 +343,8 @@ def multiply_gradients(grad_scores, query, lists, similarity: int, grad_query, g
     sums = grad_negatives
     if parts > 1:
         sums = allocate("parts_of_lists", (parts, *grad_negatives.shape), grad_negatives.dtype)
-    list_row_gradient[(programs, groups, parts)](
-        **summed_queries, lists_ptr=lists, out_ptr=sums, **shared, **gradient_blocks(for_lists)
+    list_row_gradient[(parts * groups * programs,)](
+        **summed_queries, lists_ptr=lists, out_ptr=sums, parts=parts, **shared, **gradient_blocks(for_lists)
     )
     if parts > 1:
         torch.sum(sums, 0, out=grad_negatives)

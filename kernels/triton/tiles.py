@@ -45,6 +45,12 @@ def multiply(x, y, sum, INPUT_PRECISION: tl.constexpr):
 
 
 @triton.jit
+def part_of(program, parts):
+    """(row, its part) of a program, `parts` for each row, one after the other: a grid's y and z end at 65,535."""
+    return program // parts, program % parts
+
+
+@triton.jit
 def tile_of(program, row_tiles, column_tiles, GROUP_ROWS: tl.constexpr = 8):
     """(row tile, column tile): GROUP_ROWS row tiles in turn share the columns that they read while these are in L2."""
     first = program // (GROUP_ROWS * column_tiles) * GROUP_ROWS
@@ -80,8 +86,8 @@ def score_tile(
         x = rows[:, None] * query_stride_row
         y = columns[None, :] * table_stride_row
         if SIMILARITY.value.COMPLEX:
-            half = dim // 2
-            for _ in range(0, half):
+            half = tl.cast(dim // 2, tl.int64)  # times the stride of transposed rows beyond 2^31
+            for _ in range(0, dim // 2):
                 x_a, x_b = tl.load(query_ptr + x).to(ACC), tl.load(query_ptr + half * query_stride_dim + x).to(ACC)
                 y_a, y_b = tl.load(table_ptr + y).to(ACC), tl.load(table_ptr + half * table_stride_dim + y).to(ACC)
                 sum = SIMILARITY.value.accumulate(sum, x_a, x_b, y_a, y_b)

@@ -13,7 +13,7 @@ from kgfast.registry import Regularizer, Update
 
 from .configurations import TYPES, bits
 from .formulae import Formulae
-from .tiles import number
+from .tiles import number, part_of
 
 CONSTANTS = ("lr", "eps", "beta1", "beta2", "adam_rate", "step")  # float64, in this order
 LR, EPS, BETA1, BETA2, ADAM_RATE, STEP = (tl.constexpr(place) for place in range(len(CONSTANTS)))
@@ -181,9 +181,9 @@ def add_penalty_gradient(
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """gradients[i] += d/dx of weight * sum |x|^3 (N3; of moduli where COMPLEX) or of sum x^2, x = table[ids[i]]."""
-    i = tl.program_id(0).to(tl.int64)
+    row, part = part_of(tl.program_id(0), tl.cdiv(dim, BLOCK_D))
+    i, d = row.to(tl.int64), part * BLOCK_D + tl.arange(0, BLOCK_D)
     weight = number(weight_bits, ACC)
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = d < dim
     row_ptr = table_ptr + tl.load(ids_ptr + i) * dim
     out_ptrs = gradients_ptr + i * dim + d
@@ -231,7 +231,7 @@ def add_regularizer(regularizer: int, parts: int, weight: float, table, ids, gra
     if gradients.numel():
         count, dim = gradients.shape
         block = block_of(dim)
-        add_penalty_gradient[(count, triton.cdiv(dim, block))](
+        add_penalty_gradient[(count * triton.cdiv(dim, block),)](
             table_ptr=table,
             ids_ptr=ids,
             gradients_ptr=gradients,

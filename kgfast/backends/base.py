@@ -11,100 +11,31 @@ for the device: then the caller has checked, or the assert_ methods do.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from kgfast.backends.operands import (
+    Allocate,
+    CandidateInputs,
+    Constants,
+    Extra,
+    Ranges,
+    RowPass,
+    RowUpdate,
+    Sampled,
+    SampledInputs,
+    Workspace,
+    adam_rate,
+)
 from kgfast.core import checks
 from kgfast.core.sums import sum_dtype
 from kgfast.errors import KgfastError
 from kgfast.reference.scores import adjoint
 from kgfast.registry import Regularizer, Score, Side, Update, score_at
-
-Allocate = Callable[[str, Sequence[int], torch.dtype], Tensor]
-Extra = tuple[Tensor, Tensor]  # ids [M], gradient rows [M, D]
-Ranges = tuple[Tensor, Tensor, Tensor]  # starts [B], ends [B], ids: row b has ids[starts[b] : ends[b]], ascending
-
-
-class Workspace:
-    """Buffers kept between steps, by name; a view of the right shape is handed out each time."""
-
-    def __init__(self, device: torch.device | str | None = None):
-        self.buffers: dict[str, Tensor] = {}
-        self.device = device
-
-    def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        count = math.prod(shape)
-        buffer = self.buffers.get(name)
-        if buffer is None or buffer.numel() < count or buffer.dtype != dtype:
-            buffer = self.buffers[name] = torch.empty(count, dtype=dtype, device=self.device)
-        return buffer[:count].view(shape)
-
-
-class Constants(NamedTuple):
-    """An optimizer's numbers, in the order of the kernels that read them from memory."""
-
-    lr: float
-    eps: float
-    beta1: float
-    beta2: float
-    adam_rate: float
-    step: float
-
-
-@dataclass
-class RowUpdate:
-    """Where rows' gradients go: added to `rows`, or applied to them by an optimizer's rule with its state."""
-
-    rule: Update
-    rows: Tensor
-    states: tuple[Tensor, ...]
-    constants: Constants
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return self.rows, *self.states
-
-
-class DeviceRowUpdate(RowUpdate):
-    """A row update whose constants lie on the device, so that a captured graph follows a schedule."""
-
-    def __init__(self, rule: Update, rows: Tensor, states: tuple[Tensor, ...]):
-        super().__init__(rule, rows, states, Constants(*[0.0] * len(Constants._fields)))
-        self.on_device = torch.zeros(len(Constants._fields), dtype=torch.float64, device=rows.device)
-
-    def write(self, constants: Constants) -> None:
-        """Only what changed is written."""
-        for place, (value, before) in enumerate(zip(constants, self.constants, strict=True)):
-            if value != before:
-                self.on_device[place].fill_(value)
-        self.constants = constants
-
-    def address(self) -> tuple[int, ...]:
-        """What a captured graph holds on to."""
-        return self.rule, *(one.data_ptr() for one in (*self.tensors(), self.on_device))
-
-
-def adam_rate(lr: float, beta1: float, beta2: float, step: int, dtype: torch.dtype) -> float:
-    """lr sqrt(1 - beta2^t) / (1 - beta1^t), with betas rounded as the moments' are (Kingma and Ba 2015)."""
-    first, second = (float(np.float32(beta)) if dtype == torch.float32 else beta for beta in (beta1, beta2))
-    return lr * math.sqrt(1 - second**step) / (1 - first**step)
-
-
-class Sampled(NamedTuple):
-    """A loss over sampled negatives and where its gradients come from: pairs (query b, row ids[b, k]) with coefficients
-    dL/dscore, and for lists that queries share the gradient of each listed row."""
-
-    losses: Tensor  # [B], weighted
-    d_query: Tensor  # [B, D], or [0, D] without gradient
-    pairs: Any  # ids [B, 1 + N], or [B, 1] with shared lists; or what the backend's row pass takes in their place
-    coefficients: Tensor  # as ids
-    d_negatives: Tensor  # [G, N, D] with shared lists, else [0, 0, D]
 
 
 class Backend(ABC):
@@ -250,7 +181,7 @@ class Backend(ABC):
             coefficients=allocate("coefficients", (batch, width), wide),
             d_negatives=allocate("d_negatives", (*lists, dim), wide),
         )
-        inputs = (query, table, targets, negatives, starts, ends, known, weights)
+        inputs = SampledInputs(query, table, targets, negatives, starts, ends, known, weights)
         options = (similarity, objective, margin, temperature, gradient)
         return out._replace(pairs=self._sampled_loss(inputs, options, out, allocate, extra_ids, update))
 
@@ -271,7 +202,7 @@ class Backend(ABC):
             checks.csr_range("targets", starts, ends, answers, len(table))
             if known is not None:
                 checks.csr_range("known", *known, len(table))
-        inputs = (query, table, bias, starts, ends, answers, weights)
+        inputs = CandidateInputs(query, table, bias, starts, ends, answers, weights)
         return self._candidate_loss(inputs, (similarity, objective, smoothing, gradient), known, allocate, bf16)
 
     @abstractmethod
@@ -310,6 +241,11 @@ class Backend(ABC):
     ) -> None:  # fmt: skip
         """Each row named by `pairs` (as `sampled_loss` left them, or ids [B, K]) or by `extras` collects its gradient
         and is updated, once, whatever the number of threads."""
+
+    def reduce_tables(self, passes: Sequence[RowPass]) -> None:
+        """`reduce_rows` of several tables; a GPU sorts their ids together."""
+        for one in passes:
+            self.reduce_rows(*one)
 
     def table_gradient(self, query, table, ids, coefficients, extra_ids, extra_rows, similarity: int) -> Tensor:
         """Gradient of the whole table [C, D] from pairs and ready rows."""

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kgfast.backends.base import Allocate, Backend, Constants, Ranges, RowUpdate, Sampled, Workspace
+from kgfast.backends.base import Backend
+from kgfast.backends.operands import Allocate, Constants, Ranges, RowUpdate, Sampled, Workspace
 from kgfast.core import checks
 from kgfast.errors import KgfastError
 from kgfast.registry import Regularizer, Score, Side, Update

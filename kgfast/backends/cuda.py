@@ -7,11 +7,15 @@ which this is a subclass. With KGFAST_CUDA_HOST=1 the same kernels run on the CP
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from kgfast.backends.base import Allocate, Constants, RowUpdate, Sampled
+from kgfast.backends import order
 from kgfast.backends.cpu import _C, compiled, pointer, pointers
+from kgfast.backends.devices import on_one_device
+from kgfast.backends.operands import Allocate, Constants, RowPass, RowUpdate, Sampled
 from kgfast.backends.triton import TritonBackend, device_row_update, missing_gpu
 from kgfast.core.environment import CUDA_ON_HOST
 from kgfast.errors import KgfastError
@@ -22,20 +26,16 @@ WIDEST = 4096  # numbers of an entity row; relation rows may be wider
 
 
 def launch(kernel, like: Tensor, *arguments) -> None:
-    """kernel(target, ..) on the current stream of the device of `like`."""
+    """kernel(target, ..) on the current stream of the device of `like`, which devices.py has made the current one."""
     if like.device.type == "cpu":
         if not ON_HOST:
             raise KgfastError("impl='cuda' needs tensors on a GPU (or KGFAST_CUDA_HOST=1, for tests)")
         kernel((True, 0), *arguments)
         return
-    target = (False, torch.cuda.current_stream(like.device).cuda_stream)
-    if torch.cuda.current_device() == like.device.index:
-        kernel(target, *arguments)
-        return
-    with torch.cuda.device(like.device):
-        kernel(target, *arguments)
+    order.launch(kernel, like, *arguments)
 
 
+@on_one_device
 class CudaBackend(TritonBackend):
     """Kernels in CUDA C++ for rows, in Triton for tiles."""
 
@@ -84,22 +84,22 @@ class CudaBackend(TritonBackend):
         check_rows("the table to update", rows, None)
         return device_row_update(rule, rows, states, constants._replace(step=0.0), last)
 
-    def reduce_rows(self, query, table, pairs, coefficients, extras, similarity: int, update, *, allocate=None) -> None:
-        reduce_sorted(query, table, pairs, coefficients, extras, similarity, update,
-                      sorted_rows([pairs, *(ids for ids, _ in extras)], len(table)))  # fmt: skip
+    def _sort(self, like: Tensor) -> order.Sort:
+        return partial(order.sort_by_cub, launch)
 
-    def table_gradient_rows(self, query, table, ids, coefficients, extra_ids, extra_rows, similarity: int):
-        entries = sorted_rows([ids, extra_ids], len(table))
+    def _reduce_sorted(self, one: RowPass, ordered: order.Order, allocate=None, ranks=None) -> None:
+        """The same bits every time."""
+        query, table, ids, coefficients, extras, similarity, update = one
+        entries, *first = ordered
+        check_rows("table", table, WIDEST if ids.numel() else None)
         if not entries.numel():
-            return extra_ids.new_empty((0,)), table.new_zeros((0, table.shape[1]))
-        found = entries >> 32
-        first = torch.cat([torch.ones_like(found[:1], dtype=torch.bool), found[1:] != found[:-1]])
-        unique, places = found[first], first.cumsum(0) - 1
-        rows = table.new_zeros((len(unique), table.shape[1]))
-        update = self.row_update(Update.SPARSE, rows)
-        extras = [(extra_ids, extra_rows)]
-        reduce_sorted(query, table, ids, coefficients, extras, similarity, update, entries, places)
-        return unique, rows
+            return
+        dim, tiles = table.shape[1], -(-entries.numel() // _C.cuda.tile_pairs)
+        partial_sums = torch.empty((2, tiles if dim <= WIDEST else 0, dim), dtype=table.dtype, device=table.device)
+        sources = [(pointer(rows), len(rows_ids)) for rows_ids, rows in extras]
+        launch(_C.cuda.reduce_rows, table, similarity, pointer(entries), 0 if ranks is None else pointer(ranks),
+               entries.numel(), tuple(first), *pointers(query, table, coefficients), ids.numel(), ids.shape[1], dim,
+               sources, pointer(partial_sums), arguments(update))  # fmt: skip
 
     def update_all_rows(self, gradients, update: RowUpdate) -> None:
         launch(_C.cuda.update_all_rows, gradients, *gradients.shape, pointer(gradients), arguments(update))
@@ -126,30 +126,3 @@ def arguments(update: RowUpdate) -> tuple[int, ...]:
     """A row update as the kernels take it: rule, rows, two states, constants."""
     rule, rows, *states, constants = update.address()  # type: ignore[attr-defined]
     return (int(rule), rows, *[*states, 0, 0][:2], constants)
-
-
-def sorted_rows(sources: list[Tensor], bound: int) -> Tensor:
-    """int64 [M]: id << 32 | position of every id of the sources, by id, then by position."""
-    like, count = sources[0], sum(ids.numel() for ids in sources)
-    if count >= 2**32:
-        raise KgfastError(f"a step of {count} rows; below 2^32 are possible")
-    entries, other = (torch.empty(count, dtype=torch.int64, device=like.device) for _ in range(2))
-    needed: list[int] = []
-    launch(lambda target, rows: needed.append(_C.cuda.sort_bytes(target, rows)), like, count)
-    workspace = torch.empty(needed[0], dtype=torch.uint8, device=like.device)
-    places = [(pointer(ids), ids.numel()) for ids in sources]
-    launch(_C.cuda.sort_rows, like, places, bound, *pointers(entries, other, workspace), needed[0])
-    return entries
-
-
-def reduce_sorted(query, table, ids, coefficients, extras, similarity: int, update, entries, places=None) -> None:
-    """The row pass over sorted entries; places: the row of a sparse gradient for each. The same bits every time."""
-    check_rows("table", table, WIDEST if ids.numel() else None)
-    if not entries.numel():
-        return
-    dim, tiles = table.shape[1], -(-entries.numel() // _C.cuda.tile_pairs)
-    partial_sums = torch.empty((2, tiles if dim <= WIDEST else 0, dim), dtype=table.dtype, device=table.device)
-    sources = [(pointer(rows), len(rows_ids)) for rows_ids, rows in extras]
-    launch(_C.cuda.reduce_rows, table, similarity, pointer(entries), 0 if places is None else pointer(places),
-           entries.numel(), *pointers(query, table, coefficients), ids.numel(), ids.shape[1], dim, sources,
-           pointer(partial_sums), arguments(update))  # fmt: skip

@@ -6,10 +6,17 @@ a bad id is a device-side assertion. Sums, gradients and coefficients are float3
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from kgfast.backends.base import Allocate, Backend, Constants, DeviceRowUpdate, Ranges, RowUpdate, Sampled
+from kgfast.backends.base import Backend
+from kgfast.backends.cpu import _C
+from kgfast.backends.devices import aligned, on_one_device
+from kgfast.backends.operands import Allocate, Constants, DeviceRowUpdate, Ranges, RowPass, RowUpdate, Sampled
+from kgfast.backends.order import Order, Sort, launch, order_tables, sort_by_cub, sort_by_torch
 from kgfast.core import checks
 from kgfast.core.csr import as_csr
 from kgfast.core.environment import TRITON_INTERPRETED
@@ -25,6 +32,7 @@ OVER_CANDIDATES = (Objective.SOFTMAX, Objective.BCE)  # what candidate_tiles.py 
 ROUNDED = (torch.bfloat16,)  # tables of 16 bits that can be trained: rounded stochastically
 
 
+@on_one_device
 class TritonBackend(Backend):
     """Kernels in Triton."""
 
@@ -32,7 +40,7 @@ class TritonBackend(Backend):
     shares_launches = True
 
     def why_not(self, device: str | None) -> str | None:
-        return None if TRITON_INTERPRETED or device == "cuda" else missing_gpu(device)
+        return None if device == "cuda" or (TRITON_INTERPRETED and device in (None, "cpu")) else missing_gpu(device)
 
     # ---- what steps check without waiting --------------------------------------------------------------------
 
@@ -103,7 +111,7 @@ class TritonBackend(Backend):
             checks.csr_range(f"tasks[{place}].targets", starts, ends, answers, len(table))
             if known is not None:
                 checks.csr_range(f"tasks[{place}].known", *known, len(table))
-        return multitask.task_losses([multitask.Task(*task) for task in tasks])
+        return multitask.task_losses([multitask.Task(query, aligned(table), *rest) for query, table, *rest in tasks])
 
     def task_gradients(self, group, g: Tensor):
         return multitask.task_gradients(group, g)
@@ -132,20 +140,35 @@ class TritonBackend(Backend):
         return device_row_update(rule, rows, states, constants._replace(step=counted), last)
 
     def reduce_rows(self, query, table, pairs, coefficients, extras, similarity: int, update, *, allocate=None) -> None:
-        rows.reduce_rows(query, table, pairs, coefficients, extras, similarity, *arguments(update),
-                         self.allocator(allocate, table))  # fmt: skip
+        one = RowPass(query, table, pairs, coefficients, extras, similarity, update)
+        self._reduce_sorted(one, *self._orders([one]), allocate)
+
+    def reduce_tables(self, passes: Sequence[RowPass]) -> None:
+        for one, order in zip(passes, self._orders(passes), strict=True):
+            self._reduce_sorted(one, order)
+
+    def _orders(self, passes: Sequence[RowPass]) -> list[Order]:
+        sources = [[one.pairs, *(ids for ids, _ in one.extras)] for one in passes]
+        return order_tables(sources, [len(one.table) for one in passes], self._sort(passes[0].table))
+
+    def _sort(self, like: Tensor) -> Sort:
+        """By cub where kgfast was built with it: the order is the same."""
+        by_cub = _C.cuda.built and like.device.type == "cuda"
+        return partial(sort_by_cub, launch) if by_cub else sort_by_torch
+
+    def _reduce_sorted(self, one: RowPass, order: Order, allocate=None, ranks=None) -> None:
+        rows.reduce_rows(*one[:-1], *arguments(one.update), self.allocator(allocate, one.table), *order, ranks)
 
     def table_gradient_rows(self, query, table, ids, coefficients, extra_ids, extra_rows, similarity: int):
         if ids.numel() + len(extra_ids) == 0:
             return ids.new_empty((0,)), table.new_empty((0, table.shape[1]))
-        order = rows.sort([ids, extra_ids])
-        unique, ranks = torch.unique_consecutive(order[0], return_inverse=True)
+        (order,) = order_tables([[ids, extra_ids]], [len(table)], self._sort(table))
+        unique, ranks = torch.unique_consecutive(order.ids(), return_inverse=True)
         out = table.new_zeros((len(unique), table.shape[1]))
-        update = arguments(self.row_update(Update.SPARSE, out))
         extras = [(extra_ids, extra_rows)]
-        allocate = self.allocator(None, table)
-        rows.reduce_rows(query, table, ids, coefficients, extras, similarity, *update, allocate, order, ranks)
-        return unique.long(), out
+        update = self.row_update(Update.SPARSE, out)
+        self._reduce_sorted(RowPass(query, table, ids, coefficients, extras, similarity, update), order, ranks=ranks)
+        return unique, out
 
     def update_all_rows(self, gradients, update: RowUpdate) -> None:
         rules.update_all_rows(gradients, *arguments(update))

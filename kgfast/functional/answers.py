@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kgfast import ops
-from kgfast.backends.base import Ranges
+from kgfast.backends.operands import Ranges
 from kgfast.core.csr import as_csr
 from kgfast.core.known import KnownTriples
 from kgfast.core.sums import sum_dtype, total

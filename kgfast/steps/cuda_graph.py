@@ -51,6 +51,7 @@ class CapturedStep:
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
         """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
         with self.step.lock:
+            self.step.streams.begin()
             return self.replayed(triples, step_index(index), weights)
 
     def replayed(self, triples: Tensor, index: int, weights: Tensor | None) -> Tensor:
@@ -73,7 +74,11 @@ class CapturedStep:
         step.begin(index)
         if self.recorded[shape].addresses != step.addresses():
             self.recorded.clear()  # the optimizer's state was replaced
-            self.recorded[shape] = self.record(triples, index, weights)
+            try:
+                self.recorded[shape] = self.record(triples, index, weights)
+            except BaseException:
+                step.take_back()
+                raise
         found = self.recorded[shape]
         found.triples.copy_(triples)
         if weights is not None and found.weights is not None:
@@ -82,21 +87,25 @@ class CapturedStep:
         return found.loss.clone()
 
     def record(self, triples: Tensor, index: int, weights: Tensor | None) -> Recorded:
-        """Records the step's launches; none of them runs."""
+        """Records the step's launches; none of them runs. Where that fails the step is as it was."""
         step = self.step
         triples, weights = triples.clone(), None if weights is None else weights.clone()
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(step.device)
+        buffers = dict(step.workspace.buffers)
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
         own: dict[str, Any] = dict(pool=self.pool, stream=torch.cuda.Stream(step.device))
         own["capture_error_mode"] = "thread_local"
         step.recording = True
-        try:
-            with torch.cuda.device(step.device), torch.cuda.graph(graph, **own):
-                loss = step(triples, index, weights)
-        except BaseException:
-            torch.cuda.set_stream(before)  # where ending the recording fails, torch leaves its stream in place
-            raise
-        finally:
-            step.recording = False
+        with torch.cuda.device(step.device):
+            try:
+                with torch.cuda.graph(graph, **own):
+                    loss = step(triples, index, weights)
+            except BaseException:
+                torch.cuda.set_stream(before)  # where ending the recording fails, torch leaves its stream in place
+                step.workspace.buffers = buffers  # not those of the graph's memory
+                self.pool = None  # whose recording may not have ended; graphs that are recorded keep theirs
+                raise
+            finally:
+                step.recording = False
         return Recorded(graph, triples, weights, loss, step.addresses(), dict(step.workspace.buffers))

@@ -43,7 +43,7 @@ class HostTablesStep:
             raise KgfastError(
                 f"model must be on the CPU, from where its rows are fetched; it is on {model.entities.device}"
             )
-        self.model, self.optimizer, self.device, self.impl = model, optimizer, torch.device(device), impl
+        self.model, self.optimizer, self.device, self.impl = model, optimizer, indexed(device), impl
         # what is drawn, asked and checked is the whole graph's, on the CPU; what is trained is a table of a step's rows
         self.whole = NegativeSamplingStep(model, optimizer, **options)
         self.options = {name: value for name, value in options.items() if name not in WHOLE}
@@ -130,6 +130,12 @@ class HostTablesStep:
         offsets, places = places_among(rows, *as_csr(*known))
         starts, ends, places = (part.to(self.device) for part in (offsets[:-1], offsets[1:], places))
         return starts, ends, places
+
+
+def indexed(device: torch.device | str) -> torch.device:
+    """The device with its number: `cuda` alone would be another one where the current device changes."""
+    found = torch.device(device)
+    return torch.device("cuda", torch.cuda.current_device()) if str(found) == "cuda" else found
 
 
 class Mirror:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from kgfast.backends.base import Ranges
+from kgfast.backends.operands import Ranges, RowPass
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
 from kgfast.core.sums import total
@@ -61,6 +61,10 @@ class NegativeSamplingStep(Step):
         extras = [(columns.anchors, d_anchor), *self.regularize(columns, d_anchor, d_relation)]
         if len(negatives) != len(query):  # shared
             extras.append((negatives.view(-1), d_negatives.flatten(0, 1)))
-        self.backend.reduce_rows(query, self.entities, pairs, coefficients, extras, self.similarity, update)
-        self.update_relations([(columns.relations, d_relation)])
+        self.backend.reduce_tables(
+            [
+                RowPass(query, self.entities, pairs, coefficients, extras, self.similarity, update),
+                self.extra_rows(self.relations, [(columns.relations, d_relation)], self.updates["relations"]),
+            ]
+        )
         return total(losses)

@@ -76,11 +76,14 @@ class OneVsAllStep(Step):
             entity_rows, relation_rows = self.relation_head(batches)
             extras += entity_rows
             relation_extras += relation_rows
-        none = query.new_empty((0, 0))
         dense = self.backend.row_update(Update.DENSE, d_table)
-        self.backend.reduce_rows(none, self.entities, none.long(), none, extras, 0, dense)
+        self.backend.reduce_tables(
+            [
+                self.extra_rows(self.entities, extras, dense),
+                self.extra_rows(self.relations, relation_extras, self.updates["relations"]),
+            ]
+        )
         self.backend.update_all_rows(d_table, self.updates["entities"])
-        self.update_relations(relation_extras)
         return total(losses)
 
     def relation_head(self, batches: list[SideBatch]) -> tuple[ExtraRows, ExtraRows]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kgfast import backends
-from kgfast.backends.base import RowUpdate
+from kgfast.backends.operands import RowPass, RowUpdate
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
 from kgfast.core.sums import sum_dtype, total
@@ -23,6 +23,7 @@ from kgfast.errors import KgfastError
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
 from kgfast.registry import Regularizer, Side, find_score
+from kgfast.steps.streams import StreamOrder
 
 SIDES = ("alternate", "both", *Side.words())
 
@@ -54,7 +55,8 @@ def step_index(index: int) -> int:
 
 
 class Step:
-    """A step of training: a subclass says what the loss is. Several threads may call it: they wait for one another."""
+    """A step of training: a subclass says what the loss is. Several threads may call it, and on several streams of a
+    GPU: they wait for one another."""
 
     def __init__(
         self, model: KGEModel, optimizer: RowOptimizer, *, side: str, seed: int, regularizer: str | None,
@@ -84,6 +86,7 @@ class Step:
         self.updates: dict[str, RowUpdate] = {}  # of the tables, by name
         self.none = torch.empty(0, dtype=torch.int64, device=self.device)
         self.lock = threading.RLock()
+        self.streams = StreamOrder(self.device, self.kept)
         for param in (model.entities, model.relations):
             optimizer.group_of(param)
         optimizer.ensure_state()
@@ -94,6 +97,8 @@ class Step:
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
         """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
         with self.lock:
+            if not self.recording:
+                self.streams.begin()
             triples, index = self.check(triples), step_index(index)
             if len(triples) == 0:
                 return torch.zeros((), dtype=self.dtype, device=self.device)
@@ -131,8 +136,23 @@ class Step:
             return
         if self.counter is not None:
             self.counter.fill_(index)
-        tables = {name: getattr(self.model, name) for name in ("entities", "relations")}
-        self.updates = {name: self.optimizer.row_update(table, self.backend) for name, table in tables.items()}
+        self.updates["entities"] = self.optimizer.row_update(self.model.entities, self.backend)
+        try:
+            self.updates["relations"] = self.optimizer.row_update(self.model.relations, self.backend)
+        except BaseException:
+            self.optimizer.state[self.model.entities]["step"] -= 1
+            raise
+
+    def take_back(self) -> None:
+        """Undoes the count of `begin`, where nothing was trained after it."""
+        for table in (self.model.entities, self.model.relations):
+            self.optimizer.state[table]["step"] -= 1
+
+    def kept(self) -> list[Tensor]:
+        """The tensors on the device that one step leaves to the next."""
+        own = [self.none] if self.counter is None else [self.none, self.counter]
+        of_tables = [tensor for update in self.updates.values() for _, tensor in update.named_tensors()]
+        return [*own, *self.workspace.buffers.values(), *of_tables]
 
     def addresses(self) -> tuple:
         """Where the optimizer's state and constants lie, which a recorded step must find there again."""
@@ -207,10 +227,10 @@ class Step:
             add(kind, relation_parts, weight, self.relations, columns.relations, d_relation)
         return [(columns.targets, d_target)]
 
-    def update_relations(self, extras: list[tuple[Tensor, Tensor]]) -> None:
-        none = self.relations.new_empty((0, 0))
-        update = self.updates["relations"]
-        self.backend.reduce_rows(none, self.relations, none.long(), none, extras, 0, update)
+    def extra_rows(self, table: Tensor, extras: list[tuple[Tensor, Tensor]], update: RowUpdate) -> RowPass:
+        """The pass over rows of a table whose gradients are ready."""
+        none = table.new_empty((0, 0))
+        return RowPass(none, table, self.none.view(0, 0), none, extras, 0, update)
 
 
 class KnownAnswers:

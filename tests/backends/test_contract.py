@@ -20,7 +20,16 @@ from kgfast.registry import ALL_OBJECTIVES, Objective, Similarity
 
 KERNELS = Backend.__abstractmethods__
 # methods with a default that a backend may replace: what it can, where it runs, what it does in one launch
-HOOKS = {"why_not", "workspace", "bf16_reason", "use_huge_pages", "check_table", "task_losses", "task_gradients"}
+HOOKS = {
+    "why_not",
+    "workspace",
+    "bf16_reason",
+    "use_huge_pages",
+    "check_table",
+    "reduce_tables",
+    "task_losses",
+    "task_gradients",
+}
 
 needs_triton = pytest.mark.skipif(not backends.TRITON, reason="Triton is not installed")
 
@@ -94,7 +103,7 @@ class Watch(TorchDispatchMode):
             monkeypatch.setitem(reference.SIMILARITIES, name, self.specification)
 
     def watch(self, backend: Backend, named: bool, monkeypatch) -> None:
-        for kernel in sorted(KERNELS | {"task_losses", "task_gradients"}):
+        for kernel in sorted(KERNELS | {"reduce_tables", "task_losses", "task_gradients"}):
             inside = self.noted(kernel, getattr(backend, kernel)) if named else self.another(backend, kernel)
             monkeypatch.setattr(backend, kernel, inside)
         for method in methods(Backend).keys() - KERNELS - HOOKS if named else ():
@@ -317,7 +326,8 @@ def test_steps(lane, watch, kind):
     options = dict(optimizer=optim.RowAdam, query_dropout=dropout)
     model, step, triples = make_step(kind, lane.device, lane.impl, "complex", **options)
     before = model.entities.detach().clone()
-    kernels = {"_queries", "_queries_adjoint", "reduce_rows", "_row_update"} | ({"dropout_mask"} if dropout else set())
+    kernels = {"_queries", "_queries_adjoint", "reduce_tables", "_row_update"}
+    kernels |= ({"dropout_mask"} if dropout else set()) | ({"reduce_rows"} if lane.impl == "cpu" else set())
     kernels |= {"_candidate_loss", "update_all_rows"} if kind in OVER_ALL else {"_sampled_loss", "_sample_negatives"}
     kernels |= {"_add_regularizer"} if "regularizer" in STEPS[kind] else set()
     kernels |= {"assert_answers"} if "answers" in STEPS[kind] else set()

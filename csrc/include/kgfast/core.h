@@ -36,6 +36,7 @@ struct IdRanges {
 };
 
 constexpr int kMostExtras = 4;  // sources of gradient rows beside a step's pairs
+constexpr int kMostSources = 2 * (1 + kMostExtras);  // of ids, for two tables
 
 namespace KGFAST_LEVEL {
 

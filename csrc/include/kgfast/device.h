@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "core.h"
 #include "objectives.h"
@@ -40,11 +42,18 @@ struct SampledRows {
   float* scores;            // shared: [batch, count], scores and then their coefficients
   float* d_negatives;       // shared: [groups, count, dim]
 };
-// Sorted (id << 32 | position): positions count the pairs first, then the extra rows of each source.
+// Ids that are sorted together, one source after the other; those of a table stand above the ids of tables before it.
+struct IdSources {
+  const int64_t* ids[kMostSources];
+  int64_t count[kMostSources], first_id[kMostSources];
+};
+// Sorted (id << 32 | position): positions count the pairs first, then the extra rows of each source. Where several
+// tables were sorted together, this one's ids and positions begin at first_id and first_position.
 struct SortedRows {
   Similarity similarity;
   const uint64_t* entries;
   const int64_t* places;  // of each entry: its row in a sparse gradient; or null
+  int64_t first_id, first_position;
   int64_t total, pairs, width, dim;
   const float *query, *table, *coefficients;
   const float* extra_rows[kMostExtras];
@@ -70,8 +79,8 @@ constexpr int64_t kTilePairs = 64;  // sorted entries of a team
   void independent_loss(const SampledRows&, void* stream);                                                             \
   void shared_loss(const SampledRows&, void* stream);                                                                  \
   void sort_bytes(int64_t total, int64_t& bytes);                                                                      \
-  void sort_rows(const int64_t* const* ids, const int64_t* counts, int sources, int64_t bound, uint64_t* entries,      \
-                 uint64_t* other, void* workspace, int64_t workspace_bytes, void* stream);                             \
+  void sort_rows(const IdSources&, int64_t bound, uint64_t* entries, uint64_t* other, void* workspace,                 \
+                 int64_t workspace_bytes, void* stream);                                                               \
   void reduce_rows(const SortedRows&, const DeviceRowUpdate&, void* stream);                                           \
   void update_all_rows(int64_t rows, int64_t dim, const float* gradients, const DeviceRowUpdate&, void* stream);       \
   void regularizer(Regularizer, int parts, float weight, const float* table, const int64_t* ids, int64_t count,        \
@@ -82,6 +91,9 @@ KGFAST_DEVICE_FUNCTIONS
 }
 namespace host {
 KGFAST_DEVICE_FUNCTIONS
-}
+// The grids of this thread's launches since `watch_launches`, which says whether kernels run or are counted only.
+void watch_launches(bool runs);
+std::vector<std::pair<int64_t, int64_t>> launched_grids();
+}  // namespace host
 
 }  // namespace kgfast
