@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from kgfast.core.sums import sum_dtype
-from kgfast.kernels.triton import pairs, queries, rows, sampled, sampling, shared, updates
+from kgfast.kernels.triton import batches, pairs, queries, rows, sampled, sampling, shared, updates
 from kgfast.registry import Objective, Regularizer, Side, Similarity, Update
 
 BATCH, NEGATIVES, COUNT, RELATIONS, DIM = 1024, 256, 14541, 237, 400
@@ -28,6 +28,10 @@ def allocate(name, shape, dtype):
 
 def known():
     return whole(BATCH), whole(BATCH), whole(10 * BATCH)
+
+
+def batch_of_triples():
+    batches.columns_of(whole(BATCH, 3), COUNT, RELATIONS, 0)
 
 
 def query(operator: str, width: int, dim: int = DIM):
@@ -79,6 +83,7 @@ def all_rows():
 
 
 ROW_CASES = {
+    "batch": batch_of_triples,
     "queries, TransE": lambda: query("TransE", DIM),
     "queries, ComplEx": lambda: query("ComplEx", DIM),
     "queries, RotatE": lambda: query("RotatE", DIM // 2),

@@ -104,8 +104,8 @@ def matrix_vector(
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """out[b] = R v, or R^T v (TRANSPOSED), R row-major of triple b's relation; v a row by id (GATHER), or row b."""
-    row, part = part_of(tl.program_id(0), tl.cdiv(dim, BLOCK_D))
-    b, d = row.to(tl.int64), part * BLOCK_D + tl.arange(0, BLOCK_D)
+    row, block = part_of(tl.program_id(0), tl.cdiv(dim, BLOCK_D))
+    b, d = row.to(tl.int64), block * BLOCK_D + tl.arange(0, BLOCK_D)
     matrix_ptr = matrices_ptr + tl.load(triples_ptr + 3 * b + 1) * dim * dim
     if GATHER:
         vector_ptr = vectors_ptr + tl.load(vector_ids_ptr + b * vector_id_stride) * dim

@@ -71,8 +71,9 @@ class Backend(ABC):
     # ---- checks that a step makes ----------------------------------------------------------------------------
 
     @abstractmethod
-    def assert_triples(self, triples: Tensor, entities: int, relations: int) -> None:
-        """What a step checks of its triples; a GPU's may not wait for the answer."""
+    def assert_triples(self, triples: Tensor, entities: int, relations: int, inverse: int) -> Tensor:
+        """The columns of a step's triples, whose ids are checked; a GPU's may not wait for the answer. int64 [5, B]:
+        heads, tails, heads, relations, relations + inverse, so that two sides are one behind the other."""
 
     @abstractmethod
     def assert_weights(self, weights: Tensor, count: int) -> Tensor: ...

@@ -109,8 +109,10 @@ class CpuBackend(Backend):
         if table.dtype not in DTYPES:
             raise KgfastError(f"{name} has dtype {table.dtype}; impl='cpu' takes float32 and float64")
 
-    def assert_triples(self, triples: Tensor, entities: int, relations: int) -> None:
+    def assert_triples(self, triples: Tensor, entities: int, relations: int, inverse: int) -> Tensor:
         checks.triple_range(triples, entities, relations)
+        head, relation, tail = triples.unbind(1)
+        return torch.stack([head, tail, head, relation, relation + inverse])
 
     def assert_weights(self, weights: Tensor, count: int) -> Tensor:
         return checks.weights(weights, count)

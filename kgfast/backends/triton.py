@@ -22,7 +22,18 @@ from kgfast.core.csr import as_csr
 from kgfast.core.environment import TRITON_INTERPRETED
 from kgfast.core.sums import HALF
 from kgfast.errors import KgfastError
-from kgfast.kernels.triton import all_scores, candidates, multitask, pairs, ranking, rows, sampled, sampling, shared
+from kgfast.kernels.triton import (
+    all_scores,
+    batches,
+    candidates,
+    multitask,
+    pairs,
+    ranking,
+    rows,
+    sampled,
+    sampling,
+    shared,
+)
 from kgfast.kernels.triton import queries as operators
 from kgfast.kernels.triton import updates as rules
 from kgfast.kernels.triton.scores import Operator
@@ -44,10 +55,11 @@ class TritonBackend(Backend):
 
     # ---- what steps check without waiting --------------------------------------------------------------------
 
-    def assert_triples(self, triples: Tensor, entities: int, relations: int) -> None:
-        head, relation, tail = triples.unbind(1)
-        inside = (triples >= 0).all() & (torch.maximum(head, tail) < entities).all() & (relation < relations).all()
+    def assert_triples(self, triples: Tensor, entities: int, relations: int, inverse: int) -> Tensor:
+        columns, inside = batches.columns_of(triples, entities, relations, inverse)
+        inside = inside if len(inside) == 1 else inside.all()
         torch._assert_async(inside, f"triples: an id is outside of {entities} entities and {relations} relations")
+        return columns
 
     def assert_weights(self, weights: Tensor, count: int) -> Tensor:
         if not isinstance(weights, Tensor) or weights.shape != (count,):

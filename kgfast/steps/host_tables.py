@@ -17,7 +17,7 @@ from kgfast.errors import KgfastError
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
 from kgfast.steps.negative_sampling import NegativeSamplingStep
-from kgfast.steps.step import SideBatch, step_index
+from kgfast.steps.step import Columns, SideBatch, step_index
 
 WHOLE = ("known", "filter", "negative_power", "entity_counts")  # options about the whole graph
 
@@ -83,7 +83,7 @@ class HostTablesStep:
     def train(self, triples: Tensor, index: int, weights: Tensor | None) -> Tensor:
         """Fetch, train, store."""
         whole, step = self.whole, self.rows_step
-        triples = whole.check(triples)
+        triples, _ = whole.check(triples)
         if len(triples) == 0:
             return torch.zeros((), dtype=whole.dtype, device=self.device)
         if len(triples) > self.batch:
@@ -106,8 +106,9 @@ class HostTablesStep:
         end_places = end_places.view(-1, 2)
         named = torch.stack([end_places[:, 0], relation_places, end_places[:, 1]], 1).split(len(triples))
         step.begin(index)
+        batches = [SideBatch(part, batch.side) for part, batch in zip(named, batches, strict=True)]
         loss = step.train(
-            [SideBatch(part, batch.side) for part, batch in zip(named, batches, strict=True)],
+            batches, Columns.gathered(batches),
             self.known_among(whole.draws.masked(known), entities), negative_places.view(negatives.shape), index, shares,
         )  # fmt: skip
         for ids, mirrors in zip((entities, relations), self.mirrors, strict=True):

@@ -38,18 +38,19 @@ class NegativeSamplingStep(Step):
         super().__init__(model, optimizer, side=side, seed=seed, regularizer=regularizer,
                          regularizer_weight=regularizer_weight, query_dropout=query_dropout, impl=impl)  # fmt: skip
 
-    def train_batch(self, triples: Tensor, index: int, weights: Tensor | None) -> Tensor:
+    def train_batch(self, triples: Tensor, columns: Columns, index: int, weights: Tensor | None) -> Tensor:
         batches = self.side_batches(triples, index)
         shares = self.shares(weights, len(triples), len(batches))
         self.begin(index)  # after what can be refused
         known = self.draws.known_ranges(batches)
         negatives = self.draws.draw(self.backend, batches, known, self.counted(index), self.workspace)
-        return self.train(batches, self.draws.masked(known), negatives, index, shares)
+        return self.train(batches, columns, self.draws.masked(known), negatives, index, shares)
 
-    def train(self, batches: list[SideBatch], masked: Ranges, negatives: Tensor, index: int, shares: Tensor) -> Tensor:
+    def train(
+        self, batches: list[SideBatch], columns: Columns, masked: Ranges, negatives: Tensor, index: int, shares: Tensor
+    ) -> Tensor:  # fmt: skip
         """The step after `begin`, when its ids are drawn; masked: ranges of the known answers that have no part."""
         query, mask = self.queries(batches, index)
-        columns = Columns.of(batches)
         update = self.updates["entities"]
         starts, ends, ids = masked
         losses, d_query, pairs, coefficients, d_negatives = self.backend.sampled_loss(

@@ -52,10 +52,9 @@ class OneVsAllStep(Step):
             if reason:
                 raise KgfastError(f"bf16=True can't serve: {reason}")
 
-    def train_batch(self, triples: Tensor, index: int, weights: Tensor | None) -> Tensor:
+    def train_batch(self, triples: Tensor, columns: Columns, index: int, weights: Tensor | None) -> Tensor:
         """The loss that it returns is without the relation head."""
         batches = self.side_batches(triples, index)
-        columns = Columns.of(batches)
         if self.answers:
             known = (*self.answers.ranges(batches), self.answers.ids)
             starts, ends, answers = self.backend.assert_answers(*known, columns.targets)

@@ -43,7 +43,13 @@ class Columns(NamedTuple):
     relations: Tensor
 
     @classmethod
-    def of(cls, batches: list[SideBatch]) -> Columns:
+    def of(cls, columns: Tensor, sides: tuple[Side, ...]) -> Columns:
+        """Of what `Backend.assert_triples` returns."""
+        first, count = int(sides[0]), len(sides)
+        return cls(*(columns[place : place + count].view(-1) for place in (first, first + 1, first + 3)))
+
+    @classmethod
+    def gathered(cls, batches: list[SideBatch]) -> Columns:
         places = [(side.anchor, side.answer, 1) for _, side in batches]
         columns = zip(*places, strict=True)
         return cls(*(torch.cat([b.triples[:, p] for b, p in zip(batches, one, strict=True)]) for one in columns))
@@ -99,12 +105,12 @@ class Step:
         with self.lock:
             if not self.recording:
                 self.streams.begin()
-            triples, index = self.check(triples), step_index(index)
+            (triples, columns), index = self.check(triples), step_index(index)
             if len(triples) == 0:
                 return torch.zeros((), dtype=self.dtype, device=self.device)
-            return self.train_batch(triples, index, weights)
+            return self.train_batch(triples, Columns.of(columns, self.sides(index)), index, weights)
 
-    def train_batch(self, triples: Tensor, index: int, weights: Tensor | None) -> Tensor:
+    def train_batch(self, triples: Tensor, columns: Columns, index: int, weights: Tensor | None) -> Tensor:
         raise NotImplementedError
 
     def check_tables(self) -> None:
@@ -114,12 +120,13 @@ class Step:
             if now.data_ptr() != seen.data_ptr() or now.dtype != seen.dtype or now.shape != seen.shape:
                 raise KgfastError(f"model.{name} was replaced since this step was made: make a new step")
 
-    def check(self, triples: Tensor) -> Tensor:
-        """Triples that kernels may read, and tables that they may change."""
+    def check(self, triples: Tensor) -> tuple[Tensor, Tensor]:
+        """Triples that kernels may read and their columns, and tables that they may change."""
         self.check_tables()
         triples = checks.triples(triples, self.entities, copy=self.device.type == "cpu")
-        self.backend.assert_triples(triples, self.model.num_entities, self.model.num_relations)
-        return triples
+        entities, relations = self.model.num_entities, self.model.num_relations
+        inverse = relations if self.model.reciprocal else 0
+        return triples, self.backend.assert_triples(triples, entities, relations, inverse)
 
     def sides(self, index: int) -> tuple[Side, ...]:
         """The sides that step `index` trains."""
