@@ -29,9 +29,17 @@ def add_rows(sum, rows_ptr, places, live, d, inside, dim, ACC: tl.constexpr):
 
 
 @triton.jit
-def id_of(entry, first_id):
-    """The table's row that an entry names, counted from the table's first."""
-    return ((entry >> 32) - first_id).to(tl.int32)
+def id_at(entries_ptr, place, first_id, mask):
+    """The table's row that the entry at `place` names, counted from the table's first: its upper half; -1 unmasked."""
+    found = tl.load(entries_ptr.to(tl.pointer_type(tl.int32)) + 2 * place + 1, mask=mask, other=-1)
+    return tl.where(mask, found - first_id, -1)
+
+
+@triton.jit
+def position_at(entries_ptr, place, first_position, mask):
+    """Where the entry at `place` stood before sorting: its lower half; -1 unmasked."""
+    found = tl.load(entries_ptr.to(tl.pointer_type(tl.uint32)) + 2 * place, mask=mask, other=0)
+    return tl.where(mask, found.to(tl.int64) - first_position, -1)
 
 
 @triton.jit
@@ -62,12 +70,12 @@ def entries_gradient(
             x_other = tl.load(table_ptr + row * dim + other, mask=inside, other=0.0).to(ACC)
     for at in range(begin, end, BLOCK_K):
         k = at + tl.arange(0, BLOCK_K)
-        entry = tl.load(entries_ptr + k, mask=k < end, other=0)
-        place = tl.where(k < end, (entry & 0xFFFFFFFF) - first_position, -1)
+        place = position_at(entries_ptr, k, first_position, k < end)
         if HAS_PAIRS:
             pair = (place >= 0) & (place < pairs)
             c = tl.load(coefficients_ptr + place, mask=pair, other=0.0).to(ACC)[:, None]
-            q_ptrs = query_ptr + (tl.where(pair, place, 0) // width)[:, None] * dim
+            query = tl.where(pair, place, 0).to(tl.uint32) // tl.cast(width, tl.uint32)  # 64 bits divide slowly
+            q_ptrs = query_ptr + query.to(tl.int64)[:, None] * dim
             both = pair[:, None] & inside[None, :]
             y = tl.load(q_ptrs + d[None, :], mask=both, other=0.0).to(ACC)
             y_other = y
@@ -134,13 +142,13 @@ def reduce_spans(  # long: one pass, whose state is in registers
     start = span * SPAN
     stop = tl.minimum(start + SPAN, total)
     at = start + tl.arange(0, SPAN)
-    ids = tl.where(at < stop, id_of(tl.load(entries_ptr + at, mask=at < stop, other=0), first_id), -1)
-    before = tl.where(start > 0, id_of(tl.load(entries_ptr + start - 1, mask=start > 0, other=0), first_id), -1)
-    after = tl.where(stop < total, id_of(tl.load(entries_ptr + stop, mask=stop < total, other=0), first_id), -1)
+    ids = id_at(entries_ptr, at, first_id, at < stop)
+    before = id_at(entries_ptr, start - 1, first_id, start > 0)
+    after = id_at(entries_ptr, stop, first_id, stop < total)
     ONE_STEP_PER_ROW: tl.constexpr = UPDATE.value.ONE_STEP_PER_ROW
     begin = start
     while begin < stop:
-        id = id_of(tl.load(entries_ptr + begin), first_id)
+        id = id_at(entries_ptr, begin, first_id, begin < stop)
         end = end_of_run(ids, id, begin, start, stop, SPAN)
         from_before = (begin == start) & (before == id)
         beyond = (end == stop) & (after == id)
@@ -207,15 +215,15 @@ def join_spans(
     start = span * SPAN
     stop = start + SPAN
     if stop < total:
-        row = id_of(tl.load(entries_ptr + stop), first_id).to(tl.int64)
-        crosses = (id_of(tl.load(entries_ptr + stop - 1), first_id) == row) & (row >= 0) & (row < count)
-        before = tl.where(start > 0, id_of(tl.load(entries_ptr + start - 1, mask=start > 0, other=0), first_id), -1)
-        begins = (id_of(tl.load(entries_ptr + start), first_id) != row) | (before != row)
+        row = id_at(entries_ptr, stop, first_id, stop < total).to(tl.int64)
+        crosses = (id_at(entries_ptr, stop - 1, first_id, stop > 0) == row) & (row >= 0) & (row < count)
+        before = id_at(entries_ptr, start - 1, first_id, start > 0)
+        begins = (id_at(entries_ptr, start, first_id, start < total) != row) | (before != row)
         if crosses & begins:
             low, high = span + 1, tl.cast((total - 1) // SPAN, tl.int64)  # the last span that begins with this row
             while low < high:
                 middle = (low + high + 1) // 2
-                if id_of(tl.load(entries_ptr + middle * SPAN), first_id) == row:
+                if id_at(entries_ptr, middle * SPAN, first_id, middle <= high) == row:
                     low = middle
                 else:
                     high = middle - 1

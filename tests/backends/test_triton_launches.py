@@ -6,7 +6,7 @@ import torch
 from kgfast import backends, optim
 from kgfast.core.environment import TRITON_INTERPRETED
 from kgfast.nn import KGEModel
-from kgfast.steps import NegativeSamplingStep, OneVsAllStep
+from kgfast.steps import NegativeSamplingStep
 
 if not TRITON_INTERPRETED:
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
@@ -22,7 +22,7 @@ OWN = {"split_columns", "torch._assert_async", "torch.full", "torch.fill_", "dra
        "own_negatives_loss", "negative_score_gradients", "elementwise_adjoint", "reduce_spans", "join_spans",
        "torch.sum"}  # fmt: skip
 CASES = {"own": ({"sharing": "none"}, 13), "both": ({"sharing": "none", "side": "both"}, 17),
-         "batch": ({"sharing": "batch"}, 22), "all": (None, 34)}  # fmt: skip
+         "batch": ({"sharing": "batch"}, 22)}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -33,8 +33,7 @@ def test_launches_of_a_step(case, monkeypatch):
     model = KGEModel(30, 4, 8, score="complex", seed=1)
     optimizer = optim.RowAdagrad(model.parameters(), lr=0.1)
     triples = torch.tensor([[3, 1, 4], [1, 0, 29], [9, 2, 6], [5, 3, 0]])
-    kind = OneVsAllStep if options is None else NegativeSamplingStep
-    step = kind(model, optimizer, impl="triton", **(dict(options, negatives=5) if options else {}))
+    step = NegativeSamplingStep(model, optimizer, negatives=5, impl="triton", **options)
     for index in (0, 2):  # constants of the optimizer are written, buffers are made
         step(triples, index)
     with Launches() as launches:
