@@ -126,6 +126,14 @@ def evaluate(
     details: Annotated[bool, typer.Option("--details", help="Also by relation and kind of relation.")] = False,
     ties: Annotated[str, typer.Option(help="realistic, optimistic or pessimistic.")] = "realistic",
     batch_size: Annotated[int, typer.Option(min=1, help="Triples ranked at once.")] = RANKED_AT_ONCE,
+    triples: Annotated[
+        int | None, typer.Option(min=1, help="Rank so many, drawn by --seed; with a 95 % interval.", show_default="all")
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rank among so many entities, drawn by --seed: sampled metrics.", show_default="all"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what --triples and --candidates draw.")] = 0,
     unseen: Annotated[
         str | None,
         typer.Option(help="Graph of other entities, known by their texts alone (joint runs).", show_default=False),
@@ -135,11 +143,12 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ):
-    """Filtered ranking of a run: all triples of a split, both sides, all entities."""
+    """Filtered ranking of a run: all triples of a split, both sides, all entities, unless fewer are asked for."""
     if is_joint_run(run):
         from kgfast.cli import joint_runs
 
         given = {"--details": details, "--ties": ties != "realistic", "--batch-size": batch_size != RANKED_AT_ONCE}
+        given |= {"--triples": triples is not None, "--candidates": candidates is not None, "--seed": seed != 0}
         refused = [name for name, used in given.items() if used]
         if refused:
             raise KgfastError(f"{run} is a joint run, whose tasks have measures of their own: {refused[0]} can't apply")
@@ -149,7 +158,8 @@ def evaluate(
     from kgfast.cli import graph_runs
 
     model, graph = open_run(run, data, threads, device)
-    graph_runs.evaluate(model, graph, split, details, ties, batch_size, as_json)
+    fewer = dict(triples=triples, candidates=candidates, seed=seed)
+    graph_runs.evaluate(model, graph, split, details, ties, batch_size, fewer, as_json)
 
 
 @app.command()
