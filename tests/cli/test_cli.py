@@ -127,7 +127,7 @@ def test_evaluation_of_a_part_says_so(run, kgfast):
     assert code == 0 and output.count("sampled") == 4 and "100 of" in output and "95 % confidence" in output
     assert "ranked among 20 entities drawn by seed 0" in output
     code, output, error = kgfast("evaluate", folder, "--candidates", "100000")
-    assert code == 1 and "candidates=100000" in error
+    assert code == 2 and "candidates=100000" in error
 
 
 def test_predict(run, kgfast):
