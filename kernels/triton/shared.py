@@ -20,7 +20,7 @@ from kgfast.core.sums import sum_dtype
 from . import configurations
 from .configurations import arithmetic, bits, tiles
 from .launching import ceil_div, coordinates, gradient_blocks, is_product, score_blocks, strided, transposes
-from .objectives import ObjectiveFormulae, first_largest, negative_weights, visit_negatives
+from .objectives import ObjectiveFormulae, first_largest, negative_weights, part_of, visit_negatives
 from .sampled import MASKED
 from .sampling import contains, known_range
 from .scores import coefficient
@@ -143,7 +143,7 @@ def list_loss(
         )
     loss, grad_target, share = OBJECTIVE.value.loss(own, largest, weight, value, gradient, kept, margin, WEIGHTED)
     of_row = tl.load(weights_ptr + b).to(ACC)
-    tl.store(losses_ptr + b, loss * of_row)
+    tl.store(losses_ptr + b, part_of(loss, of_row))
     if GRADIENT:
         tl.debug_barrier()  # what the first visit has masked
         for first in range(0, count, BLOCK_N):
@@ -152,9 +152,9 @@ def list_loss(
             keep = score != MASKED
             p = negative_weights(score, keep, largest, temperature, OBJECTIVE, WEIGHTED)
             _, term_gradient = OBJECTIVE.value.negative(own, score, margin)
-            c = coefficient(tl.where(keep, p * term_gradient * (share * of_row), 0.0), score, SIMILARITY)
+            c = coefficient(tl.where(keep, part_of(p * term_gradient, part_of(share, of_row)), 0.0), score, SIMILARITY)
             tl.store(grad_scores_ptr + b * count + n, c.to(grad_scores_ptr.dtype.element_ty), mask=n < count)
-        c = coefficient(grad_target * of_row, own, SIMILARITY)
+        c = coefficient(part_of(grad_target, of_row), own, SIMILARITY)
         tl.store(grad_targets_ptr + b, c)
         store_target_gradient(c, x_ptr, y_ptr, grad_query_ptr + b * dim, length, SIMILARITY, ACC, BLOCK_D)
 

@@ -111,8 +111,8 @@ class CpuBackend(Backend):
     def assert_triples(self, triples: Tensor, entities: int, relations: int) -> None:
         checks.triple_range(triples, entities, relations)
 
-    def assert_weights(self, weights: Tensor, count: int) -> Tensor:
-        return checks.weights(weights, count)
+    def assert_weights(self, weights: Tensor, count: int, like: torch.dtype) -> Tensor:
+        return checks.weights(weights, count, like)
 
     def assert_answers(self, starts, ends, ids, targets):
         return self.answers(starts, ends, ids, targets)
@@ -237,9 +237,9 @@ class CpuBackend(Backend):
         _C.regularizer(DTYPES[table.dtype], kind, parts, weight, *pointers(table, ids), len(ids), table.shape[1],
                        threads(), pointer(gradients))  # fmt: skip
 
-    def _sample_negatives(self, ids, entities, side, seed, step, thresholds, aliases, starts, ends, known) -> None:
+    def _sample_negatives(self, ids, entities, side, seed, step, weights, starts, ends, known) -> None:
         _C.sample(seed % 2**64, step % 2**64, side, *ids.shape, entities,
-                  *pointers(thresholds, aliases, starts, ends, known), threads(), pointer(ids))  # fmt: skip
+                  *pointers(weights, starts, ends, known), threads(), pointer(ids))  # fmt: skip
 
     def dropout_mask(self, shape, rate: float, seed: int, index: int, dtype, device) -> Tensor:
         generator = torch.Generator().manual_seed((seed * 0x9E3779B1 + index) % 2**63)

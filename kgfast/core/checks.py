@@ -123,6 +123,16 @@ def finite(name: str, value: object, lowest: float | None = None, highest: float
     return found
 
 
+def weighting(margin: object, temperature: object, like: torch.dtype) -> tuple[float, float]:
+    """An objective's (margin, adversarial temperature) for sums of a dtype: no margin whose sum over 2^25 negatives
+    could overflow; a temperature below the least normal number is 0."""
+    limits = torch.finfo(like)
+    most = limits.max / 2**25
+    margin = finite("margin", margin, -most, most)
+    temperature = finite("adversarial_temperature", temperature, 0.0, limits.max)
+    return margin, temperature if temperature >= limits.tiny else 0.0
+
+
 def as_integer(value: Any) -> Any:
     """What counts as an integer, NumPy's among them, as Python's own; anything else as it is."""
     if isinstance(value, INTEGERS) or not hasattr(value, "__index__"):
@@ -152,14 +162,16 @@ def seed(value: Any) -> int:
     return found - 2**64 if found >= 2**63 else found
 
 
-def weights(value: object, count: int) -> Tensor:
-    """One finite weight >= 0 for each of `count` triples."""
+def weights(value: object, count: int, like: torch.dtype) -> Tensor:
+    """One finite weight >= 0 for each of `count` triples, whose sum is finite, in the dtype of sums."""
     if not isinstance(value, Tensor) or value.shape != (count,):
         found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise KgfastError(f"weights are {found}; a tensor with one for each of {count} triples is needed")
     if not torch.compiler.is_compiling() and not bool(((value >= 0) & value.isfinite()).all()):
         row = int((~((value >= 0) & value.isfinite())).nonzero()[0])
         raise KgfastError(f"weights[{row}]={float(value[row])} must be a finite number of at least 0")
+    if not torch.compiler.is_compiling() and not bool(value.to(like).sum().isfinite()):
+        raise KgfastError(f"weights: their sum, {float(value.double().sum()):g}, is beyond {like}")
     return value
 
 

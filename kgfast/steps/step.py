@@ -150,7 +150,7 @@ class Step:
         """Each triple's part in the mean over triples and sides, [sides * batch]; refuses wrong weights."""
         if weights is None:
             return torch.full((sides * batch,), 1.0 / (batch * sides), dtype=self.dtype, device=self.device)
-        weights = self.backend.assert_weights(weights, batch)
+        weights = self.backend.assert_weights(weights, batch, self.dtype)
         sum = total(weights)
         return (weights.to(self.dtype) / (torch.where(sum == 0, 1.0, sum) * sides)).repeat(sides)
 

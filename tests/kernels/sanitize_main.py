@@ -203,9 +203,9 @@ def samples():
         BATCHES, (0, 1, 3, 8, 17), (1, 2, 37), (0, 1), (0, 2**40)
     ):
         for weighted, filtered in itertools.product((False, True), repeat=2):
-            tables = reference.alias_table(torch.arange(1.0, 1 + entities)) if weighted else none()[:2]
+            table = reference.draw_table(torch.arange(1.0, 1 + entities)) if weighted else none()[0]
             known = ranges(ids(entities, lists), entities) if filtered else none()
-            cpu.sample_negatives(lists, count, entities, side, 7, step, *tables, *known)
+            cpu.sample_negatives(lists, count, entities, side, 7, step, table, *known)
 
 
 def training_steps(dtype):
