@@ -38,7 +38,7 @@ def softmax(positive: Tensor, negative: Tensor, keep: Tensor, share: Tensor, mar
     """log(e^{s+} + sum_n e^{s_n}) - s+; neither margin nor w_n have a part in it."""
     rivals = negative.masked_fill(~keep, -torch.inf)
     losses = torch.cat([positive.unsqueeze(1), rivals], dim=1).logsumexp(1) - positive
-    return torch.where(keep.any(1), losses, 0.0)  # without rivals, were the score infinite
+    return torch.where(keep.any(1) | positive.isnan(), losses, 0.0)  # without rivals, were the score infinite
 
 
 def bce(positive: Tensor, negative: Tensor, keep: Tensor, share: Tensor, margin: float) -> Tensor:

@@ -269,7 +269,7 @@ def test_redraws_follow_the_weights(lane, weights):
     """No entity of weight 0 is drawn, whichever are known; -1 where all others are."""
     weights = torch.tensor(weights, dtype=torch.float64)
     triples = torch.tensor([[1, 0, 0], [2, 0, 0]])
-    for known_ids in ([0], [0, 1], [1, 5], [0, 1, 2], list(range(6))):
+    for known_ids in ([0], [0, 1, 2], list(range(6)), [0, 1], [1, 5])[: 2 if lane.slow else 5]:
         known = KnownTriples.from_triples(torch.tensor([[1, 0, one] for one in known_ids]), 6, 1)
         options = dict(side="tail", seed=3, weights=weights)
         ours, specified = (
