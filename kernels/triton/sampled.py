@@ -125,8 +125,7 @@ def negative_score_gradients(
         own = tl.load(largest_ptr + tl.num_programs(0) + b)
     p = negative_weights(score, keep, largest, number(temperature_bits, ACC), OBJECTIVE, WEIGHTED)
     _, gradient = OBJECTIVE.value.negative(own, score, number(margin_bits, ACC))
-    share = tl.load(shares_ptr + b)
-    c = tl.where(keep & (share != 0), p * gradient * share, 0.0)
+    c = tl.where(keep, part_of(p * gradient, tl.load(shares_ptr + b)), 0.0)
     tl.store(score_ptrs, coefficient(c, score, SIMILARITY), mask=live)
 
 
