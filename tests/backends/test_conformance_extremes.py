@@ -136,7 +136,10 @@ def test_a_diverged_negative(lane, setting):
     negatives = NEGATIVES[:2] if setting["shared"] else NEGATIVES
     options = dict(score=setting["score"], objective=setting["objective"], margin=2.0)
     ours, truth = sampled_loss(lane, tables, negatives, adversarial_temperature=setting["temperature"], **options)
-    assert_close(ours, truth, 2e-3)
+    if truth[0] < 1e38:
+        assert_close(ours, truth, 2e-3)
+    else:  # of an objective that squares
+        assert ours[0] == torch.inf
 
 
 @pytest.mark.axes(score=DISTANCES, objective=tuple(ALL_OBJECTIVES), smoothing=(0.0, 0.1))
