@@ -131,7 +131,7 @@ def test_a_diverged_entity_is_the_worst(lane, setting):
 
 @pytest.mark.axes(score=SCORES, objective=OBJECTIVES, temperature=(0.0, 1.0, 1e6), shared=(False, True))
 def test_a_diverged_negative(lane, setting):
-    """A distance to 1e20 overflows float32 when squared; a dot product's loss is as large as the score, or its square."""
+    """A distance to 1e20 overflows float32 when squared; a dot product gives a loss of its size, or its square."""
     tables = tables_of(lane, setting["score"], 1e20 if setting["score"] in DISTANCES else 1e15, 6)
     negatives = NEGATIVES[:2] if setting["shared"] else NEGATIVES
     options = dict(score=setting["score"], objective=setting["objective"], margin=2.0)
