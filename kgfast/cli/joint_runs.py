@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import typer
 
 from kgfast.cli.console import errors, plain_table, print_json, screen
 from kgfast.cli.joint_tables import show_ablation, show_answers, show_tasks
@@ -24,12 +23,7 @@ from kgfast.run.settings import check_device, found_device
 
 def train(file, pairs, options, as_json):
     """kgfast train"""
-    console = errors()
-    try:
-        metrics = train_joint(resolve(file, pairs=pairs, options=options), console=console)
-    except KeyboardInterrupt as stop:
-        console.print(str(stop) or "interrupted")
-        raise typer.Exit(130) from None
+    metrics = train_joint(resolve(file, pairs=pairs, options=options), console=errors())
     if not metrics:  # a process of torchrun that isn't the first
         return
     if as_json:

@@ -97,7 +97,9 @@ def read_section(name: str, section: type[Section], value: Any) -> Section:
     if isinstance(value, (str, list)):
         value = {SHORT[name]: value}
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{name}={value!r}: must be a section of settings, such as {{{SHORT[name]}: ..}}")
+        raise ConfigError(
+            f"{name}={reading.shortened(value)}: must be a section of settings, such as {{{SHORT[name]}: ..}}"
+        )
     if name == "corpus" and isinstance(value.get("files"), str):
         value = {**value, "files": [value["files"]]}
     reading.refuse_unknown(map(str, value), section.model_fields, name)
