@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from kgfast import evaluate as evaluation
 from kgfast.cli.console import (
     add_sides,
@@ -18,6 +16,7 @@ from kgfast.cli.console import (
 from kgfast.errors import CheckpointError
 from kgfast.evaluate.metrics import SAMPLED
 from kgfast.run.folder import run_folder
+from kgfast.run.memory import use_threads
 from kgfast.run.session import check_triples
 from kgfast.run.settings import check_device, found_device
 from kgfast.run.storage import read_manifest
@@ -59,8 +58,7 @@ def open_run(run, data=None, threads=None, device="auto", names_only=False):
     """(model, graph) of a run; with `names_only` id maps stand in for the graph, whose data may be gone."""
     device = found_device(device)
     check_device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     model, names, config = load_run(run)
     if names_only:
         return model, names

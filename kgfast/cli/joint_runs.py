@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from kgfast.cli.console import errors, plain_table, print_json, screen
 from kgfast.cli.joint_tables import show_ablation, show_answers, show_tasks
 from kgfast.data import KnowledgeGraph
@@ -18,6 +16,7 @@ from kgfast.joint.evaluate import evaluate_tasks
 from kgfast.joint.loop import train_joint
 from kgfast.joint.tasks.link import LinkTask, link_model
 from kgfast.joint.unseen import evaluate_unseen
+from kgfast.run.memory import use_threads
 from kgfast.run.settings import check_device, found_device
 
 
@@ -39,8 +38,7 @@ def train(file, pairs, options, as_json):
 
 def open_run(run, data=None, threads=None, device="auto"):
     """The model of a joint run, with its graph and texts."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     device = found_device(device)
     check_device(device)
     return load_run(run, data)[0].to(device)

@@ -20,6 +20,7 @@ from kgfast.joint.config import JointConfig
 from kgfast.joint.evaluate import SPLITS, evaluate_tasks, numbers_of
 from kgfast.joint.model.joint_model import JointModel
 from kgfast.joint.parallel import Processes
+from kgfast.joint.room import check_batch_room, check_model_room
 from kgfast.joint.step import Step
 from kgfast.run.folder import run_folder
 from kgfast.run.loop import TrainingLoop
@@ -79,6 +80,7 @@ class JointTraining(TrainingLoop):
     ) -> None:
         self.config, self.graph, self.run, self.console, self.processes = config, graph, run, console, processes
         self.first = processes.first
+        check_model_room(config, graph, build.fewest_tokens(config), training=True)
         saved = checkpoint.read(run, config, graph) if resume else None
         self.model = self.shared_model(resume)
         for line in build.warnings(config, self.model):
@@ -96,6 +98,7 @@ class JointTraining(TrainingLoop):
         if saved is None:
             self.model.refresh()
         self.model.train()
+        check_batch_room(config, self.model)
         self.step = Step(config, self.model, self.weights, self.optimizers, processes)
         ends = [config.epochs and config.epochs * self.mixing.per_epoch, config.steps]
         self.steps = min((end for end in ends if end), default=None)

@@ -97,9 +97,8 @@ def read_section(name: str, section: type[Section], value: Any) -> Section:
     if isinstance(value, (str, list)):
         value = {SHORT[name]: value}
     if not isinstance(value, Mapping):
-        raise ConfigError(
-            f"{name}={reading.shortened(value)}: must be a section of settings, such as {{{SHORT[name]}: ..}}"
-        )
+        shown = reading.shortened(value)
+        raise ConfigError(f"{name}={shown}: must be a section of settings, such as {{{SHORT[name]}: ..}}")
     if name == "corpus" and isinstance(value.get("files"), str):
         value = {**value, "files": [value["files"]]}
     reading.refuse_unknown(map(str, value), section.model_fields, name)

@@ -79,7 +79,7 @@ def refuse_unknown(values: Iterable[str], known: Iterable[str], where: str = "")
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"known settings: {', '.join(known)}"
-            shown = f"{where}.{key[:80]}" if where else shortened(key)
+            shown = shortened(f"{where}.{key}" if where else key)
             raise ConfigError(f"unknown setting {shown}; {hint}")
 
 

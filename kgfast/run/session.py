@@ -14,6 +14,7 @@ import torch
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError, KgfastError
+from kgfast.run.memory import use_threads
 from kgfast.run.settings import RunSettings, check_device
 
 
@@ -27,8 +28,7 @@ def start(config: RunSettings, resume: bool) -> bool:
     if resume and config.out is None:
         raise ConfigError("resume: needs out=RUN, the folder of the run to go on with")
     check_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     return resume
 
 

@@ -21,7 +21,7 @@ from kgfast.run.seeds import generator
 from kgfast.run.session import TrainingError, check_triples, start
 from kgfast.train import checkpoint
 from kgfast.train.batches import Batches, frequency_weights
-from kgfast.train.build import build_model, build_optimizer, build_step
+from kgfast.train.build import build_model, build_optimizer, build_step, check_training_memory
 from kgfast.train.config import TrainConfig
 
 REPORTED = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank", "triples", "head", "tail")
@@ -77,6 +77,7 @@ class Training(TrainingLoop):
         self, config: TrainConfig, graph: KnowledgeGraph, run: Path, console: Console, *, resume: bool
     ) -> None:
         self.config, self.graph, self.run, self.console = config, graph, run, console
+        check_training_memory(config, graph)
         saved = checkpoint.read(run, config, graph) if resume else None
         self.model = build_model(config, graph.num_entities, graph.num_relations)
         self.optimizer = build_optimizer(config, self.model)
