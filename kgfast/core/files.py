@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import glob
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
-TEMPORARY = ".tmp"
+PREFIX, TEMPORARY = ".kgfast-", ".tmp"  # how names of temporary files begin and end
+LONGEST = 100  # letters of a name that such a name repeats
 
 
 @contextmanager
@@ -38,23 +38,27 @@ def replacing(path: str | os.PathLike, *, durable: bool = False) -> Iterator[Pat
     """A temporary path beside `path`, renamed to it when the block ends well, removed when it doesn't.
 
     durable: the content is on the disk before the name is, and the name before this returns. What processes that are
-    dead left behind of the same file is removed first.
+    dead left behind in that folder is removed first.
     """
     path = Path(path)
-    with naming(path):
-        remove_abandoned(path.parent, f".{path.name}.")
-        handle, temporary = new_temporary(path)
-        try:
-            yield temporary
-            temporary.chmod(stat.S_IMODE(os.fstat(handle).st_mode))  # a library may have put a private file there
-            if durable:
-                sync(temporary)
-            os.replace(temporary, path)
-            if durable:
-                sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-            os.close(handle)
+    with naming(path), temporary_of(path, new_file) as (handle, temporary):
+        yield temporary
+        temporary.chmod(stat.S_IMODE(os.fstat(handle).st_mode))  # a library may have put a private file there
+        if durable:
+            sync(temporary)
+        os.replace(temporary, path)
+        if durable:
+            sync(path.parent)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """As `replacing`, a folder: one that is there is removed as late as can be."""
+    with naming(path), temporary_of(path, new_folder) as (_, temporary):
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.rename(temporary, path)
 
 
 def write_whole(path: str | os.PathLike, content: bytes) -> None:
@@ -63,26 +67,31 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
         file.write(content)
 
 
-def new_temporary(path: Path) -> tuple[int, Path]:
-    """(open file, its path): a name beside `path` that nobody else has, locked while it is open."""
+@contextmanager
+def temporary_of(path: Path, make: Callable[[Path], int]) -> Iterator[tuple[int, Path]]:
+    """(open, path) of what `make` makes under a name beside `path` that nobody else has; locked, so that it counts as
+    in use, and gone afterwards."""
+    remove_abandoned(path.parent)
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        temporary = path.with_name(f"{PREFIX}{path.name[:LONGEST]}.{secrets.token_hex(4)}{TEMPORARY}")
+        handle = make(temporary)
         if in_use(handle, temporary):
-            return handle, temporary
+            break
         os.close(handle)  # somebody took it for a leftover in between
+    try:
+        yield handle, temporary
+    finally:
+        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
-def new_folder(path: Path, prefix: str) -> tuple[int, Path]:
-    """(open folder, its path): as `new_temporary`, for what is more than one file, in the folder `path`."""
-    while True:
-        temporary = path / f"{prefix}{secrets.token_hex(4)}{TEMPORARY}"
-        temporary.mkdir()
-        with suppress(FileNotFoundError):
-            handle = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            if in_use(handle, temporary):
-                return handle, temporary
-            os.close(handle)
+def new_file(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def new_folder(path: Path) -> int:
+    path.mkdir()
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def in_use(handle: int, path: Path) -> bool:
@@ -102,9 +111,9 @@ def lock(handle: int) -> bool:
     return True
 
 
-def remove_abandoned(folder: Path, prefix: str) -> None:
+def remove_abandoned(folder: Path) -> None:
     """Remove temporary files and folders whose process is dead. Those that can't be stay: they harm nobody."""
-    for path in folder.glob(f"{glob.escape(prefix)}*{TEMPORARY}"):
+    for path in folder.glob(f"{PREFIX}*{TEMPORARY}"):
         with suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:

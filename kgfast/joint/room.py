@@ -36,17 +36,18 @@ def backbone_needs(config: JointConfig, vocabulary: int, copies: int) -> list[Ne
     many = max(1, len(config.tasks) - 1) if sharing.mode == "soft" else 1  # one a task that reads texts
     experts = (sharing.experts or 1) if sharing.mode == "routed" else 1
     layer = 4 * hidden**2 + 2 * hidden * inner * experts
-    wide = outsized(given, "hidden", "layers", "intermediate")
+    wide = f"backbone.{outsized(given, 'hidden', 'layers', 'intermediate')}"
+    wide = f"sharing.experts={experts}" if experts > max(hidden, inner) else wide
     scale = many * ITEM * copies
     return [
-        Need(f"backbone.{wide}", "the layers of the Transformer", scale * given.layers * layer),
+        Need(wide, "the layers of the Transformer", scale * given.layers * layer),
         Need(f"backbone.hidden={hidden}", f"the embeddings of {vocabulary:,} tokens", scale * vocabulary * hidden),
         Need(f"backbone.max_length={given.max_length}", "the positions of a text", scale * given.max_length * hidden),
     ]
 
 
 def check_batch_room(config: JointConfig, model: JointModel) -> None:
-    """ConfigError where the hidden states of a task's first batch don't fit, which every layer keeps for the gradient."""
+    """ConfigError where the hidden states of a task's first batch don't fit, which every layer keeps for gradients."""
     sharing = model.backbone
     if not isinstance(sharing, Sharing):
         return

@@ -40,7 +40,7 @@ class TokenizerSection(Section):
 
     path: str | None = Field(None, description="tokenizer.json, or a folder with one")
     kind: Literal["wordpiece", "bpe"] = "wordpiece"
-    vocabulary: int = Field(8000, ge=300, description="tokens at most")
+    vocabulary: int = Field(8000, ge=300, le=2**24, description="tokens at most")
     lowercase: bool = True
 
 

@@ -28,7 +28,7 @@ def run_folder(out: str | None, name: str, resume: bool) -> Iterator[Path]:
         if taken and not resume:
             found = ", ".join(taken)
             raise ConfigError(f"out={out!r} holds a run already ({found}): resume it, or choose another folder")
-        remove_abandoned(run, ".")
+        remove_abandoned(run)
         yield run
 
 

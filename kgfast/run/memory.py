@@ -38,8 +38,8 @@ def check_memory(needs: Iterable[Need], device: str = "cpu") -> None:
         return
     largest = max(needs, key=lambda need: need.size)
     raise ConfigError(
-        f"{largest.setting}: {largest.what} need {amount(largest.size)} of the {amount(total)} that the run takes at "
-        f"least, and {amount(free)} are free on {device}"
+        f"{largest.setting[:80]}: {largest.what} need {amount(largest.size)} of the {amount(total)} that the run takes "
+        f"at least, and {amount(free)} are free on {device}"
     )
 
 
@@ -52,7 +52,7 @@ def outsized(config: BaseModel, *names: str) -> str:
 
 def amount(size: float) -> str:
     if size >= 1024 ** len(UNITS):
-        return "more than there is"
+        return "no sensible amount"
     unit = 0
     while size >= 1024 and unit < len(UNITS) - 1:
         size, unit = size / 1024, unit + 1
@@ -90,5 +90,7 @@ def use_threads(count: int | None) -> None:
         return
     most = max(FEWEST_BOUND, THREADS_A_CORE * (os.cpu_count() or 1))
     if not 1 <= count <= most:
-        raise ConfigError(f"threads={count}: must be from 1 to {most}, {THREADS_A_CORE} for each core of this machine")
+        raise ConfigError(
+            f"threads={str(count)[:20]}: must be from 1 to {most}, {THREADS_A_CORE} for each core of this machine"
+        )
     torch.set_num_threads(count)

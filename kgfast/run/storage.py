@@ -170,7 +170,7 @@ def read_names(folder: Path, entry: dict[str, Any], count: int) -> list[str]:
 
 def remove_leftovers(folder: Path, files: dict[str, dict[str, Any]]) -> None:
     """Delete the tensor files that no checkpoint names: earlier ones, and those of a save cut short."""
-    remove_abandoned(folder, ".")
+    remove_abandoned(folder)
     named = {entry["name"] for entry in files.values()}
     for path in (path for pattern in ("*.safetensors", f"*{TEMPORARY}", ".tmp*") for path in folder.glob(pattern)):
         if path.name not in named:

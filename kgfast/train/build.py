@@ -56,9 +56,8 @@ def step_needs(config: TrainConfig, triples: int) -> list[Need]:
     """The memory of what a step makes of its batch."""
     item, sides = (8 if config.precision == "float64" else 4), (2 if config.side == "both" else 1)
     batch = min(config.batch_size, triples)
-    needs = [
-        Need(outsized(config, "dim", "batch_size"), "the queries of a batch", 3 * sides * batch * config.dim * item)
-    ]
+    size = 3 * sides * batch * config.dim * item
+    needs = [Need(outsized(config, "dim", "batch_size"), "the queries of a batch", size)]
     if config.candidates == "sampled":
         lists = {"none": batch, "chunk": -(-batch // config.negative_chunk), "batch": 1}[config.negative_sharing]
         ids, pairs = sides * lists * config.negatives, sides * batch * config.negatives
