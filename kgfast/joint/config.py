@@ -26,7 +26,7 @@ from kgfast.joint.sections import (
 from kgfast.joint.tasks import TASKS, TaskOptions, task_class, task_names
 from kgfast.run import reading
 from kgfast.run.optimizers import TABLE_OPTIMIZERS
-from kgfast.run.recipes import JOINT, joint_recipe
+from kgfast.run.recipes import JOINT, is_recipe, joint_recipe
 from kgfast.run.settings import Course, Dim, OneOf, RunSettings, Section, Warmup
 
 
@@ -154,7 +154,7 @@ def is_joint(file: str | os.PathLike | None, pairs: Iterable[str], options: Mapp
     if source is None:
         return False
     values = reading.read_yaml(source, of_run=file is None)
-    return "tasks" in values or str(values.get("recipe")) in JOINT
+    return "tasks" in values or is_recipe(values.get("recipe"), JOINT)
 
 
 class Dotted(dict):

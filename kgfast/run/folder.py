@@ -71,7 +71,8 @@ def locked(run: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            file.truncate(0)
+            with naming(run / LOCK):
+                file.truncate(0)
 
 
 def holder(content: bytes) -> str:

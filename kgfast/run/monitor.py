@@ -32,7 +32,8 @@ class Monitor:
         else:
             self.file = open_plain(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             # What came after the checkpoint is about to happen again.
-            self.file.truncate(min(history_bytes, os.path.getsize(self.path)))
+            with naming(self.path):
+                self.file.truncate(min(history_bytes, os.path.getsize(self.path)))
         self.writer = None
         if tensorboard and run is not None:
             from torch.utils.tensorboard import SummaryWriter  # half a second to import
@@ -74,7 +75,8 @@ class Monitor:
         """Bytes of history that are safe on disk."""
         if self.path == Path(os.devnull):
             return 0
-        os.fsync(self.file.fileno())
+        with naming(self.path):
+            os.fsync(self.file.fileno())
         return os.path.getsize(self.path)
 
     def say(self, text: str) -> None:

@@ -60,13 +60,23 @@ def write_checkpoint(
         sync(folder)
         write_whole(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     except (OSError, SafetensorError) as error:
-        if not folder.is_symlink():
-            remove_leftovers(folder, old)
-        earlier = f"the one of step {previous['position']['step']} is intact" if previous else "there is no earlier one"
         raise CheckpointError(
-            f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {earlier}"
+            f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {what_is_left(run)}"
         ) from error
     remove_leftovers(folder, files)
+
+
+def what_is_left(run: str | os.PathLike) -> str:
+    """Which checkpoint RUN holds after a save that failed, in words; what that one does not name is removed. The
+    manifest on the disk decides: the last sync may have failed behind its rename."""
+    folder = Path(run) / "checkpoint"
+    try:
+        manifest = previous_manifest(run)
+        if folder.is_dir():
+            remove_leftovers(plain_folder(folder), manifest.get("files", {}))
+    except (OSError, CheckpointError) as error:
+        return f"whether there is an earlier one can't be told ({error})"
+    return f"the one of step {manifest['position']['step']} is intact" if manifest else "there is no earlier one"
 
 
 def previous_manifest(run: str | os.PathLike) -> dict[str, Any]:
