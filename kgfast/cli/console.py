@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from rich.table import Table
 
+from kgfast.core.files import naming
 from kgfast.core.terminal import STEERING, Screen, visible
 
 
@@ -19,13 +20,14 @@ def errors():
 
 def print_line(value):
     """One line on standard output, of whatever width."""
-    print(visible(str(value)))
+    with naming("standard output"):
+        print(visible(str(value)))
 
 
 def print_json(value):
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     text = json.dumps(value, ensure_ascii=not unicode, allow_nan=False)
-    print(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # the same JSON, which steers no terminal
+    print_line(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # the same JSON, which steers no terminal
 
 
 @contextmanager
