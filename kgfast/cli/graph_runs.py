@@ -19,7 +19,7 @@ from kgfast.run.folder import run_folder
 from kgfast.run.memory import use_threads
 from kgfast.run.session import check_triples
 from kgfast.run.settings import check_device, found_device
-from kgfast.run.storage import read_manifest
+from kgfast.run.manifest import read_manifest
 from kgfast.train import loop
 from kgfast.train.checkpoint import load_run
 from kgfast.train.config import resolve

@@ -346,7 +346,7 @@ def open_run(run, data=None, threads=None, device="auto", names_only=False):
 def is_joint_run(run):
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run (a folder that `kgfast train` wrote)")
-    from kgfast.run.storage import read_manifest
+    from kgfast.run.manifest import read_manifest
 
     return read_manifest(run).get("kind") == "joint"
 
