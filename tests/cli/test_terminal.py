@@ -144,8 +144,9 @@ def test_standard_output_that_is_full_is_an_error():
 
 
 KERNEL = """
-import sys, torch, typer
+import signal, torch, typer
 from kgfast.cli.interrupt import Commands
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have it ignored
 app = typer.Typer(cls=Commands, add_completion=False)
 @app.command()
 def work():
