@@ -16,10 +16,10 @@ from kgfast.cli.console import (
 from kgfast.errors import CheckpointError
 from kgfast.evaluate.metrics import SAMPLED
 from kgfast.run.folder import run_folder
+from kgfast.run.manifest import read_manifest
 from kgfast.run.memory import use_threads
 from kgfast.run.session import check_triples
 from kgfast.run.settings import check_device, found_device
-from kgfast.run.manifest import read_manifest
 from kgfast.train import loop
 from kgfast.train.checkpoint import load_run
 from kgfast.train.config import resolve
