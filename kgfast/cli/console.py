@@ -4,21 +4,30 @@ import json
 import sys
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.table import Table
+
+from kgfast.core.files import naming
+from kgfast.core.terminal import STEERING, Screen, visible
 
 
 def screen():
-    return Console(highlight=False, markup=False)  # names may hold brackets
+    return Screen()
 
 
 def errors():
-    return Console(stderr=True, highlight=False, markup=False)
+    return Screen(stderr=True)
+
+
+def print_line(value):
+    """One line on standard output, of whatever width."""
+    with naming("standard output"):
+        print(visible(str(value)))
 
 
 def print_json(value):
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(value, ensure_ascii=not unicode, allow_nan=False))
+    text = json.dumps(value, ensure_ascii=not unicode, allow_nan=False)
+    print_line(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # the same JSON, which steers no terminal
 
 
 @contextmanager

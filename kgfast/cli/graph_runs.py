@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-import typer
-
 from kgfast import evaluate as evaluation
 from kgfast.cli.console import (
     add_sides,
@@ -18,9 +15,11 @@ from kgfast.cli.console import (
 )
 from kgfast.errors import CheckpointError
 from kgfast.evaluate.metrics import SAMPLED
-from kgfast.run.session import run_folder
+from kgfast.run.folder import run_folder
+from kgfast.run.manifest import read_manifest
+from kgfast.run.memory import use_threads
+from kgfast.run.session import check_triples
 from kgfast.run.settings import check_device, found_device
-from kgfast.run.storage import read_manifest
 from kgfast.train import loop
 from kgfast.train.checkpoint import load_run
 from kgfast.train.config import resolve
@@ -31,17 +30,15 @@ FIRST_RELATIONS = 25  # that `evaluate --details` prints
 def train(file, pairs, options, as_json):
     """kgfast train"""
     config = resolve(file, pairs=pairs, options=options)
+    resume, console = loop.begin(config, False), errors()
     graph = config.load_graph()
-    run = run_folder(config.out, loop.run_name(config, graph), config.resume)
-    console = errors()
-    console.print(f"{graph.name}: {graph.num_entities:,} entities, {graph.num_relations:,} relations")
-    for line in graph.report.reading():
-        console.print(line, soft_wrap=True)
-    try:
-        metrics = loop.train(config.replace(out=str(run)), resume=config.resume, console=console, graph=graph)
-    except KeyboardInterrupt as stop:
-        console.print(str(stop) or "interrupted")
-        raise typer.Exit(130) from None
+    check_triples(graph)
+    with run_folder(config.out, loop.run_name(config, graph), resume) as run:
+        console.print(f"{graph.name}: {graph.num_entities:,} entities, {graph.num_relations:,} relations")
+        for line in graph.report.reading():
+            console.print(line, soft_wrap=True)
+        training = loop.Training(config.replace(out=str(run)), graph, run, console, resume=resume)
+        metrics = training.run_to_end()
     if as_json:
         return print_json({"run": str(run), **metrics})
     table = metrics_table()
@@ -61,8 +58,7 @@ def open_run(run, data=None, threads=None, device="auto", names_only=False):
     """(model, graph) of a run; with `names_only` id maps stand in for the graph, whose data may be gone."""
     device = found_device(device)
     check_device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     model, names, config = load_run(run)
     if names_only:
         return model, names

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from kgfast.cli.console import errors, plain_table, print_json, progress_bar, screen
+from kgfast.cli.console import errors, plain_table, print_json, print_line, progress_bar, screen
+from kgfast.cli.interrupt import Commands
 from kgfast.cli.options import SettingsCommand, setting
+from kgfast.core.files import naming
 from kgfast.errors import CheckpointError, ConfigError, KgfastError
 
 # Before torch loads OpenMP: by default its threads spin for a millisecond at every barrier, which makes a training run
@@ -20,6 +22,7 @@ RANKED_AT_ONCE = 512
 
 app = typer.Typer(
     name="kgfast",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,7 +45,14 @@ def main(arguments=None):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names may be outside of the terminal's encoding
     try:
-        app(arguments, prog_name="kgfast")
+        try:
+            app(arguments, prog_name="kgfast")
+        finally:
+            with naming("standard output"):
+                sys.stdout.flush()  # here, where what can't be written is an error
+    except BrokenPipeError:  # whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (KgfastError, OSError) as error:
         if os.environ.get("KGFAST_DEBUG") == "1":
             raise
@@ -247,7 +257,7 @@ def export(
     if as_json:
         return print_json({"format": format, "files": [str(path) for path in written]})
     for path in written:
-        print(path)
+        print_line(path)
     if format == "word2vec" and any(name.split() != [name] for name in names.entity_names):
         errors().print("white space in names is written as an underscore in .vec files")
 
@@ -319,7 +329,7 @@ def show_data(
     if as_json:
         return print_json(report.as_dict())
     for line in report.lines():
-        print(line)
+        print_line(line)
 
 
 def open_run(run, data=None, threads=None, device="auto", names_only=False):
@@ -336,7 +346,7 @@ def open_run(run, data=None, threads=None, device="auto", names_only=False):
 def is_joint_run(run):
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run (a folder that `kgfast train` wrote)")
-    from kgfast.run.storage import read_manifest
+    from kgfast.run.manifest import read_manifest
 
     return read_manifest(run).get("kind") == "joint"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from kgfast.core.files import replacing_folder
 from kgfast.data.formats import Format, format_of
 from kgfast.data.lines import BYTE_ORDER_MARK
 from kgfast.data.sources import SPLITS
@@ -40,9 +39,7 @@ def save(graph, folder: Path, suffix: str) -> None:
     if lost:
         warnings.warn(f"{lost:,} entities are in no triple: {folder} will not hold them", stacklevel=3)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-    try:
-        temporary.chmod(0o755)  # mkdtemp's own mode would lock others out
+    with replacing_folder(folder) as temporary:
         for split in SPLITS:
             if len(getattr(graph, split)):  # an empty file is an error when read
                 form.write(temporary / f"{split}{suffix}", triple_blocks(graph, split))
@@ -51,9 +48,6 @@ def save(graph, folder: Path, suffix: str) -> None:
                 write(temporary / file, text_lines(getattr(graph, names), getattr(graph, texts)))
         for split, questions in graph.questions.items():
             write(temporary / f"qa_{split}.txt", question_lines(graph, questions))
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already if it was renamed
 
 
 def check_names(graph, form: Format, suffix: str) -> None:
