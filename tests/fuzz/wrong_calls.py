@@ -67,20 +67,35 @@ def graph() -> kgfast.KnowledgeGraph:
 
 # the answer's column is not read by some, so what is out of range stands in the other ones
 TRIPLES = Argument(
-    triples, wrong.without(wrong.ids((BATCH, 3), ENTITIES), "longer", "beyond", "below", "far", "lowest") | {
-        "two_columns": lambda: torch.zeros(BATCH, 2, dtype=torch.int64), "one_triple": lambda: triples()[0],
-        "head_beyond": lambda: triples() + torch.tensor([ENTITIES, 0, 0]), "head_below": lambda: triples() - torch.tensor([ENTITIES, 0, 0]),
-        "relation_beyond": lambda: triples() + torch.tensor([0, RELATIONS, 0]), "relation_far": lambda: triples() + torch.tensor([0, 2**62, 0]),
-        "relation_below": lambda: triples() - torch.tensor([0, 9, 0]), "tail_beyond": lambda: triples() + torch.tensor([0, 0, ENTITIES]),
+    triples,
+    wrong.without(wrong.ids((BATCH, 3), ENTITIES), "longer", "beyond", "below", "far", "lowest")
+    | {
+        "two_columns": lambda: torch.zeros(BATCH, 2, dtype=torch.int64),
+        "one_triple": lambda: triples()[0],
+        "head_beyond": lambda: triples() + torch.tensor([ENTITIES, 0, 0]),
+        "head_below": lambda: triples() - torch.tensor([ENTITIES, 0, 0]),
+        "relation_beyond": lambda: triples() + torch.tensor([0, RELATIONS, 0]),
+        "relation_far": lambda: triples() + torch.tensor([0, 2**62, 0]),
+        "relation_below": lambda: triples() - torch.tensor([0, 9, 0]),
+        "tail_beyond": lambda: triples() + torch.tensor([0, 0, ENTITIES]),
         "tail_below": lambda: triples() - torch.tensor([0, 0, 2**62]),
     },
-)  # fmt: skip
-SHAPED = Argument(triples, wrong.without(TRIPLES.wrong, *(word for word in TRIPLES.wrong if word.startswith(("head_", "relation_", "tail_")))))  # fmt: skip
+)
+SHAPED = Argument(
+    triples,
+    wrong.without(TRIPLES.wrong, *(word for word in TRIPLES.wrong if word.startswith(("head_", "relation_", "tail_")))),
+)
 TABLES = {
-    "entities": Argument(lambda: ones(ENTITIES, DIM), wrong.table(ENTITIES, DIM, odd=lambda: ones(ENTITIES, 3), empty=lambda: ones(ENTITIES, 0)), ("relations",)),
-    "relations": Argument(lambda: ones(RELATIONS, DIM), wrong.table(RELATIONS, DIM, wide=lambda: ones(RELATIONS, DIM + 1))),
+    "entities": Argument(
+        lambda: ones(ENTITIES, DIM),
+        wrong.table(ENTITIES, DIM, odd=lambda: ones(ENTITIES, 3), empty=lambda: ones(ENTITIES, 0)),
+        ("relations",),
+    ),
+    "relations": Argument(
+        lambda: ones(RELATIONS, DIM), wrong.table(RELATIONS, DIM, wide=lambda: ones(RELATIONS, DIM + 1))
+    ),
     "triples": TRIPLES,
-}  # fmt: skip
+}
 SCORE = Argument(constant("complex"), wrong.word("complex"))
 SIDE = Argument(constant("tail"), wrong.word("tail"))
 IMPL = Argument(constant(None), wrong.word("cpu", none=True))
@@ -93,16 +108,29 @@ STEP = Argument(constant(1), wrong.integer(0, 2**64))
 SMOOTHING = Argument(constant(0.1), wrong.number(0.0, 1.0))
 OBJECTIVE = Argument(constant("softmax"), wrong.word("softmax"))
 WHOLE = ("none", "bool", "uint8", "int32", "int64")  # weights may be whole numbers
-WEIGHTS = Argument(lambda: torch.ones(BATCH), wrong.without(wrong.tensor((BATCH,), torch.float32), *WHOLE) | {
-    "negative": lambda: torch.tensor([1.0, -1.0, 1.0]), "one_nan": lambda: torch.tensor([1.0, 1.0, torch.nan])})  # fmt: skip
+WEIGHTS = Argument(
+    lambda: torch.ones(BATCH),
+    wrong.without(wrong.tensor((BATCH,), torch.float32), *WHOLE)
+    | {"negative": lambda: torch.tensor([1.0, -1.0, 1.0]), "one_nan": lambda: torch.tensor([1.0, 1.0, torch.nan])},
+)
 NEGATIVES = wrong.ids((BATCH, 2), ENTITIES, masked=True, no_list=lambda: torch.zeros(0, 2, dtype=torch.int64))
 CANDIDATES = wrong.without(wrong.ids((BATCH, 2), ENTITIES), "none", "two_ids")
 DRAWS = {
-    "num_negatives": Argument(constant(2), wrong.integer(0, 2**25)), "seed": SEED, "step": STEP,
-    "weights": Argument(lambda: torch.ones(ENTITIES), wrong.without(wrong.tensor((ENTITIES,), torch.float32), *WHOLE) | {
-        "negative": lambda: torch.arange(-1.0, ENTITIES - 1), "zero": lambda: torch.zeros(ENTITIES), "inf": lambda: torch.full((ENTITIES,), torch.inf)}),
-    "known": Argument(known, wrong.without(wrong.known(ENTITIES, RELATIONS), "more_relations")), "shared": Argument(constant(0), wrong.integer(0)),
-}  # fmt: skip
+    "num_negatives": Argument(constant(2), wrong.integer(0, 2**25)),
+    "seed": SEED,
+    "step": STEP,
+    "weights": Argument(
+        lambda: torch.ones(ENTITIES),
+        wrong.without(wrong.tensor((ENTITIES,), torch.float32), *WHOLE)
+        | {
+            "negative": lambda: torch.arange(-1.0, ENTITIES - 1),
+            "zero": lambda: torch.zeros(ENTITIES),
+            "inf": lambda: torch.full((ENTITIES,), torch.inf),
+        },
+    ),
+    "known": Argument(known, wrong.without(wrong.known(ENTITIES, RELATIONS), "more_relations")),
+    "shared": Argument(constant(0), wrong.integer(0)),
+}
 
 
 # ---- multitask_loss: each field of its terms is an argument ---------------------------------------------------
@@ -110,32 +138,50 @@ DRAWS = {
 
 def term(argument: str | None = None, **given: Any) -> Any:
     """multitask_loss of a list that holds this term."""
-    return kgfast.multitask_loss([kgfast.Term(ones(BATCH, DIM), ones(ENTITIES, DIM), torch.zeros(BATCH).long()), kgfast.Term(**given)])
+    return kgfast.multitask_loss(
+        [kgfast.Term(ones(BATCH, DIM), ones(ENTITIES, DIM), torch.zeros(BATCH).long()), kgfast.Term(**given)]
+    )
 
 
 def csr(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.arange(BATCH + 1), torch.arange(BATCH) % count
 
 
-CSR = wrong.OBJECTS | wrong.NUMBERS | wrong.TENSORS | wrong.ARRAYS | {
-    "one_part": lambda: (torch.arange(BATCH + 1),), "three_parts": lambda: (*csr(ENTITIES), torch.arange(2)), "lists": lambda: ([0, 1], [0]),
-    "descending": lambda: (torch.tensor([0, 2, 1, 3]), torch.zeros(3).long()), "beyond_ids": lambda: (torch.tensor([0, 1, 2, 9]), torch.zeros(3).long()),
-    "short": lambda: (torch.tensor([0, 3]), torch.zeros(3).long()), "empty": lambda: (torch.zeros(0).long(), torch.zeros(0).long()),
-    "beyond": lambda: (torch.arange(BATCH + 1), torch.full((BATCH,), ENTITIES)), "below": lambda: (torch.arange(BATCH + 1), torch.full((BATCH,), -1)),
-    "floats": lambda: (torch.arange(BATCH + 1.0), torch.zeros(BATCH)),
-}  # fmt: skip
+CSR = (
+    wrong.OBJECTS
+    | wrong.NUMBERS
+    | wrong.TENSORS
+    | wrong.ARRAYS
+    | {
+        "one_part": lambda: (torch.arange(BATCH + 1),),
+        "three_parts": lambda: (*csr(ENTITIES), torch.arange(2)),
+        "lists": lambda: ([0, 1], [0]),
+        "descending": lambda: (torch.tensor([0, 2, 1, 3]), torch.zeros(3).long()),
+        "beyond_ids": lambda: (torch.tensor([0, 1, 2, 9]), torch.zeros(3).long()),
+        "short": lambda: (torch.tensor([0, 3]), torch.zeros(3).long()),
+        "empty": lambda: (torch.zeros(0).long(), torch.zeros(0).long()),
+        "beyond": lambda: (torch.arange(BATCH + 1), torch.full((BATCH,), ENTITIES)),
+        "below": lambda: (torch.arange(BATCH + 1), torch.full((BATCH,), -1)),
+        "floats": lambda: (torch.arange(BATCH + 1.0), torch.zeros(BATCH)),
+    }
+)
 TERM = {
     "query": Argument(lambda: ones(BATCH, DIM), wrong.table(BATCH, DIM, wide=lambda: ones(BATCH, DIM + 1))),
     "table": Argument(lambda: ones(ENTITIES, DIM), wrong.table(ENTITIES, DIM, wide=lambda: ones(ENTITIES, DIM + 1))),
-    "targets": Argument(lambda: torch.zeros(BATCH).long(), wrong.without(wrong.ids((BATCH,), ENTITIES), "two_ids", "none") | wrong.without(CSR, "two_ids")),
+    "targets": Argument(
+        lambda: torch.zeros(BATCH).long(),
+        wrong.without(wrong.ids((BATCH,), ENTITIES), "two_ids", "none") | wrong.without(CSR, "two_ids"),
+    ),
     "weight": MARGIN,
     "bias": Argument(lambda: ones(ENTITIES), wrong.without(wrong.tensor((ENTITIES,), torch.float32), "none")),
     "ignore_index": Argument(constant(-100), wrong.integer(-(2**63), 2**63)),
     "known": Argument(lambda: csr(ENTITIES), wrong.without(CSR, "none")),
-    "candidates": Argument(lambda: torch.arange(2), wrong.without(wrong.ids((2,), ENTITIES), "none", "two_ids", "longer")),
+    "candidates": Argument(
+        lambda: torch.arange(2), wrong.without(wrong.ids((2,), ENTITIES), "none", "two_ids", "longer")
+    ),
     "similarity": Argument(constant("dot"), wrong.word("dot") | {"with_bias": lambda: "l1"}, ("bias",)),
     "objective": OBJECTIVE,
-}  # fmt: skip
+}
 TERM_WITHOUT_CANDIDATES = {name: one for name, one in TERM.items() if name != "candidates"}
 
 
@@ -201,58 +247,144 @@ def saved(folder: Any, **options: Any) -> Any:
         return graph().save(Path(own) / "graph" if isinstance(folder, str) and folder == "own" else folder, **options)
 
 
-PARAMS = Argument(parameters, wrong.OBJECTS | wrong.NUMBERS | wrong.without(wrong.TENSORS) | wrong.ARRAYS | {
-    "vector": lambda: [torch.nn.Parameter(ones(3))], "no_tensor": lambda: [3], "ids": lambda: [torch.zeros(2, 2).long()],
-    "no_params": lambda: [{"lr": 1.0}], "twice": lambda: parameters() * 2, "no_leaf": lambda: [parameters()[0] * 2],
-    "sparse_table": lambda: [torch.eye(3).to_sparse()], "complex_table": lambda: [torch.nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))],
-}, ("param",))  # fmt: skip
+PARAMS = Argument(
+    parameters,
+    wrong.OBJECTS
+    | wrong.NUMBERS
+    | wrong.without(wrong.TENSORS)
+    | wrong.ARRAYS
+    | {
+        "vector": lambda: [torch.nn.Parameter(ones(3))],
+        "no_tensor": lambda: [3],
+        "ids": lambda: [torch.zeros(2, 2).long()],
+        "no_params": lambda: [{"lr": 1.0}],
+        "twice": lambda: parameters() * 2,
+        "no_leaf": lambda: [parameters()[0] * 2],
+        "sparse_table": lambda: [torch.eye(3).to_sparse()],
+        "complex_table": lambda: [torch.nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))],
+    },
+    ("param",),
+)
 LR = POSITIVE
 EPS = Argument(constant(1e-8), wrong.number(0.0) | {"zero": lambda: 0})
-BETAS = Argument(constant((0.9, 0.99)), wrong.OBJECTS | wrong.NUMBERS | wrong.NOT_FINITE | wrong.TENSORS | wrong.ARRAYS | {
-    "one": lambda: (0.9,), "three": lambda: (0.9, 0.9, 0.9), "strings": lambda: ("0.9", "0.9"), "too_high": lambda: (0.9, 1.0), "with_nan": lambda: (float("nan"), 0.9)})  # fmt: skip
+BETAS = Argument(
+    constant((0.9, 0.99)),
+    wrong.OBJECTS
+    | wrong.NUMBERS
+    | wrong.NOT_FINITE
+    | wrong.TENSORS
+    | wrong.ARRAYS
+    | {
+        "one": lambda: (0.9,),
+        "three": lambda: (0.9, 0.9, 0.9),
+        "strings": lambda: ("0.9", "0.9"),
+        "too_high": lambda: (0.9, 1.0),
+        "with_nan": lambda: (float("nan"), 0.9),
+    },
+)
 INDEX = Argument(constant(3), wrong.integer(0, 2**63))
 WITHIN_ONE = Argument(constant(0.1), wrong.number(0.0) | {"one": lambda: 1.0})
 # alone, a wrong model has no parameters that fit
 MODEL = Argument(model, wrong.instance() | {"module": lambda: torch.nn.Linear(2, 2), "class": lambda: nn.KGEModel})
-OPTIMIZER = {"torch": lambda: torch.optim.SGD(model().parameters()), "another": lambda: sgd(model()), "class": lambda: optim.RowSGD}
+OPTIMIZER = {
+    "torch": lambda: torch.optim.SGD(model().parameters()),
+    "another": lambda: sgd(model()),
+    "class": lambda: optim.RowSGD,
+}
 STEP_OPTIONS = {
-    "model": Argument(constant(None), wrong.without(MODEL.wrong, "none")), "optimizer": Argument(constant(None), wrong.instance(none=True) | OPTIMIZER),
-    "seed": SEED, "side": Argument(constant("both"), wrong.word("both")), "regularizer": Argument(constant("l2"), wrong.word("l2", none=True)),
-    "regularizer_weight": POSITIVE, "query_dropout": WITHIN_ONE,
-}  # fmt: skip
-COUNTS = wrong.tensor((ENTITIES,), torch.int64) | {"negative": lambda: torch.arange(ENTITIES) - 2, "zero": lambda: torch.zeros(ENTITIES).long()}
+    "model": Argument(constant(None), wrong.without(MODEL.wrong, "none")),
+    "optimizer": Argument(constant(None), wrong.instance(none=True) | OPTIMIZER),
+    "seed": SEED,
+    "side": Argument(constant("both"), wrong.word("both")),
+    "regularizer": Argument(constant("l2"), wrong.word("l2", none=True)),
+    "regularizer_weight": POSITIVE,
+    "query_dropout": WITHIN_ONE,
+}
+COUNTS = wrong.tensor((ENTITIES,), torch.int64) | {
+    "negative": lambda: torch.arange(ENTITIES) - 2,
+    "zero": lambda: torch.zeros(ENTITIES).long(),
+}
 SAMPLED_OPTIONS = STEP_OPTIONS | {
-    "negatives": Argument(constant(2), wrong.integer(1, 2**25)), "sharing": Argument(constant("none"), wrong.word("chunk")),
-    "chunk": Argument(constant(2), wrong.integer(1)), "objective": OBJECTIVE, "margin": MARGIN, "adversarial_temperature": POSITIVE,
-    "negative_power": Argument(constant(0.5), wrong.number(0.0)), "filter": Argument(constant("mask"), wrong.word("mask")),
-    "entity_counts": Argument(lambda: torch.ones(ENTITIES).long(), wrong.without(COUNTS, "float32", "uint8", "int32", "float16", "bool", "none")),
+    "negatives": Argument(constant(2), wrong.integer(1, 2**25)),
+    "sharing": Argument(constant("none"), wrong.word("chunk")),
+    "chunk": Argument(constant(2), wrong.integer(1)),
+    "objective": OBJECTIVE,
+    "margin": MARGIN,
+    "adversarial_temperature": POSITIVE,
+    "negative_power": Argument(constant(0.5), wrong.number(0.0)),
+    "filter": Argument(constant("mask"), wrong.word("mask")),
+    "entity_counts": Argument(
+        lambda: torch.ones(ENTITIES).long(),
+        wrong.without(COUNTS, "float32", "uint8", "int32", "float16", "bool", "none"),
+    ),
     "known": Argument(known, wrong.known(ENTITIES, RELATIONS, none=False)),
-}  # fmt: skip
+}
 MODEL_OPTIONS = {
-    "num_entities": Argument(constant(4), wrong.integer(1, 2**31)), "num_relations": Argument(constant(2), wrong.integer(1, 2**31)),
-    "dim": Argument(constant(4), wrong.integer(1, 2**63)), "seed": SEED, "reciprocal": FLAG, "init_scale": Argument(constant(0.1), wrong.number(0.0, none=True)),
-    "dtype": Argument(constant(torch.float32), wrong.instance() | {"long": lambda: torch.int64, "imaginary": lambda: torch.complex64, "flags": lambda: torch.bool}),
-}  # fmt: skip
+    "num_entities": Argument(constant(4), wrong.integer(1, 2**31)),
+    "num_relations": Argument(constant(2), wrong.integer(1, 2**31)),
+    "dim": Argument(constant(4), wrong.integer(1, 2**63)),
+    "seed": SEED,
+    "reciprocal": FLAG,
+    "init_scale": Argument(constant(0.1), wrong.number(0.0, none=True)),
+    "dtype": Argument(
+        constant(torch.float32),
+        wrong.instance()
+        | {"long": lambda: torch.int64, "imaginary": lambda: torch.complex64, "flags": lambda: torch.bool},
+    ),
+}
 ASKED = {"triples": TRIPLES, "side": SIDE}
 ROWS = wrong.without(wrong.OBJECTS | wrong.NUMBERS | wrong.NOT_FINITE, "nested_list") | {
-    "floats": lambda: [[0.5, 0, 1]], "two_columns": lambda: [[0, 1]], "ragged": lambda: [[0, 0, 1], [0, 0]], "negative": lambda: [[0, 0, -1]],
-    "beyond": lambda: [[0, 0, 2**40]], "enormous": lambda: [[0, 0, 2**64]], "meta": lambda: torch.zeros(2, 3, dtype=torch.int64, device="meta"),
-    "sparse_ids": lambda: triples().to_sparse(), "flags": lambda: torch.ones(2, 3, dtype=torch.bool), "imaginary": lambda: torch.ones(2, 3, dtype=torch.complex64),
-    "nested": wrong.TENSORS["nested"], "array_of_floats": lambda: wrong.ARRAYS["array"](),
+    "floats": lambda: [[0.5, 0, 1]],
+    "two_columns": lambda: [[0, 1]],
+    "ragged": lambda: [[0, 0, 1], [0, 0]],
+    "negative": lambda: [[0, 0, -1]],
+    "beyond": lambda: [[0, 0, 2**40]],
+    "enormous": lambda: [[0, 0, 2**64]],
+    "meta": lambda: torch.zeros(2, 3, dtype=torch.int64, device="meta"),
+    "sparse_ids": lambda: triples().to_sparse(),
+    "flags": lambda: torch.ones(2, 3, dtype=torch.bool),
+    "imaginary": lambda: torch.ones(2, 3, dtype=torch.complex64),
+    "nested": wrong.TENSORS["nested"],
+    "array_of_floats": lambda: wrong.ARRAYS["array"](),
     "dates": lambda: __import__("numpy").zeros((2, 3), "datetime64[s]"),
-}  # fmt: skip
+}
 NAMES = wrong.without(wrong.OBJECTS | wrong.NUMBERS | wrong.NOT_FINITE | wrong.TENSORS | wrong.ARRAYS, "none") | {
-    "numbers": lambda: list(range(ENTITIES)), "few": lambda: ["a"], "twice": lambda: ["a"] * ENTITIES, "with_empty": lambda: ["", *"bcdef"],
-    "with_surrogate": lambda: ["\ud800", *"bcdef"], "a_string": lambda: "abcdef",
-}  # fmt: skip
-PATHS = wrong.OBJECTS | wrong.NUMBERS | wrong.TENSORS | {"null": lambda: "a\0b", "long": lambda: "x" * 5000, "missing": lambda: "no/such/file.tsv"}
+    "numbers": lambda: list(range(ENTITIES)),
+    "few": lambda: ["a"],
+    "twice": lambda: ["a"] * ENTITIES,
+    "with_empty": lambda: ["", *"bcdef"],
+    "with_surrogate": lambda: ["\ud800", *"bcdef"],
+    "a_string": lambda: "abcdef",
+}
+PATHS = (
+    wrong.OBJECTS
+    | wrong.NUMBERS
+    | wrong.TENSORS
+    | {"null": lambda: "a\0b", "long": lambda: "x" * 5000, "missing": lambda: "no/such/file.tsv"}
+)
 SCORE_OPTIONS = {
-    "name": Argument(constant("fuzzed"), wrong.OBJECTS | wrong.NUMBERS | {"own": lambda: "distmult", "spaces": lambda: "a b"}, ("score", "fuzzed")),
-    "similarity": Argument(constant("dot"), wrong.word("dot")), "tail_query": Argument(constant(torch.mul), wrong.OBJECTS | wrong.NUMBERS | {"sum": lambda: torch.add, "raises": lambda: (lambda a, b: 1 / 0)}),
+    "name": Argument(
+        constant("fuzzed"),
+        wrong.OBJECTS | wrong.NUMBERS | {"own": lambda: "distmult", "spaces": lambda: "a b"},
+        ("score", "fuzzed"),
+    ),
+    "similarity": Argument(constant("dot"), wrong.word("dot")),
+    "tail_query": Argument(
+        constant(torch.mul),
+        wrong.OBJECTS | wrong.NUMBERS | {"sum": lambda: torch.add, "raises": lambda: lambda a, b: 1 / 0},
+    ),
     "head_query": Argument(constant(torch.mul), wrong.OBJECTS | wrong.NUMBERS | {"sum": lambda: torch.add}),
-    "relation_width": Argument(constant(lambda dim: dim), wrong.without(wrong.OBJECTS, "type") | wrong.NUMBERS | {"negative": lambda: (lambda dim: -1), "raises": lambda: (lambda dim: 1 / 0)}),
-    "relation_query": Argument(constant(torch.mul), wrong.without(wrong.OBJECTS | wrong.NUMBERS, "none")), "even_dim": FLAG, "complex_rows": FLAG, "phases": FLAG,
-}  # fmt: skip
+    "relation_width": Argument(
+        constant(lambda dim: dim),
+        wrong.without(wrong.OBJECTS, "type")
+        | wrong.NUMBERS
+        | {"negative": lambda: lambda dim: -1, "raises": lambda: lambda dim: 1 / 0},
+    ),
+    "relation_query": Argument(constant(torch.mul), wrong.without(wrong.OBJECTS | wrong.NUMBERS, "none")),
+    "even_dim": FLAG,
+    "complex_rows": FLAG,
+    "phases": FLAG,
+}
 
 
 def method(owner: Callable[[], Any], name: str) -> Callable[..., Any]:
@@ -263,79 +395,279 @@ def method(owner: Callable[[], Any], name: str) -> Callable[..., Any]:
 def fields(**options: Any) -> Any:
     """What a NegativeSampler with these fields draws in a loss."""
     sampler = kgfast.NegativeSampler(**options)
-    return kgfast.negative_sampling_loss(ones(ENTITIES, DIM), ones(RELATIONS, DIM), triples(), sampler, score="complex", side="tail")
+    return kgfast.negative_sampling_loss(
+        ones(ENTITIES, DIM), ones(RELATIONS, DIM), triples(), sampler, score="complex", side="tail"
+    )
 
 
 FUNCTIONS: dict[str, Function] = {
     "score_triples": Function(kgfast.score_triples, TABLES | {"score": SCORE, "sparse_grad": FLAG}),
-    "score_candidates": Function(kgfast.score_candidates, TABLES | {
-        "candidates": Argument(lambda: torch.zeros(BATCH, 2).long(), CANDIDATES), "score": SCORE, "side": SIDE, "sparse_grad": FLAG}),
-    "sample_negatives": Function(kgfast.sample_negatives, DRAWS | {
-        "triples": SHAPED, "num_entities": Argument(constant(ENTITIES), wrong.integer(1, 2**31), ("weights", "known")), "side": SIDE}),
-    "negative_sampling_loss": Function(kgfast.negative_sampling_loss, TABLES | {
-        "negatives": Argument(lambda: torch.zeros(BATCH, 2).long(), NEGATIVES), "score": SCORE, "side": SIDE, "objective": OBJECTIVE, "margin": MARGIN,
-        "adversarial_temperature": POSITIVE, "weights": WEIGHTS, "known": KNOWN, "sparse_grad": FLAG}),
-    "one_vs_all_loss": Function(kgfast.one_vs_all_loss, TABLES | {
-        "score": SCORE, "side": SIDE, "objective": OBJECTIVE, "label_smoothing": SMOOTHING, "known": KNOWN}),
-    "linear_cross_entropy": Function(kgfast.linear_cross_entropy, {
-        "hidden": Argument(lambda: ones(BATCH, DIM), wrong.table(BATCH, DIM, wide=lambda: ones(BATCH, DIM + 1)), ("weight", "targets")),
-        "weight": Argument(lambda: ones(ENTITIES, DIM), wrong.table(ENTITIES, DIM, wide=lambda: ones(ENTITIES, DIM + 1))),
-        "targets": Argument(lambda: torch.zeros(BATCH).long(), wrong.ids((BATCH,), ENTITIES), ("hidden",)),
-        "bias": Argument(lambda: ones(ENTITIES), wrong.without(wrong.tensor((ENTITIES,), torch.float32), "none")),
-        "ignore_index": Argument(constant(-100), wrong.integer(-(2**63), 2**63)), "label_smoothing": SMOOTHING,
-        "reduction": Argument(constant("sum"), wrong.word("mean"))}),
-    "multitask_loss": Function(multitask, {
-        "terms": Argument(lambda: [right_term()], wrong.without(wrong.OBJECTS, "nested") | wrong.NUMBERS | wrong.TENSORS | wrong.ARRAYS | {"classes": lambda: [kgfast.Term]}),
-        "weights": Argument(lambda: [1.0], wrong.without(wrong.OBJECTS, "none") | wrong.NUMBERS | wrong.NOT_FINITE | wrong.TENSORS | wrong.ARRAYS | {
-            "strings": lambda: ["1x"], "with_nan": lambda: [float("nan")], "with_none": lambda: [None], "meta": lambda: torch.ones(1, device="meta")})}),
+    "score_candidates": Function(
+        kgfast.score_candidates,
+        TABLES
+        | {
+            "candidates": Argument(lambda: torch.zeros(BATCH, 2).long(), CANDIDATES),
+            "score": SCORE,
+            "side": SIDE,
+            "sparse_grad": FLAG,
+        },
+    ),
+    "sample_negatives": Function(
+        kgfast.sample_negatives,
+        DRAWS
+        | {
+            "triples": SHAPED,
+            "num_entities": Argument(constant(ENTITIES), wrong.integer(1, 2**31), ("weights", "known")),
+            "side": SIDE,
+        },
+    ),
+    "negative_sampling_loss": Function(
+        kgfast.negative_sampling_loss,
+        TABLES
+        | {
+            "negatives": Argument(lambda: torch.zeros(BATCH, 2).long(), NEGATIVES),
+            "score": SCORE,
+            "side": SIDE,
+            "objective": OBJECTIVE,
+            "margin": MARGIN,
+            "adversarial_temperature": POSITIVE,
+            "weights": WEIGHTS,
+            "known": KNOWN,
+            "sparse_grad": FLAG,
+        },
+    ),
+    "one_vs_all_loss": Function(
+        kgfast.one_vs_all_loss,
+        TABLES | {"score": SCORE, "side": SIDE, "objective": OBJECTIVE, "label_smoothing": SMOOTHING, "known": KNOWN},
+    ),
+    "linear_cross_entropy": Function(
+        kgfast.linear_cross_entropy,
+        {
+            "hidden": Argument(
+                lambda: ones(BATCH, DIM),
+                wrong.table(BATCH, DIM, wide=lambda: ones(BATCH, DIM + 1)),
+                ("weight", "targets"),
+            ),
+            "weight": Argument(
+                lambda: ones(ENTITIES, DIM), wrong.table(ENTITIES, DIM, wide=lambda: ones(ENTITIES, DIM + 1))
+            ),
+            "targets": Argument(lambda: torch.zeros(BATCH).long(), wrong.ids((BATCH,), ENTITIES), ("hidden",)),
+            "bias": Argument(lambda: ones(ENTITIES), wrong.without(wrong.tensor((ENTITIES,), torch.float32), "none")),
+            "ignore_index": Argument(constant(-100), wrong.integer(-(2**63), 2**63)),
+            "label_smoothing": SMOOTHING,
+            "reduction": Argument(constant("sum"), wrong.word("mean")),
+        },
+    ),
+    "multitask_loss": Function(
+        multitask,
+        {
+            "terms": Argument(
+                lambda: [right_term()],
+                wrong.without(wrong.OBJECTS, "nested")
+                | wrong.NUMBERS
+                | wrong.TENSORS
+                | wrong.ARRAYS
+                | {"classes": lambda: [kgfast.Term]},
+            ),
+            "weights": Argument(
+                lambda: [1.0],
+                wrong.without(wrong.OBJECTS, "none")
+                | wrong.NUMBERS
+                | wrong.NOT_FINITE
+                | wrong.TENSORS
+                | wrong.ARRAYS
+                | {
+                    "strings": lambda: ["1x"],
+                    "with_nan": lambda: [float("nan")],
+                    "with_none": lambda: [None],
+                    "meta": lambda: torch.ones(1, device="meta"),
+                },
+            ),
+        },
+    ),
     "Term": Function(term, TERM, impls=False),
     "Term.without_candidates": Function(term, TERM_WITHOUT_CANDIDATES, impls=False),
-    "LossTerm": Function(losses, {"losses": Argument(lambda: ones(3), wrong.without(wrong.tensor((3,), torch.float32), "scalar", "longer", "tensor_nan", "two_numbers")), "weight": MARGIN}, impls=False),
-    "rank": Function(kgfast.rank, TABLES | {"score": SCORE, "side": SIDE, "known": KNOWN, "ties": Argument(constant("realistic"), wrong.word("realistic"))}),
-    "topk": Function(kgfast.topk, TABLES | {"k": Argument(constant(2), wrong.integer(1, 2**31)), "score": SCORE, "side": SIDE, "exclude": KNOWN}),
+    "LossTerm": Function(
+        losses,
+        {
+            "losses": Argument(
+                lambda: ones(3),
+                wrong.without(wrong.tensor((3,), torch.float32), "scalar", "longer", "tensor_nan", "two_numbers"),
+            ),
+            "weight": MARGIN,
+        },
+        impls=False,
+    ),
+    "rank": Function(
+        kgfast.rank,
+        TABLES
+        | {
+            "score": SCORE,
+            "side": SIDE,
+            "known": KNOWN,
+            "ties": Argument(constant("realistic"), wrong.word("realistic")),
+        },
+    ),
+    "topk": Function(
+        kgfast.topk,
+        TABLES | {"k": Argument(constant(2), wrong.integer(1, 2**31)), "score": SCORE, "side": SIDE, "exclude": KNOWN},
+    ),
     "NegativeSampler": Function(fields, DRAWS, impls=False),
-    "KnownTriples.from_triples": Function(kgfast.KnownTriples.from_triples, {
-        "triples": Argument(triples, ROWS), "num_entities": Argument(constant(ENTITIES), wrong.integer(1, 2**63), ("triples",)),
-        "num_relations": Argument(constant(RELATIONS), wrong.integer(1, 2**63), ("triples",))}, impls=False),
+    "KnownTriples.from_triples": Function(
+        kgfast.KnownTriples.from_triples,
+        {
+            "triples": Argument(triples, ROWS),
+            "num_entities": Argument(constant(ENTITIES), wrong.integer(1, 2**63), ("triples",)),
+            "num_relations": Argument(constant(RELATIONS), wrong.integer(1, 2**63), ("triples",)),
+        },
+        impls=False,
+    ),
     "KnownTriples.lookup": Function(method(known, "lookup"), {"triples": SHAPED, "side": SIDE}, impls=False),
     "KnownTriples.ids": Function(method(known, "ids"), {"side": SIDE}, impls=False),
-    "KnownTriples.answers": Function(method(known, "answers"), {"triple": Argument(constant((0, 0, 1)), wrong.OBJECTS | wrong.NUMBERS | wrong.TENSORS), "side": SIDE}, impls=False),
-    "KnownTriples.to": Function(method(known, "to"), {"device": Argument(constant("cpu"), wrong.without(wrong.OBJECTS, "none") | {"minus": lambda: -1})}, impls=False),
+    "KnownTriples.answers": Function(
+        method(known, "answers"),
+        {"triple": Argument(constant((0, 0, 1)), wrong.OBJECTS | wrong.NUMBERS | wrong.TENSORS), "side": SIDE},
+        impls=False,
+    ),
+    "KnownTriples.to": Function(
+        method(known, "to"),
+        {"device": Argument(constant("cpu"), wrong.without(wrong.OBJECTS, "none") | {"minus": lambda: -1})},
+        impls=False,
+    ),
     "register_score": Function(kgfast.register_score, SCORE_OPTIONS, impls=False),
-    "KnowledgeGraph.from_arrays": Function(kgfast.KnowledgeGraph.from_arrays, {
-        "train": Argument(triples, ROWS), "valid": Argument(triples, wrong.without(ROWS, "none")), "num_entities": Argument(constant(ENTITIES), wrong.without(wrong.integer(1, 2**31), "none"), ("train", "entity_names")),
-        "num_relations": Argument(constant(RELATIONS), wrong.without(wrong.integer(1, 2**31), "none"), ("train", "relation_names")), "entity_names": Argument(lambda: list("abcdef"), NAMES),
-        "name": Argument(constant("graph"), wrong.without(wrong.OBJECTS, "string", "empty_string", "surrogate") | wrong.NUMBERS)}, impls=False),
-    "KnowledgeGraph.load": Function(kgfast.KnowledgeGraph.load, {
-        "source": Argument(file_of_triples, PATHS, ("no such file",)), "cache": FLAG, "iris": Argument(constant("short"), wrong.word("short")),
-        "header": Argument(constant(None), wrong.without(wrong.OBJECTS, "none") | wrong.NUMBERS), "columns": Argument(constant(None), wrong.without(wrong.OBJECTS | wrong.NUMBERS, "none"))}, impls=False),
-    "KnowledgeGraph.entity_id": Function(method(graph, "entity_id"), {"name": Argument(constant("0"), wrong.OBJECTS | wrong.NUMBERS | wrong.TENSORS, ("entity",))}, impls=False),
-    "KnowledgeGraph.relation_id": Function(method(graph, "relation_id"), {"name": Argument(constant("0"), wrong.OBJECTS | wrong.NUMBERS | wrong.TENSORS, ("relation",))}, impls=False),
-    "KnowledgeGraph.label": Function(method(graph, "label"), {"entity_id": Argument(constant(0), wrong.integer(0, ENTITIES))}, impls=False),
-    "KnowledgeGraph.known": Function(lambda splits: graph().known(splits), {"splits": Argument(constant("train"), wrong.word("train"), ("split",))}, impls=False),
-    "KnowledgeGraph.save": Function(saved, {"folder": Argument(constant("own"), wrong.without(PATHS, "string", "missing", "list") | {"file": lambda: __file__}, ("exists",)), "suffix": Argument(constant(".txt"), wrong.word(".tsv") | {"nt": lambda: ".nt"})}, impls=False),
+    "KnowledgeGraph.from_arrays": Function(
+        kgfast.KnowledgeGraph.from_arrays,
+        {
+            "train": Argument(triples, ROWS),
+            "valid": Argument(triples, wrong.without(ROWS, "none")),
+            "num_entities": Argument(
+                constant(ENTITIES), wrong.without(wrong.integer(1, 2**31), "none"), ("train", "entity_names")
+            ),
+            "num_relations": Argument(
+                constant(RELATIONS), wrong.without(wrong.integer(1, 2**31), "none"), ("train", "relation_names")
+            ),
+            "entity_names": Argument(lambda: list("abcdef"), NAMES),
+            "name": Argument(
+                constant("graph"), wrong.without(wrong.OBJECTS, "string", "empty_string", "surrogate") | wrong.NUMBERS
+            ),
+        },
+        impls=False,
+    ),
+    "KnowledgeGraph.load": Function(
+        kgfast.KnowledgeGraph.load,
+        {
+            "source": Argument(file_of_triples, PATHS, ("no such file",)),
+            "cache": FLAG,
+            "iris": Argument(constant("short"), wrong.word("short")),
+            "header": Argument(constant(None), wrong.without(wrong.OBJECTS, "none") | wrong.NUMBERS),
+            "columns": Argument(constant(None), wrong.without(wrong.OBJECTS | wrong.NUMBERS, "none")),
+        },
+        impls=False,
+    ),
+    "KnowledgeGraph.entity_id": Function(
+        method(graph, "entity_id"),
+        {"name": Argument(constant("0"), wrong.OBJECTS | wrong.NUMBERS | wrong.TENSORS, ("entity",))},
+        impls=False,
+    ),
+    "KnowledgeGraph.relation_id": Function(
+        method(graph, "relation_id"),
+        {"name": Argument(constant("0"), wrong.OBJECTS | wrong.NUMBERS | wrong.TENSORS, ("relation",))},
+        impls=False,
+    ),
+    "KnowledgeGraph.label": Function(
+        method(graph, "label"), {"entity_id": Argument(constant(0), wrong.integer(0, ENTITIES))}, impls=False
+    ),
+    "KnowledgeGraph.known": Function(
+        lambda splits: graph().known(splits),
+        {"splits": Argument(constant("train"), wrong.word("train"), ("split",))},
+        impls=False,
+    ),
+    "KnowledgeGraph.save": Function(
+        saved,
+        {
+            "folder": Argument(
+                constant("own"),
+                wrong.without(PATHS, "string", "missing", "list") | {"file": lambda: __file__},
+                ("exists",),
+            ),
+            "suffix": Argument(constant(".txt"), wrong.word(".tsv") | {"nt": lambda: ".nt"}),
+        },
+        impls=False,
+    ),
     "KGEModel": Function(nn.KGEModel, MODEL_OPTIONS | {"score": SCORE}, impls=False),
-    "TransE": Function(nn.TransE, MODEL_OPTIONS | {"p": Argument(constant(1), wrong.without(wrong.integer(1, 3), "whole_float", "numpy_float", "tensor_true", "numpy_true", "true"))}, impls=False),
+    "TransE": Function(
+        nn.TransE,
+        MODEL_OPTIONS
+        | {
+            "p": Argument(
+                constant(1),
+                wrong.without(wrong.integer(1, 3), "whole_float", "numpy_float", "tensor_true", "numpy_true", "true"),
+            )
+        },
+        impls=False,
+    ),
     "RotatE": Function(nn.RotatE, MODEL_OPTIONS, impls=False),
     "KGEModel.score_triples": Function(method(model, "score_triples"), {"triples": TRIPLES}, impls=False),
     "KGEModel.score_candidates": Function(method(model, "score_candidates"), ASKED, impls=False),
-    "KGEModel.rank": Function(method(model, "rank"), ASKED | {"known": KNOWN, "ties": Argument(constant("realistic"), wrong.word("realistic"))}, impls=False),
-    "KGEModel.topk": Function(method(model, "topk"), ASKED | {"k": Argument(constant(2), wrong.integer(1, 2**31)), "exclude": KNOWN}, impls=False),
-    "KGEModel.rank.reciprocal": Function(method(functools.partial(model, reciprocal=True), "rank"), ASKED | {"known": KNOWN}, impls=False),
+    "KGEModel.rank": Function(
+        method(model, "rank"),
+        ASKED | {"known": KNOWN, "ties": Argument(constant("realistic"), wrong.word("realistic"))},
+        impls=False,
+    ),
+    "KGEModel.topk": Function(
+        method(model, "topk"),
+        ASKED | {"k": Argument(constant(2), wrong.integer(1, 2**31)), "exclude": KNOWN},
+        impls=False,
+    ),
+    "KGEModel.rank.reciprocal": Function(
+        method(functools.partial(model, reciprocal=True), "rank"), ASKED | {"known": KNOWN}, impls=False
+    ),
     "RowSGD": Function(optim.RowSGD, {"params": PARAMS, "lr": LR}, impls=False),
-    "RowAdagrad": Function(optim.RowAdagrad, {"params": PARAMS, "lr": LR, "full": FLAG, "eps": EPS, "initial": POSITIVE}, impls=False),
+    "RowAdagrad": Function(
+        optim.RowAdagrad, {"params": PARAMS, "lr": LR, "full": FLAG, "eps": EPS, "initial": POSITIVE}, impls=False
+    ),
     "RowAdam": Function(optim.RowAdam, {"params": PARAMS, "lr": LR, "betas": BETAS, "eps": EPS}, impls=False),
-    "RowOptimizer": Function(optim.RowOptimizer, {"params": PARAMS, "rule": Argument(constant("sgd"), wrong.word("sgd")), "lr": LR}, impls=False),
+    "RowOptimizer": Function(
+        optim.RowOptimizer,
+        {"params": PARAMS, "rule": Argument(constant("sgd"), wrong.word("sgd")), "lr": LR},
+        impls=False,
+    ),
     "NegativeSamplingStep": Function(step_of(steps.NegativeSamplingStep), SAMPLED_OPTIONS),
-    "OneVsAllStep": Function(step_of(steps.OneVsAllStep), STEP_OPTIONS | {
-        "objective": OBJECTIVE, "label_smoothing": SMOOTHING, "answers": KNOWN, "relation_weight": POSITIVE, "bf16": FLAG}),
-    "HostTablesStep": Function(step_of(steps.HostTablesStep), SAMPLED_OPTIONS | {"device": Argument(constant("cpu"), wrong.OBJECTS | {"minus": lambda: -1})}),
-    "CapturedStep": Function(steps.CapturedStep, {"step": Argument(lambda: None, wrong.instance() | {"on_cpu": lambda: step_of(steps.OneVsAllStep)()})}, impls=False),
-    "NegativeSamplingStep.__call__": Function(run_step, {"triples": TRIPLES, "index": INDEX, "weights": WEIGHTS}, impls=False),
-    "OneVsAllStep.__call__": Function(run_step_over_all, {"triples": TRIPLES, "index": INDEX, "weights": WEIGHTS}, impls=False),
-    "HostTablesStep.__call__": Function(run_host_step, {"triples": TRIPLES, "index": INDEX, "weights": WEIGHTS}, impls=False),
-    "set_cpu_level": Function(kgfast.set_cpu_level, {"name": Argument(kgfast.cpu_level, wrong.word("baseline"), ("level", "cpu_levels"))}, impls=False),
-}  # fmt: skip
+    "OneVsAllStep": Function(
+        step_of(steps.OneVsAllStep),
+        STEP_OPTIONS
+        | {
+            "objective": OBJECTIVE,
+            "label_smoothing": SMOOTHING,
+            "answers": KNOWN,
+            "relation_weight": POSITIVE,
+            "bf16": FLAG,
+        },
+    ),
+    "HostTablesStep": Function(
+        step_of(steps.HostTablesStep),
+        SAMPLED_OPTIONS | {"device": Argument(constant("cpu"), wrong.OBJECTS | {"minus": lambda: -1})},
+    ),
+    "CapturedStep": Function(
+        steps.CapturedStep,
+        {"step": Argument(lambda: None, wrong.instance() | {"on_cpu": lambda: step_of(steps.OneVsAllStep)()})},
+        impls=False,
+    ),
+    "NegativeSamplingStep.__call__": Function(
+        run_step, {"triples": TRIPLES, "index": INDEX, "weights": WEIGHTS}, impls=False
+    ),
+    "OneVsAllStep.__call__": Function(
+        run_step_over_all, {"triples": TRIPLES, "index": INDEX, "weights": WEIGHTS}, impls=False
+    ),
+    "HostTablesStep.__call__": Function(
+        run_host_step, {"triples": TRIPLES, "index": INDEX, "weights": WEIGHTS}, impls=False
+    ),
+    "set_cpu_level": Function(
+        kgfast.set_cpu_level,
+        {"name": Argument(kgfast.cpu_level, wrong.word("baseline"), ("level", "cpu_levels"))},
+        impls=False,
+    ),
+}
 STEPS = {"NegativeSamplingStep", "OneVsAllStep", "HostTablesStep"}  # impl="reference" has none
 MAY_BE_WRONG_AS_A_WHOLE = {"CapturedStep"}  # there is no right call of it without a GPU
 

@@ -90,7 +90,9 @@ def ids(shape: tuple[int, ...], count: int, masked: bool = False, **more: Callab
     """Wrong for int64 ids below `count`."""
     shown = tensor(shape, torch.int64)
     for word, value in (("beyond", count), ("below", -2 if masked else -1), ("far", 2**62), ("lowest", -(2**63))):
-        shown[word] = lambda value=value: torch.cat([torch.zeros(shape).flatten()[1:].long(), torch.tensor([value])]).view(shape)
+        shown[word] = lambda value=value: torch.cat(
+            [torch.zeros(shape).flatten()[1:].long(), torch.tensor([value])]
+        ).view(shape)
     return shown | more
 
 
@@ -98,10 +100,13 @@ def number(lowest: float | None = None, highest: float | None = None, none: bool
     """Wrong for a finite number within bounds."""
     shown = OBJECTS | NOT_FINITE | without(TENSORS) | ARRAYS
     shown |= {
-        "digits": lambda: "1", "true": lambda: True, "beyond_double": lambda: 10**400,
-        "wants_gradient": lambda: torch.tensor(0.5, requires_grad=True), "tensor_true": lambda: torch.tensor(True),
+        "digits": lambda: "1",
+        "true": lambda: True,
+        "beyond_double": lambda: 10**400,
+        "wants_gradient": lambda: torch.tensor(0.5, requires_grad=True),
+        "tensor_true": lambda: torch.tensor(True),
         "numpy_true": lambda: np.bool_(True),
-    }  # fmt: skip
+    }
     if lowest is not None:
         shown["too_low"] = lambda: lowest - 0.25
         shown["numpy_too_low"] = lambda: np.float64(lowest - 1)
@@ -114,10 +119,16 @@ def integer(lowest: int | None, beyond: int | None = None) -> Makers:
     """Wrong for an integer in [lowest, beyond)."""
     shown = OBJECTS | NOT_FINITE | TENSORS | ARRAYS
     shown |= {
-        "digits": lambda: "1", "true": lambda: True, "half": lambda: 0.5, "whole_float": lambda: 4.0,
-        "numpy_float": lambda: np.float64(3), "numpy_true": lambda: np.bool_(True), "tensor_half": lambda: torch.tensor(1.5),
-        "tensor_true": lambda: torch.tensor(True), "meta_integer": lambda: torch.empty((), dtype=torch.int64, device="meta"),
-    }  # fmt: skip
+        "digits": lambda: "1",
+        "true": lambda: True,
+        "half": lambda: 0.5,
+        "whole_float": lambda: 4.0,
+        "numpy_float": lambda: np.float64(3),
+        "numpy_true": lambda: np.bool_(True),
+        "tensor_half": lambda: torch.tensor(1.5),
+        "tensor_true": lambda: torch.tensor(True),
+        "meta_integer": lambda: torch.empty((), dtype=torch.int64, device="meta"),
+    }
     if lowest is not None:
         shown |= {"too_low": lambda: lowest - 1, "far_too_low": lambda: -(2**70)}
         if lowest > -(2**63):
@@ -131,10 +142,15 @@ def word(right: str, none: bool = False) -> Makers:
     """Wrong for one of several words."""
     shown = OBJECTS | NUMBERS | NOT_FINITE | TENSORS | ARRAYS
     shown |= {
-        "capital": right.title, "space": lambda: right + " ", "of_bytes": right.encode, "in_a_list": lambda: [right],
-        "array_of_it": lambda: np.array([right]), "true": lambda: True, "meta": lambda: torch.ones(2, device="meta"),
+        "capital": right.title,
+        "space": lambda: right + " ",
+        "of_bytes": right.encode,
+        "in_a_list": lambda: [right],
+        "array_of_it": lambda: np.array([right]),
+        "true": lambda: True,
+        "meta": lambda: torch.ones(2, device="meta"),
         "code": lambda: 0,
-    }  # fmt: skip
+    }
     return without(shown, "none") if none else shown
 
 
@@ -145,7 +161,9 @@ def flag() -> Makers:
 
 def known(entities: int, relations: int, none: bool = True) -> Makers:
     """Wrong for the KnownTriples of a graph."""
-    shown = OBJECTS | NUMBERS | NOT_FINITE | TENSORS | ARRAYS | {"class": lambda: kgfast.KnownTriples, "true": lambda: True}
+    shown = (
+        OBJECTS | NUMBERS | NOT_FINITE | TENSORS | ARRAYS | {"class": lambda: kgfast.KnownTriples, "true": lambda: True}
+    )
     triple = torch.zeros(1, 3, dtype=torch.int64)
     shown["triples"] = lambda: triple
     shown["more_entities"] = lambda: kgfast.KnownTriples.from_triples(triple, entities + 1, relations)
