@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import importlib.util
 import os
 import random
@@ -48,7 +49,7 @@ def use_extension(path: str) -> None:
 def right(count: int, seed: int) -> Iterator[tuple[str, Callable[[], str | None]]]:
     """(line, check) of calls that are right."""
     import hypothesis
-    from right_calls import cases
+    from right_inputs import cases
 
     found: list[dict] = []
 
@@ -63,7 +64,7 @@ def right(count: int, seed: int) -> Iterator[tuple[str, Callable[[], str | None]
 
     collect()
     for case in found:
-        yield repr(case), lambda case=case: wrong_number(case)  # type: ignore[misc]
+        yield repr(case), functools.partial(wrong_number, case)
 
 
 def wrong_number(case: dict) -> str | None:
@@ -79,16 +80,16 @@ def wrong_number(case: dict) -> str | None:
 def wrong(count: int, seed: int) -> Iterator[tuple[str, Callable[[], str | None]]]:
     """(line, check) of calls with one or two arguments that are wrong."""
     import wrong_calls
+    from wrong_functions import FUNCTIONS, IMPLS, STEPS
 
-    chance = random.Random(seed)
-    names = list(wrong_calls.FUNCTIONS)
+    chance, names = random.Random(seed), list(FUNCTIONS)
     for _ in range(count):
         name = chance.choice(names)
         arguments = wrong_calls.arguments_of(name)
         asked = chance.sample(sorted(arguments), k=min(chance.choice((1, 1, 2)), len(arguments)))
         places = {argument: chance.choice(sorted(arguments[argument].wrong)) for argument in asked}
-        impl = chance.choice(wrong_calls.IMPLS) if name not in wrong_calls.STEPS else None
-        yield repr((name, places, impl)), lambda case=(name, places, impl): wrong_calls.complaint(*case)  # type: ignore[misc]
+        impl = chance.choice(IMPLS) if name not in STEPS else None
+        yield repr((name, places, impl)), functools.partial(wrong_calls.complaint, name, places, impl)
 
 
 def files(count: int, seed: int) -> Iterator[tuple[str, Callable[[], str | None]]]:
@@ -96,7 +97,7 @@ def files(count: int, seed: int) -> Iterator[tuple[str, Callable[[], str | None]
     from mutated_files import complaint
 
     for number in range(count):
-        yield repr((number, seed)), lambda number=number: complaint(number, seed)  # type: ignore[misc]
+        yield repr((number, seed)), functools.partial(complaint, number, seed)
 
 
 def child(kind: str, count: int, first: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Files of graphs, texts, questions and settings with something changed: reading one works, or ends in a KgfastError."""
+"""Files of graphs, texts, questions, settings and runs, changed: each is read, or a KgfastError says why not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NTRIPLES = "".join(
         ("_:q", "s", '"5"^^<http://x/int>'),
     )
 )
-SETTINGS = "model: complex\ndim: 8\nepochs: 1\nbatch_size: 4\nobjective: softmax\nlr: 0.1\nnegatives: 2\nseed: 3\n"
+SETTINGS = "data: world\nmodel: complex\ndim: 8\nepochs: 1\nbatch_size: 4\nobjective: softmax\nlr: 0.1\nseed: 3\n"
 SEEDS: dict[str, dict[str, str]] = {
     "triples": {"train.txt": TRIPLES, "valid.txt": "Paris\tcapital of\tFrance\n"},
     "csv": {"train.csv": "head,relation,tail\n" + TRIPLES.replace("\t", ",") + '"a, b",r,"c ""d"""\n'},
@@ -53,8 +53,8 @@ SEEDS: dict[str, dict[str, str]] = {
     },
     "settings": {"settings.yaml": SETTINGS},
     "joint_settings": {
-        "settings.yaml": "tasks: {mlm: {weight: 1.0}, link: {weight: 0.5}}\nbackbone: {layers: 2, dim: 16, heads: 2}\nbatch_size: 4\n"
-        + SETTINGS[SETTINGS.index("epochs") :]
+        "settings.yaml": "data: world\ntasks: {mlm: {weight: 1.0}, link: {weight: 0.5}}\n"
+        "backbone: {layers: 2, dim: 16, heads: 2}\nlr: 0.1\nseed: 3\n"
     },
     "run": {},
 }
@@ -141,22 +141,27 @@ def mutated(text: bytes, chance: random.Random) -> bytes:
     return text
 
 
+def write_kind(kind: str, folder: Path) -> None:
+    """The files of a kind as they are right."""
+    if kind == "run":
+        shutil.copytree(trained_run(), folder, dirs_exist_ok=True)
+    for name, text in SEEDS[kind].items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
 def make_folder(number: int, seed: int, folder: Path) -> str:
     """Writes the files of a number, one or two of them mutated; returns their kind."""
     chance = random.Random(f"{seed} {number}")
     kind = chance.choice(list(SEEDS))
-    if kind == "run":
-        shutil.copytree(trained_run(), folder, dirs_exist_ok=True)
-        path = chance.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
-        path.write_bytes(mutated(path.read_bytes(), chance))
-        return kind
-    changed = set(chance.choices(list(SEEDS[kind]), k=2))
-    for name, text in SEEDS[kind].items():
-        data = mutated(text.encode(), chance) if name in changed else text.encode()
-        if name.endswith((".txt", ".tsv", ".csv", ".nt")) and chance.random() < 0.1:
-            name, data = f"{name}.gz", gzip.compress(data)
+    write_kind(kind, folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in set(chance.choices(files, k=1 if kind == "run" else 2)):
+        data = mutated(path.read_bytes(), chance)
+        if kind not in ("run", "settings", "joint_settings") and chance.random() < 0.1:
+            path.unlink()
+            path, data = path.with_name(f"{path.name}.gz"), gzip.compress(data)
             data = mutated(data, chance) if chance.random() < 0.5 else data
-        (folder / name).write_bytes(data)
+        path.write_bytes(data)
     return kind
 
 
@@ -239,7 +244,7 @@ READERS: dict[str, Callable[[Path, random.Random], None]] = {
 
 
 def complaint(number: int, seed: int) -> str | None:
-    """What is not right about the reading of a number's files; None where it works or a KgfastError says what is wrong."""
+    """What is not right about the reading of a number's files; None where it works or an error says why not."""
     folder = Path(tempfile.mkdtemp(prefix="kgfast-fuzz-"))
     try:
         kind = make_folder(number, seed, folder)
