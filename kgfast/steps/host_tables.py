@@ -94,7 +94,7 @@ class HostTablesStep:
         for group, kept in zip(self.rows_optimizer.param_groups, self.groups(), strict=True):
             group.update({name: value for name, value in kept.items() if name != "params"})
         batches = whole.side_batches(triples, index)
-        weights = None if weights is None else checks.weights(weights, len(triples)).to(self.device)
+        weights = None if weights is None else checks.weights(weights, len(triples), whole.dtype).to(self.device)
         shares = step.shares(weights, len(triples), len(batches))
         known = whole.draws.known_ranges(batches)
         negatives = whole.draws.draw(whole.backend, batches, known, index, whole.workspace)
