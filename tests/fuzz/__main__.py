@@ -14,6 +14,7 @@ import importlib.util
 import os
 import random
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent / "helpers")]
-SILENT, STARTING = 20.0, 180.0  # seconds that a case, and a child's first one with its imports, may take
+BUSY, SILENT = 20.0, 300.0  # seconds of work, and by the clock, that a case may take
 MEMORY = 16 << 30  # of addresses: torch alone asks for several GB
 KINDS = ("right", "wrong", "files")
 
@@ -111,6 +112,7 @@ def child(kind: str, count: int, first: int, seed: int) -> None:
     for number, (line, check) in enumerate({"right": right, "wrong": wrong, "files": files}[kind](count, seed)):
         if number >= first:
             print(f"> {line}", flush=True)
+            signal.setitimer(signal.ITIMER_PROF, BUSY)  # ends the process where a case does not end
             if found := check():
                 print(f"! {ascii(found)}", flush=True)
     print("done", flush=True)
@@ -130,9 +132,9 @@ class Child:
     def lines(self) -> Iterator[str]:
         """What it prints; ends with the process, or raises TimeoutError."""
         assert self.process.stdout is not None and self.process.stderr is not None
-        streams, errors, patience = [self.process.stdout, self.process.stderr], b"", STARTING
+        streams, errors = [self.process.stdout, self.process.stderr], b""
         while streams:
-            ready, _, _ = select.select(streams, [], [], patience)
+            ready, _, _ = select.select(streams, [], [], SILENT)
             if not ready:
                 self.process.kill()
                 self.process.wait()
@@ -144,10 +146,11 @@ class Child:
                 elif stream is self.process.stderr:
                     errors = (errors + data)[-4000:]
                 else:
-                    patience = SILENT
                     *whole, self.rest = (self.rest + data).split(b"\n")
                     yield from (line.decode() for line in whole)
         code = self.process.wait()
+        if code == -signal.SIGPROF:
+            raise TimeoutError
         if code:
             yield f"! {ascii(f'the process ended with {code}: ' + errors.decode(errors='replace')[-1500:])}"
 
@@ -166,7 +169,7 @@ def fuzz(kind: str, count: int, seed: int, extension: str | None) -> tuple[int, 
                     failures.append((line, ast.literal_eval(said[2:])))
                 done = done or said == "done"
         except TimeoutError:
-            failures.append((line, f"a hang: nothing within {SILENT:.0f} s"))
+            failures.append((line, f"a hang: {BUSY:.0f} s of work, or {SILENT:.0f} by the clock"))
         if run == before and not done:
             failures.append((line, "no case could be run"))
             break

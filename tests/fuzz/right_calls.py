@@ -174,7 +174,7 @@ def multitask_loss(case: Case, inputs: Inputs) -> None:
     with_bias = case["bias"] and case["similarity"] == "dot"
     leaves = [
         table,
-        *(inputs.random(batch, table.shape[1]) for _ in terms),
+        *(inputs.random(batch, table.shape[1]) * table.shape[1] ** -0.25 for _ in terms),
         *([inputs.random(count)] if with_bias else []),
     ]
 
