@@ -48,6 +48,12 @@ def pointers(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(map(pointer, tensors))
 
 
+def set_cpu_level(name: str) -> None:
+    """Has the kernels run with the instruction set of this name, one of `cpu_levels()`."""
+    checks.choose("name", name, _C.cpu_levels())
+    _C.set_cpu_level(name)
+
+
 def compiled(score: Score) -> int:
     """The code of a score in the compiled module."""
     if score.name not in SCORES:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from kgfast.core.files import replacing_folder
-from kgfast.data.formats import Format, format_of
+from kgfast.data.formats import Format, format_of, formats
 from kgfast.data.lines import BYTE_ORDER_MARK
 from kgfast.data.sources import SPLITS
 from kgfast.data.strings import Strings
@@ -27,6 +27,8 @@ TEXTS = {
 
 def save(graph, folder: Path, suffix: str) -> None:
     """See KnowledgeGraph.save. Everything is checked before, and written beside `folder`, then renamed."""
+    if not isinstance(suffix, str) or suffix not in formats():
+        raise DataError(f"suffix={suffix!r}: unknown kind of file; known are {' '.join(formats())}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not an empty folder")
     form = format_of(Path(f"train{suffix}"))
@@ -38,7 +40,10 @@ def save(graph, folder: Path, suffix: str) -> None:
     lost = graph.num_entities - len(ends.unique())
     if lost:
         warnings.warn(f"{lost:,} entities are in no triple: {folder} will not hold them", stacklevel=3)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} can't be written: {error}") from None
     with replacing_folder(folder) as temporary:
         for split in SPLITS:
             if len(getattr(graph, split)):  # an empty file is an error when read

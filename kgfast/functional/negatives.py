@@ -68,7 +68,7 @@ def sample_negatives(
     options: dict[str, Any] = dict(
         seed=checks.seed(seed),
         step=checks.integer("step", step, 0, 2**64),
-        weights=None if weights is None else checks.tensor("weights", weights),
+        weights=None if weights is None else checks.real("weights", weights),
         known=known,
         shared=checks.integer("shared", shared, 0),
     )
@@ -130,6 +130,7 @@ def negative_sampling_loss(
     triples = checks.triples(triples, entities)
     checks.choose("side", side, SIDES)
     code = Objective.of(objective, "objective")
+    sparse_grad = checks.flag("sparse_grad", sparse_grad)
     margin, temperature = checks.weighting(margin, adversarial_temperature, sum_dtype(entities.dtype))
     drawn = isinstance(negatives, NegativeSampler)
     if isinstance(negatives, NegativeSampler):

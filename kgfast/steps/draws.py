@@ -35,7 +35,9 @@ class Draws:
         checks.choose("sharing", sharing, SHARINGS)
         checks.choose("filter", filter, FILTERS)
         self.negatives = checks.integer("negatives", negatives, 1, 2**25)
-        if filter != "none" and known is None:
+        if known is not None:
+            model.check_known(known)
+        elif filter != "none":
             raise KgfastError(f"filter={filter!r} needs known triples")
         if filter == "redraw" and sharing != "none":
             raise KgfastError(f"filter='redraw' needs sharing='none'; with sharing={sharing!r} use filter='mask'")
@@ -47,9 +49,14 @@ class Draws:
         self.known = None if filter == "none" else KnownAnswers(known, model)
         self.weights = self.none
         if checks.finite("negative_power", power, 0.0):
-            if entity_counts is None or len(entity_counts) != model.num_entities:
+            if entity_counts is None:
                 raise KgfastError("negative_power needs entity_counts, one for each entity")
-            weights = entity_counts.double() ** power
+            counts = checks.real("entity_counts", entity_counts, (model.num_entities,)).double()
+            wrong = (~(counts >= 0) | counts.isinf()).nonzero()
+            if len(wrong) or not counts.any():
+                found = f"entity_counts[{int(wrong[0])}]={float(counts[wrong[0]])}" if len(wrong) else "entity_counts"
+                raise KgfastError(f"{found}: counts must be finite numbers of at least 0, and one of them above")
+            weights = counts ** float(power)
             if not bool(weights.isfinite().all()):
                 raise KgfastError(f"negative_power={power}: count^power of the entities must be a finite number")
             self.weights = draw_table(weights).to(device)

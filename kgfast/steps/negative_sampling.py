@@ -12,7 +12,7 @@ from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
 from kgfast.registry import Objective
 from kgfast.steps.draws import Draws
-from kgfast.steps.step import Columns, SideBatch, Step
+from kgfast.steps.step import Columns, SideBatch, Step, check_model
 
 
 class NegativeSamplingStep(Step):
@@ -30,6 +30,7 @@ class NegativeSamplingStep(Step):
         known: KnownTriples | None = None, filter: str = "none", regularizer: str | None = None,
         regularizer_weight: float = 0.0, query_dropout: float = 0.0, impl: str | None = None,
     ):  # fmt: skip
+        check_model(model)
         self.objective = Objective.of(objective, "objective")
         dtype = sum_dtype(model.entities.dtype)
         self.margin, self.temperature = checks.weighting(margin, adversarial_temperature, dtype)
