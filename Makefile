@@ -6,7 +6,7 @@ RUN ?= runs/demo
 
 COMPILED := $(shell find csrc kernels/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: build demo test quick lint format bench cubins sanitize torch-matrix clean
+.PHONY: build demo test quick lint format bench cubins sanitize fuzz mutate torch-matrix clean
 
 build: $(VENV)/built
 
@@ -54,9 +54,22 @@ endif
 cubins: build
 	$(BIN)/python -m kgfast.kernels.compile.lane --check tests/kernels/registers.json
 
-# The compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
+# The compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 sanitize: build
-	tests/kernels/sanitize.sh $(BIN)/python
+	tests/kernels/sanitize.sh $(BIN)/python address
+	tests/kernels/sanitize.sh $(BIN)/python thread
+
+# Calls of the public functions, right and wrong, and changed files: an hour before a release, as in CALLS=100000.
+CALLS ?= 20000
+FILES ?= 5000
+SEED ?= 0
+fuzz: build
+	$(BIN)/python tests/fuzz --calls $(CALLS) --files $(FILES) --seed $(SEED)
+
+# Lines of the core changed one at a time: does a test notice?
+LINES ?= 10
+mutate: build
+	$(BIN)/python tests/mutate.py --lines $(LINES) --seed $(SEED)
 
 # The core's tests with the oldest torch that is supported, some between, and the newest: before a release, some minutes each.
 torch-matrix: build

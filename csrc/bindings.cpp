@@ -224,10 +224,9 @@ static void regularizer(int dtype, int kind, int parts, double weight, Address t
 }
 
 static void sample_ids(uint64_t seed, uint64_t step, int side, int64_t lists, int64_t count, int64_t entities,
-                       Address thresholds, Address aliases, Address starts, Address ends, Address known, int threads,
-                       Address ids) {
-  sample({seed, step, code_at<Side>(side), lists, count, entities, at<const int64_t>(thresholds),
-          at<const int64_t>(aliases), ranges_at(starts, ends, known), threads},
+                       Address weights, Address starts, Address ends, Address known, int threads, Address ids) {
+  sample({seed, step, code_at<Side>(side), lists, count, entities, at<const int64_t>(weights),
+          ranges_at(starts, ends, known), threads},
          at<int64_t>(ids));
 }
 
@@ -303,8 +302,8 @@ static void bind_kernels(py::module_& m) {
         "threads"_a);
   m.def("regularizer", &regularizer, Free(), "dtype"_a, "kind"_a, "parts"_a, "weight"_a, "table"_a, "ids"_a, "count"_a,
         "dim"_a, "threads"_a, "gradients"_a);
-  m.def("sample", &sample_ids, Free(), "seed"_a, "step"_a, "side"_a, "lists"_a, "count"_a, "entities"_a, "thresholds"_a,
-        "aliases"_a, "starts"_a, "ends"_a, "known"_a, "threads"_a, "ids"_a);
+  m.def("sample", &sample_ids, Free(), "seed"_a, "step"_a, "side"_a, "lists"_a, "count"_a, "entities"_a, "weights"_a,
+        "starts"_a, "ends"_a, "known"_a, "threads"_a, "ids"_a);
 }
 
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {

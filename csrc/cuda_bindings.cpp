@@ -57,11 +57,10 @@ PairRows pair_rows(int similarity, Address query, Address table, Address ids, in
 }
 
 void sample(Target target, uint64_t seed, uint64_t step, Address step_at, int side, int64_t lists, int64_t count,
-            int64_t entities, Address thresholds, Address aliases, Address starts, Address ends, Address known,
-            Address ids) {
+            int64_t entities, Address weights, Address starts, Address ends, Address known, Address ids) {
   const Where where = where_of(target);
-  generic::Draws draws{seed, step, at<const int64_t>(step_at), code_at<Side>(side), entities, nullptr, nullptr};
-  draws.thresholds = at<const int64_t>(thresholds), draws.aliases = at<const int64_t>(aliases);
+  const int64_t *place = at<const int64_t>(step_at), *weighted = at<const int64_t>(weights);
+  const generic::Draws draws{seed, step, place, code_at<Side>(side), entities, weighted};
   KGFAST_RUN(where, sample(draws, ranges_at(starts, ends, known), lists, count, at<int64_t>(ids), where.stream));
 }
 
@@ -196,7 +195,7 @@ void kgfast::bind_cuda(py::module_& parent) {
   m.def("watch_host", &watch_host, "runs"_a);
   m.def("host_grids", &host_grids);
   m.def("sample", &sample, Free(), "target"_a, "seed"_a, "step"_a, "step_at"_a, "side"_a, "lists"_a, "count"_a,
-        "entities"_a, "thresholds"_a, "aliases"_a, "starts"_a, "ends"_a, "known"_a, "ids"_a);
+        "entities"_a, "weights"_a, "starts"_a, "ends"_a, "known"_a, "ids"_a);
   m.def("queries", &queries, Free(), "target"_a, "score"_a, "side"_a, "entities"_a, "relations"_a, "triples"_a,
         "batch"_a, "dim"_a, "relation_width"_a, "out"_a);
   m.def("queries_adjoint", &queries_adjoint, Free(), "target"_a, "score"_a, "side"_a, "entities"_a, "relations"_a,

@@ -62,7 +62,7 @@ def regularizer(
 ) -> None: ...
 def release_scratch() -> None: ...
 def sample(
-    seed: int, step: int, side: int, lists: int, count: int, entities: int, thresholds: int, aliases: int,
+    seed: int, step: int, side: int, lists: int, count: int, entities: int, weights: int,
     starts: int, ends: int, known: int, threads: int, ids: int
 ) -> None: ...
 def sampled_loss(
@@ -125,7 +125,7 @@ class cuda:  # a submodule
     @staticmethod
     def sample(
         target: _Target, seed: int, step: int, step_at: int, side: int, lists: int, count: int, entities: int,
-        thresholds: int, aliases: int, starts: int, ends: int, known: int, ids: int
+        weights: int, starts: int, ends: int, known: int, ids: int
     ) -> None: ...
     @staticmethod
     def sampled_loss(

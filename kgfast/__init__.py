@@ -9,7 +9,8 @@ from kgfast.errors import CheckpointError, ConfigError, DataError, KgfastError
 
 if TYPE_CHECKING:
     from kgfast import nn, optim, steps
-    from kgfast._C import cpu_level, cpu_levels, set_cpu_level
+    from kgfast._C import cpu_level, cpu_levels
+    from kgfast.backends.cpu import set_cpu_level
     from kgfast.core.known import KnownTriples
     from kgfast.data import KnowledgeGraph
     from kgfast.functional import (
@@ -33,7 +34,8 @@ __version__ = "0.2.0.dev0"
 # Where each name lives: importing kgfast costs nothing, torch (two seconds) comes with the first name that needs it.
 _HOMES = {
     "kgfast": ("nn", "optim", "steps"),
-    "kgfast._C": ("cpu_level", "cpu_levels", "set_cpu_level"),
+    "kgfast._C": ("cpu_level", "cpu_levels"),
+    "kgfast.backends.cpu": ("set_cpu_level",),
     "kgfast.data": ("KnowledgeGraph",),
     "kgfast.functional": (
         "LossTerm",

@@ -37,13 +37,18 @@ class KGEModel(nn.Module):
     ):
         super().__init__()
         spec = find_score(score)
-        num_entities = checks.integer("num_entities", num_entities, 1)
-        num_relations, dim = checks.integer("num_relations", num_relations, 1), checks.integer("dim", dim, 1)
+        num_entities = checks.integer("num_entities", num_entities, 1, 2**31)
+        num_relations = checks.integer("num_relations", num_relations, 1, 2**31)
+        dim, reciprocal = checks.integer("dim", dim, 1, 2**31), checks.flag("reciprocal", reciprocal)
+        init_scale = None if init_scale is None else checks.finite("init_scale", init_scale, 0.0)
+        if not isinstance(dtype, torch.dtype) or dtype not in checks.FLOATS:
+            raise KgfastError(f"dtype={dtype!r} must be one of {', '.join(map(str, checks.FLOATS))}")
         if spec.even_dim and dim % 2:
             raise KgfastError(f"dim={dim} must be even for score {score!r}")
         self.score, self.dim, self.reciprocal = score, dim, reciprocal
         self.num_entities, self.num_relations = num_entities, num_relations
-        generator = torch.Generator().manual_seed(seed)
+        signed = checks.seed(seed)
+        generator = torch.Generator().manual_seed(signed if seed < 0 else signed % 2**64)
         rows = num_relations * (2 if reciprocal else 1)
         self.entities = nn.Parameter(self.initial(num_entities, dim, init_scale, generator, dtype))
         width = spec.relation_width(dim)
@@ -73,14 +78,14 @@ class KGEModel(nn.Module):
         triples = checks.triples(triples, self.entities)
         checks.id_range("triples (column of relations)", triples[:, 1], self.num_relations)
 
-    def check_known(self, known: object) -> None:
+    def check_known(self, known: object, name: str = "known") -> None:
         """Known triples must be of this model's graph."""
         if not isinstance(known, KnownTriples):
-            raise KgfastError(f"known must be a kgfast.KnownTriples, not {type(known).__name__}")
+            raise KgfastError(f"{name} must be a kgfast.KnownTriples, not {type(known).__name__}")
         if (known.num_entities, known.num_relations) != (self.num_entities, self.num_relations):
             raise KgfastError(
-                f"known was built for {known.num_entities} entities and {known.num_relations} relations, the model has "
-                f"{self.num_entities} and {self.num_relations}"
+                f"{name} was built for {known.num_entities} entities and {known.num_relations} relations, the model "
+                f"has {self.num_entities} and {self.num_relations}"
             )
 
     def forward(self, triples: Tensor) -> Tensor:
@@ -97,11 +102,11 @@ class KGEModel(nn.Module):
         asked, asked_side = self.with_inverses(triples, Side.of(side, "side"))
         return functional.score_candidates(self.entities, self.relations, asked, score=self.score, side=asked_side.word)
 
-    def known_for(self, known: KnownTriples | None, side: str) -> KnownTriples | None:
+    def known_for(self, known: KnownTriples | None, side: str, name: str = "known") -> KnownTriples | None:
         """The known answers as this model asks for them: a reciprocal model asks for heads as tails."""
         if known is None:
             return None
-        self.check_known(known)
+        self.check_known(known, name)
         if not self.reciprocal or side == "tail":
             return known
         if self._reciprocal_known is None or self._reciprocal_known[0] is not known:
@@ -125,7 +130,7 @@ class KGEModel(nn.Module):
         asked, asked_side = self.with_inverses(triples, Side.of(side, "side"))
         return functional.topk(
             self.entities, self.relations, asked, k, score=self.score, side=asked_side.word,
-            exclude=self.known_for(exclude, side),
+            exclude=self.known_for(exclude, side, "exclude"),
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -139,7 +144,7 @@ class TransE(KGEModel):
     """-|h + r - t|_p, p = 1 or 2 (Bordes et al. 2013)."""
 
     def __init__(self, num_entities: int, num_relations: int, dim: int, *, p: int = 1, **options: Any):
-        checks.choose("p", p, (1, 2))
+        p = checks.integer("p", p, 1, 3)
         super().__init__(num_entities, num_relations, dim, score=f"transe_l{p}", **options)
 
 

@@ -45,19 +45,40 @@ class RowOptimizer(Optimizer):
         self.rule = checks.pick("rule", rule, RULES)
         for name in settings:
             checks.choose("setting", name, self.rule.settings)
-        super().__init__(params, {**self.rule.settings, **settings})
+        self.start(params, {**self.rule.settings, **settings})
+
+    def start(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        """As torch's own, whose errors don't say what they are about."""
+        try:
+            Optimizer.__init__(self, params, defaults)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            if isinstance(error, KgfastError):
+                raise
+            raise KgfastError(f"params must be tables, or groups of them: {error}") from None
 
     def add_param_group(self, param_group: dict) -> None:
         """As torch's; settings of other optimizers, which would have no effect here, are refused."""
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
+        try:
+            self.check_group(self.param_groups[-1])
+        except KgfastError:
+            self.param_groups.pop()
+            raise
+
+    def check_group(self, group: dict) -> None:
+        """KgfastError for tables and settings that a group can't have."""
         for param in group["params"]:
             if param.dim() != 2:
                 raise KgfastError(f"params must be tables [rows, dim], not of shape {list(param.shape)}")
+            if param.layout != torch.strided or param.dtype not in checks.FLOATS:
+                raise KgfastError(f"params must be dense tables of real numbers, not {param.dtype} {param.layout}")
+        if len(set(group["params"])) < len(group["params"]):
+            raise KgfastError("params: a table stands twice")
         for name in OTHERS - self.defaults.keys():
             if group.get(name):
                 raise KgfastError(f"{name}={group[name]!r}: {type(self).__name__} has no such setting")
         self.constants(group)
+        checks.flag("full", group.get("full", False))
         checks.finite("initial", group.get("initial", 0.0), 0.0)
 
     def rule_of(self, group: dict) -> Rule:
@@ -190,7 +211,7 @@ class RowAdagrad(RowOptimizer):
 
     def __init__(self, params: ParamsT, lr: float = 0.1, full: bool = False, eps: float = 1e-10, initial: float = 0.0):
         self.rule = RULES["row_adagrad"]
-        Optimizer.__init__(self, params, {"lr": lr, "full": full, "eps": eps, "initial": initial})
+        self.start(params, {"lr": lr, "full": full, "eps": eps, "initial": initial})
 
     def rule_of(self, group: dict) -> Rule:
         return RULES["adagrad" if group["full"] else "row_adagrad"]

@@ -48,7 +48,7 @@ def everything(device) -> int:
             cuda.add_regularizer(Regularizer.N3, 1, 0.1, entities, targets, torch.zeros(7, dim, device=device))
             del found
     none = torch.empty(0, dtype=torch.int64, device=device)
-    cuda.sample_negatives(7, 9, 37, 1, 3, 4, none, none, none, none, none)
+    cuda.sample_negatives(7, 9, 37, 1, 3, 4, none, none, none, none)
     return calls
 
 

@@ -74,7 +74,7 @@ int64_t scratch_total() {
 namespace generic {
 
 static int64_t draw(const SampleArguments& a, int64_t list, int64_t column) {
-  const Draws draws{a.seed, a.step, nullptr, a.side, a.entities, a.thresholds, a.aliases};
+  const Draws draws{a.seed, a.step, nullptr, a.side, a.entities, a.weights};
   const int64_t start = a.known.starts ? a.known.starts[list] : 0, stop = a.known.starts ? a.known.ends[list] : 0;
   return draw_id(draws, list, column, a.known.ids ? a.known.ids + start : nullptr, stop - start);
 }
@@ -85,7 +85,7 @@ void sample(const SampleArguments& a, int64_t* ids) {
   generic::parallel_for(a.lists, 64, a.threads, [&](int64_t begin, int64_t end, int) {
     for (int64_t list = begin; list < end; ++list) {
       int64_t* out = ids + list * a.count;
-      if (a.known.starts || a.thresholds) {
+      if (a.known.starts || a.weights) {
         for (int64_t column = 0; column < a.count; ++column) out[column] = generic::draw(a, list, column);
         continue;
       }

@@ -5,15 +5,16 @@
 namespace kgfast {
 namespace KGFAST_LEVEL {
 
-// Replaces scores by e^(scale * s - largest) and returns (largest, sum). `count` is padded to whole vectors with -inf.
+// Replaces scores by e^(scale * (s - largest)) and returns (largest, sum). `count` is padded to whole vectors with
+// -inf.
 template <class F> static Pair<F> exponentials(const F* scores, int64_t count, F scale, F floor, F* out) {
   constexpr int kLanes = Lanes<F>::kCount;
   auto top = splat(floor);
-  for (int64_t n = 0; n < count; n += kLanes) top = larger(load(scores + n) * scale, top);
+  for (int64_t n = 0; n < count; n += kLanes) top = larger(load(scores + n), top);
   const F largest = largest_lane(top);
   typename Lanes<F>::V sum{};
   for (int64_t n = 0; n < count; n += kLanes) {
-    const auto e = exponential(load(scores + n) * scale - largest);
+    const auto e = exponential((load(scores + n) - largest) * scale);
     store(out + n, e), sum += e;
   }
   return {largest, sum_lanes(sum)};
@@ -27,6 +28,12 @@ static F row_objective(const ObjectiveOptions<F>& o, F target, const F* negative
   using V = typename Lanes<F>::V;
   constexpr int kLanes = Lanes<F>::kCount;
   NegativeSums<F> sums = no_negatives<Of>(target);
+  if (valid == 0) {
+    for (int64_t n = 0; n < padded; ++n) gradient[n] = 0;
+    const RowLoss<F> row = Of::loss(o, target, sums);
+    d_target = row.d_target;
+    return row.loss;
+  }
   const bool alike = exponent<Of>(o) == 0;
   if (alike) {
     sums.weight = F(valid);

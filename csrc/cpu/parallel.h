@@ -3,6 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#if defined(__SANITIZE_THREAD__)  // which does not see the barriers of OpenMP's runtime
+#include <algorithm>
+#include <atomic>
+#include <thread>
+#include <vector>
+#endif
 
 namespace kgfast {
 namespace KGFAST_LEVEL {
@@ -18,6 +24,15 @@ static inline void parallel_for(int64_t count, int64_t grain, int threads, Body 
     }
     return;
   }
+#if defined(__SANITIZE_THREAD__)
+  std::atomic<int64_t> next{0};
+  std::vector<std::thread> team;
+  for (int worker = 0; worker < threads; ++worker)
+    team.emplace_back([&, worker] {
+      for (int64_t p = next++; p < pieces; p = next++) body(p * grain, std::min(p * grain + grain, count), worker);
+    });
+  for (std::thread& one : team) one.join();
+#else
 #pragma omp parallel num_threads(threads)
   {
 #if defined(_OPENMP)
@@ -31,6 +46,7 @@ static inline void parallel_for(int64_t count, int64_t grain, int threads, Body 
       body(begin, end, worker);
     }
   }
+#endif
 }
 
 }  // namespace KGFAST_LEVEL

@@ -5,15 +5,19 @@ namespace kgfast {
 namespace KGFAST_LEVEL {
 
 // The objective of row b, whose negatives' scores stand in `scores` (padded); fills `gradient` with weighted
-// coefficients.
+// coefficients. A row of weight 0 has no part, were its loss infinite.
 template <class Sim, class F>
 KG_HD F finish_row(const SampledArguments<F>& a, int64_t b, F target, F* scores, int64_t padded, int64_t valid,
                    F& d_target, F* gradient) {
+  const F weight = a.weights[b];
+  if (weight == 0) {
+    for (int64_t n = 0; n < a.count; ++n) gradient[n] = 0;
+    return d_target = 0;
+  }
   for (int64_t n = a.count; n < padded; ++n) scores[n] = -std::numeric_limits<F>::infinity();
   const F loss = with_objective(a.objective.objective, [&](auto objective) {
     return row_objective<decltype(objective)>(a.objective, target, scores, padded, valid, d_target, gradient);
   });
-  const F weight = a.weights[b];
   d_target = coefficient<Sim>(d_target * weight, target);
   if constexpr (Sim::kDividesByScore) {
     for (int64_t n = 0; n < a.count; ++n) gradient[n] = coefficient<Sim>(gradient[n] * weight, scores[n]);

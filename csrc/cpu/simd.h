@@ -69,13 +69,16 @@ KG_HD VF plus(VF x, VF y) { return x + y; }
 KG_HD VF minus(VF x, VF y) { return x - y; }
 #endif
 #if KGFAST_VECTOR_BYTES == 64
-// 14 bits, then one step of Newton: 1 unit in the last place; subnormal squares count as 0
-KG_HD VF inverse_root(VF x) {
-  const __mmask16 apart = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(1.17549435e-38f), _CMP_NLT_UQ);
-  const VF y = (VF)_mm512_maskz_rsqrt14_ps(apart, (__m512)x);
-  return y + y * (0.5f - 0.5f * x * y * y);
+// 1 / sqrt(x), of 14 bits made 1 unit in the last place by a step of Newton, and `otherwise` of 0 and infinity, which
+// are the numbers that equal their half.
+KG_HD VF newton_inverse_root(VF x, VF otherwise) {
+  const VF half = 0.5f * x;
+  const __mmask16 apart = _mm512_cmp_ps_mask((__m512)x, (__m512)half, _CMP_NEQ_UQ);
+  const VF y = (VF)_mm512_mask_rsqrt14_ps((__m512)otherwise, apart, (__m512)x);
+  return (VF)_mm512_mask_fmadd_ps((__m512)y, apart, (__m512)(0.5f - half * y * y), (__m512)y);
 }
-KG_HD VF root(VF x) { return x * inverse_root(x); }  // the unit for square roots is three times as slow
+KG_HD VF inverse_root(VF x) { return newton_inverse_root(x, VF{}); }
+KG_HD VF root(VF x) { return x * newton_inverse_root(x, splat(1.f)); }  // the unit for square roots is thrice as slow
 KG_HD VD root(VD x) { return (VD)_mm512_sqrt_pd((__m512d)x); }
 KG_HD float sum_lanes(VF v) { return _mm512_reduce_add_ps((__m512)v); }
 #elif KGFAST_VECTOR_BYTES == 32

@@ -50,8 +50,8 @@ def pair(similarity: int):
 
 def draw(weighted: bool, filtered: bool):
     lists = known() if filtered else (whole(0), whole(0), whole(0))
-    weights = (whole(COUNT), whole(COUNT)) if weighted else (whole(0), whole(0))
-    sampling.sample(whole(BATCH, NEGATIVES), 1, whole(1), COUNT, Side.TAIL, *weights, *lists)
+    weights = whole(3, COUNT) if weighted else whole(0)
+    sampling.sample(whole(BATCH, NEGATIVES), 1, whole(1), COUNT, Side.TAIL, weights, *lists)
 
 
 def own_negatives(similarity: int, dtype=FLOAT):

@@ -1,5 +1,5 @@
 // Loss over a triple's own negatives. Each negative's row is read once: a team scores it from registers and adds its
-// gradient to the query's gradient at once, relative to the largest exponent so far, so nothing waits for the softmax
+// gradient to the query's gradient at once, relative to the largest score so far, so nothing waits for the softmax
 // over negatives. Bytes: (1 + N) rows a query; 3 to 5 operations a number. A block a query, teams in turns over its
 // negatives.
 #include <type_traits>
@@ -60,16 +60,16 @@ template <class Sim, int L, int V> struct IndependentLoss {
     }
 
     const float before = sums.largest;
-    if constexpr (kTeams > 1) sums = merge_teams(sums, terms, team, rank);
-    const RowLoss<float> row = loss_of(a, target, sums);
+    if constexpr (kTeams > 1) sums = merge_teams(exponent_of(a), sums, terms, team, rank);
+    const RowLoss<float> row = loss_of(a, b, target, sums);
     const float weight = a.weights[b], share = row.factor / row.divisor * weight;
     const float d_target = coefficient<Sim>(row.d_target * weight, target);
     if (thread() == 0) a.losses[b] = row.loss * weight, ids[0] = target_id, scores[0] = d_target;
     if (!a.d_query) return;
 
-    const float scale = share * rescaling(before, sums.largest);
+    const float scale = share * rescaling(exponent_of(a), before, sums.largest);
 #pragma unroll
-    for (int i = 0; i < Rows::kNumbers; ++i) gradient[i] *= scale;
+    for (int i = 0; i < Rows::kNumbers; ++i) gradient[i] = share == 0 ? 0.f : gradient[i] * scale;
     if (team == 0) {
       float target_row[Rows::kNumbers];
       Rows::load(a.table + target_id * a.dim, dim, aligned, rank, target_row);
@@ -97,14 +97,16 @@ template <class Sim, int L, int V> struct IndependentLoss {
     Rows::load(a.table + a.targets[block_x()] * a.dim, dim, aligned, rank, target_row);
     return Rows::partial(query, target_row);
   }
-  static KG_DEVICE NegativeSums<float> merge_teams(const NegativeSums<float>& own, float* terms, int team, int rank) {
+  static KG_DEVICE NegativeSums<float> merge_teams(float exponent, const NegativeSums<float>& own, float* terms,
+                                                   int team, int rank) {
     if (rank == 0)
       terms[4 * team] = own.largest, terms[4 * team + 1] = own.weight, terms[4 * team + 2] = own.value,
                 terms[4 * team + 3] = own.gradient;
     sync();
     NegativeSums<float> sums{terms[0], terms[1], terms[2], terms[3]};
     for (int t = 1; t < kTeams; ++t)
-      sums = merge(sums, NegativeSums<float>{terms[4 * t], terms[4 * t + 1], terms[4 * t + 2], terms[4 * t + 3]});
+      sums = merge(exponent, sums,
+                   NegativeSums<float>{terms[4 * t], terms[4 * t + 1], terms[4 * t + 2], terms[4 * t + 3]});
     return sums;
   }
 };

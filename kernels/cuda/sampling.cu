@@ -13,7 +13,7 @@ struct Sample {
   int64_t* ids;
 
   KG_DEVICE void operator()() const {
-    const bool plain = !draws.thresholds && !known.starts;
+    const bool plain = !draws.weights && !known.starts;
     const int64_t blocks = plain ? (count + 3) / 4 : count, i = block_x() * kThreads + thread();
     const int64_t list = i / blocks, block = i % blocks;
     if (list >= lists) return;
@@ -32,7 +32,7 @@ struct Sample {
 
 void sample(const generic::Draws& draws, const IdRanges& known, int64_t lists, int64_t count, int64_t* ids,
             void* stream) {
-  const int64_t blocks = draws.thresholds || known.starts ? count : (count + 3) / 4;
+  const int64_t blocks = draws.weights || known.starts ? count : (count + 3) / 4;
   launch(Sample{draws, known, lists, count, ids}, Grid{(lists * blocks + Sample::kThreads - 1) / Sample::kThreads}, 0,
          stream);
 }

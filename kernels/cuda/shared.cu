@@ -104,8 +104,8 @@ template <class Sim> struct SharedObjective {
       }
       add_to(sums, a, target, scores[n]);
     }
-    sums = merge_block(sums, terms);
-    const RowLoss<float> row_loss = loss_of(a, target, sums);
+    sums = merge_block(exponent_of(a), sums, terms);
+    const RowLoss<float> row_loss = loss_of(a, b, target, sums);
     const float weight = a.weights[b], d_target = coefficient<Sim>(row_loss.d_target * weight, target);
     if (thread() == 0) a.losses[b] = row_loss.loss * weight, a.coefficients[b] = d_target;
     if (!a.d_query) return;
@@ -118,9 +118,9 @@ template <class Sim> struct SharedObjective {
     }
   }
 
-  // Sums relative to the block's largest exponent, to every thread.
-  static KG_DEVICE NegativeSums<float> merge_block(NegativeSums<float> own, float* terms) {
-    const float largest = largest_in_block(own.largest, terms), scale = rescaling(own.largest, largest);
+  // Sums relative to the block's largest score, to every thread.
+  static KG_DEVICE NegativeSums<float> merge_block(float exponent, NegativeSums<float> own, float* terms) {
+    const float largest = largest_in_block(own.largest, terms), scale = rescaling(exponent, own.largest, largest);
     float parts[3] = {own.weight * scale, own.value * scale, own.gradient * scale};
     sum_warp(parts);
     if (lane() == 0)

@@ -9,7 +9,7 @@ from kgfast.registry import Objective
 
 from .configurations import TYPES
 from .launching import ceil_div
-from .tiles import part_of
+from .tiles import split_program
 
 SOFTMAX = tl.constexpr(int(Objective.SOFTMAX))
 COMPACT_BLOCK = 1024
@@ -64,7 +64,7 @@ def gather_rows(
     batch, dim, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """out[i] = query[active_rows[i]], and zeros from num_active on."""
-    block, part = part_of(tl.program_id(0), tl.cdiv(dim, BLOCK_D))
+    block, part = split_program(tl.program_id(0), tl.cdiv(dim, BLOCK_D))
     place, d = block * BLOCK_B + tl.arange(0, BLOCK_B), part * BLOCK_D + tl.arange(0, BLOCK_D)
     kept, inside = (place < tl.load(num_active_ptr))[:, None], (d < dim)[None, :]
     row = tl.load(active_rows_ptr + place, mask=place < batch, other=0).to(tl.int64)

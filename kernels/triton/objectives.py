@@ -1,7 +1,7 @@
 """Objectives, with the names of csrc/include/kgfast/objectives.h; formulae.py says how kernels get them.
 
 Over a query's own or shared negatives an objective is one class. Negatives come in tiles: sums are relative to the
-largest exponent so far, so that each negative's row is visited once.
+largest score so far, so that each negative's row is visited once.
 """
 
 import triton
@@ -11,7 +11,8 @@ from kgfast.registry import Objective
 
 from .formulae import Formulae
 
-LOWEST = tl.constexpr(-3.4e38)
+LOWEST, LOWEST_DOUBLE = tl.constexpr(-3.4028234663852886e38), tl.constexpr(-1.7976931348623157e308)
+INFINITY = tl.constexpr(float("inf"))
 
 
 @triton.jit
@@ -77,8 +78,11 @@ class Softmax(ObjectiveFormulae, of=Objective.SOFTMAX):
 
     @triton.jit
     def loss(target, largest, weight, value, gradient, number, margin, WEIGHTED: tl.constexpr):
-        total = tl.exp(target - largest) + weight
-        return largest - target + tl.log(total), -weight / total, 1.0 / total
+        # without rivals, were it infinite; at -inf among such rivals nothing is known
+        alone = (weight == 0) & (target == target) & ((number == 0) | (target != -INFINITY))
+        total = tl.where(alone, 1.0, tl.exp(target - largest) + weight)
+        loss = largest - target + tl.log(total)
+        return tl.where(alone, 0.0, loss), -weight / total, 1.0 / total
 
 
 class BinaryCrossEntropy(ObjectiveFormulae, of=Objective.BCE):
@@ -105,7 +109,8 @@ class Margin(ObjectiveFormulae, of=Objective.MARGIN):
     @triton.jit
     def negative(target, score, margin):
         gap = score + (margin - target)
-        return tl.where(gap <= 0, 0.0, gap), tl.where(gap <= 0, 0.0, 1.0)  # NaN goes through
+        out = (gap <= 0) | (score == -INFINITY)  # -inf is below an infinite margin too; NaN goes through
+        return tl.where(out, 0.0, gap), tl.where(out, 0.0, 1.0)
 
     @triton.jit
     def loss(target, largest, weight, value, gradient, number, margin, WEIGHTED: tl.constexpr):
@@ -114,31 +119,48 @@ class Margin(ObjectiveFormulae, of=Objective.MARGIN):
         return share * value, -share * gradient, share
 
 
+@triton.jit
+def part_of(value, weight):
+    """value * weight, and 0 of a weight of 0, were the value infinite."""
+    return tl.where(weight == 0, 0.0, value * weight)
+
+
 # ---- what they share: the weights of negatives ---------------------------------------------------------------
 
 
 @triton.jit
-def first_largest(target, OBJECTIVE: tl.constexpr):
-    """The largest exponent before any negative was seen."""
-    if OBJECTIVE.value.IS_SOFTMAX:
-        return target
+def lowest(like):
+    """The lowest finite number."""
+    if like.dtype == tl.float64:
+        return LOWEST_DOUBLE
     else:
-        return tl.zeros_like(target) + LOWEST
+        return LOWEST
 
 
 @triton.jit
-def exponents(score, temperature, OBJECTIVE: tl.constexpr):
+def first_largest(target, OBJECTIVE: tl.constexpr):
+    """The largest score before any negative was seen."""
     if OBJECTIVE.value.IS_SOFTMAX:
-        return score
+        return target
     else:
-        return score * temperature
+        return tl.zeros_like(target) + lowest(target)
+
+
+@triton.jit
+def exponential(difference, temperature, OBJECTIVE: tl.constexpr):
+    """e^(temperature * difference of two scores), of softmax e^difference: the difference comes first, as it is exact
+    where it matters, whatever the temperature."""
+    if OBJECTIVE.value.IS_SOFTMAX:
+        return tl.exp(difference)
+    else:
+        return tl.exp(difference * temperature)
 
 
 @triton.jit
 def negative_weights(score, keep, largest, temperature, OBJECTIVE: tl.constexpr, WEIGHTED: tl.constexpr):
-    """p_n = e^(exponent of s_n - largest) of kept negatives, 0 of others; all 1 unless WEIGHTED."""
+    """p_n = e^(temperature * (s_n - largest)) of kept negatives, 0 of others; all 1 unless WEIGHTED."""
     if WEIGHTED:
-        return tl.where(keep, tl.exp(exponents(score, temperature, OBJECTIVE) - largest), 0.0)
+        return tl.where(keep, exponential(score - largest, temperature, OBJECTIVE), 0.0)
     else:
         return tl.where(keep, 1.0, 0.0).to(score.dtype)
 
@@ -151,9 +173,9 @@ def visit_negatives(
     """(the running sums with these negatives, what the sums before were multiplied by, p_n * gradient of each)."""
     scale = tl.full((), 1.0, ACC)
     if WEIGHTED:
-        exponent = tl.where(keep, exponents(score, temperature, OBJECTIVE), LOWEST)
-        now = tl.maximum(largest, tl.max(exponent, 0))
-        scale = tl.exp(largest - now)
+        now = tl.maximum(largest, tl.max(tl.where(keep, score, lowest(score)), 0))
+        # where both are infinite too
+        scale = tl.where(largest == now, 1.0, exponential(largest - now, temperature, OBJECTIVE))
         largest = now
     p = negative_weights(score, keep, largest, temperature, OBJECTIVE, WEIGHTED)
     term, term_gradient = OBJECTIVE.value.negative(target, score, margin)

@@ -12,7 +12,7 @@ from kgfast.core.sums import sum_dtype
 
 from .configurations import TYPES
 from .scores import SimilarityFormulae, coefficient
-from .tiles import load_halves, part_of
+from .tiles import load_halves, split_program
 
 
 @triton.jit
@@ -25,7 +25,7 @@ def pair_scores(
     dim, SIMILARITY: tl.constexpr, ACC: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """scores[b, k] = similarity(query[b], table[ids[b, k]])."""
-    row, part = part_of(tl.program_id(0), tl.cdiv(count, BLOCK_K))
+    row, part = split_program(tl.program_id(0), tl.cdiv(count, BLOCK_K))
     b, k = row.to(tl.int64), part * BLOCK_K + tl.arange(0, BLOCK_K)
     live = k < count
     row_ptrs = table_ptr + tl.load(ids_ptr + b * count + k, mask=live, other=0)[:, None] * dim
@@ -59,7 +59,7 @@ def pair_query_gradient(
 ):  # fmt: skip
     """grad_query[b] = sum_k dL/ds[b, k] ds[b, k]/dquery[b], and the coefficients of the rows' gradients."""
     length = dim // 2 if SIMILARITY.value.COMPLEX else dim
-    row, part = part_of(tl.program_id(0), tl.cdiv(length, BLOCK_D))
+    row, part = split_program(tl.program_id(0), tl.cdiv(length, BLOCK_D))
     b, d = row.to(tl.int64), part * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = d < length
     x_a, x_b = load_halves(query_ptr + b * dim, d, length, inside, SIMILARITY.value.COMPLEX, ACC)

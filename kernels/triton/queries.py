@@ -14,7 +14,7 @@ from kgfast.registry import Side
 
 from .configurations import TYPES
 from .scores import TAIL, Operator
-from .tiles import load_halves, part_of, store_halves
+from .tiles import load_halves, split_program, store_halves
 
 RESCAL = "Rescal"  # the operator that is a matrix product
 
@@ -44,7 +44,7 @@ def elementwise_queries(
 ):  # fmt: skip
     """query[b] = tail(h, r), or head(t, r)."""
     length = dim // 2 if OPERATOR.value.ENTITY_HALVES else dim
-    row, part = part_of(tl.program_id(0), tl.cdiv(length, BLOCK_D))
+    row, part = split_program(tl.program_id(0), tl.cdiv(length, BLOCK_D))
     b, d = row.to(tl.int64), part * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = d < length
     anchor_ptr = entities_ptr + tl.load(triples_ptr + 3 * b + ANCHOR) * dim
@@ -72,7 +72,7 @@ def elementwise_adjoint(
 ):  # fmt: skip
     """(dL/d anchor, dL/d relation) of each triple from dL/dq."""
     length = dim // 2 if OPERATOR.value.ENTITY_HALVES else dim
-    row, part = part_of(tl.program_id(0), tl.cdiv(length, BLOCK_D))
+    row, part = split_program(tl.program_id(0), tl.cdiv(length, BLOCK_D))
     b, d = row.to(tl.int64), part * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = d < length
     g_a, g_b = load_halves(grad_query_ptr + b * dim, d, length, inside, OPERATOR.value.ENTITY_HALVES, ACC)
@@ -104,7 +104,7 @@ def matrix_vector(
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """out[b] = R v, or R^T v (TRANSPOSED), R row-major of triple b's relation; v a row by id (GATHER), or row b."""
-    row, block = part_of(tl.program_id(0), tl.cdiv(dim, BLOCK_D))
+    row, block = split_program(tl.program_id(0), tl.cdiv(dim, BLOCK_D))
     b, d = row.to(tl.int64), block * BLOCK_D + tl.arange(0, BLOCK_D)
     matrix_ptr = matrices_ptr + tl.load(triples_ptr + 3 * b + 1) * dim * dim
     if GATHER:
@@ -137,7 +137,7 @@ def outer_product(
 ):  # fmt: skip
     """out[b] = h g^T (tail) or g t^T (head), row-major."""
     tiles = tl.cdiv(dim, BLOCK_J)
-    row, tile = part_of(tl.program_id(0), tl.cdiv(dim, BLOCK_I) * tiles)
+    row, tile = split_program(tl.program_id(0), tl.cdiv(dim, BLOCK_I) * tiles)
     b = row.to(tl.int64)
     i = tile // tiles * BLOCK_I + tl.arange(0, BLOCK_I)
     j = tile % tiles * BLOCK_J + tl.arange(0, BLOCK_J)

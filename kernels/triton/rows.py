@@ -159,21 +159,10 @@ def reduce_spans(  # long: one pass, whose state is in registers
         if UPDATE.value.COMPACT_OUTPUT:
             out_row = tl.load(ranks_ptr + begin)
         finished = ((from_before | beyond) == 0) & (id >= 0) & (id < count)
-        if ONE_STEP_PER_ROW and not ONE_BLOCK:
-            if finished:
-                squares = tl.zeros((BLOCK_D,), ACC)
-                for first in range(0, dim, BLOCK_D):
-                    g = entries_gradient(
-                        entries_ptr=entries_ptr, first_position=first_position, begin=begin, end=end, row=row,
-                        first=first, query_ptr=query_ptr, table_ptr=table_ptr, coefficients_ptr=coefficients_ptr,
-                        pairs=pairs, width=width,
-                        extra0_ptr=extra0_ptr, extra1_ptr=extra1_ptr, extra2_ptr=extra2_ptr, extra3_ptr=extra3_ptr,
-                        extra0_count=extra0_count, extra1_count=extra1_count, extra2_count=extra2_count,
-                        extra3_count=extra3_count, dim=dim, HAS_PAIRS=HAS_PAIRS, EXTRAS=EXTRAS, SIMILARITY=SIMILARITY,
-                        ACC=ACC, BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D,
-                    )  # fmt: skip
-                    squares += g * g
-                step_size = UPDATE.value.row_step(state1_ptr, constants_ptr, row, tl.sum(squares, 0), dim, ACC)
+        parts_ptr = last_parts_ptr  # a wide row's gradient waits here too: the last row of a span is the last to come
+        if from_before:
+            parts_ptr = first_parts_ptr
+        squares = tl.zeros((BLOCK_D,), ACC)
         for first in range(0, dim, BLOCK_D):
             g = entries_gradient(
                 entries_ptr=entries_ptr, first_position=first_position, begin=begin, end=end, row=row,
@@ -184,8 +173,8 @@ def reduce_spans(  # long: one pass, whose state is in registers
                 extra3_count=extra3_count, dim=dim, HAS_PAIRS=HAS_PAIRS, EXTRAS=EXTRAS, SIMILARITY=SIMILARITY,
                 ACC=ACC, BLOCK_K=BLOCK_K, BLOCK_D=BLOCK_D,
             )  # fmt: skip
-            if finished:
-                if ONE_STEP_PER_ROW and ONE_BLOCK:
+            if ONE_BLOCK and finished:
+                if ONE_STEP_PER_ROW:
                     step_size = UPDATE.value.row_step(state1_ptr, constants_ptr, row, tl.sum(g * g, 0), dim, ACC)
                 update_numbers(
                     rows_ptr=rows_ptr, state1_ptr=state1_ptr, state2_ptr=state2_ptr, constants_ptr=constants_ptr,
@@ -194,10 +183,22 @@ def reduce_spans(  # long: one pass, whose state is in registers
                 )  # fmt: skip
             else:
                 d = first + tl.arange(0, BLOCK_D)
-                parts_ptr = last_parts_ptr
-                if from_before:
-                    parts_ptr = first_parts_ptr
                 tl.store(parts_ptr + span * dim + d, g, mask=d < dim)
+                squares += g * g
+        if not ONE_BLOCK:
+            if finished:  # no number of a row is updated before its whole gradient is there, which may read all of it
+                tl.debug_barrier()
+                if ONE_STEP_PER_ROW:
+                    step_size = UPDATE.value.row_step(state1_ptr, constants_ptr, row, tl.sum(squares, 0), dim, ACC)
+                for first in range(0, dim, BLOCK_D):
+                    d = first + tl.arange(0, BLOCK_D)
+                    update_numbers(
+                        rows_ptr=rows_ptr, state1_ptr=state1_ptr, state2_ptr=state2_ptr, constants_ptr=constants_ptr,
+                        row=out_row, first=first, dim=dim,
+                        g=tl.load(parts_ptr + span * dim + d, mask=d < dim, other=0.0), step_size=step_size,
+                        UPDATE=UPDATE, ACC=ACC, BLOCK_D=BLOCK_D,
+                    )  # fmt: skip
+                tl.debug_barrier()  # before the next row's gradient takes this one's place
         begin = end
 
 

@@ -1,7 +1,7 @@
 """Losses over each query's own negatives: scores, objective and the query's gradient in one visit of each row.
 
 A program of one warp (more for wide rows) takes a query, reads a few rows at a time and keeps them in registers for the
-score and for the gradient, whose sum is rescaled when a larger exponent comes. What it leaves are raw scores, which
+score and for the gradient, whose sum is rescaled when a larger score comes. What it leaves are raw scores, which
 `negative_score_gradients` turns into dL/dscore. Bytes: B N D of rows, 8 B N of ids and twice 4 B N of scores; some 4
 operations a number of a row, so memory bounds it.
 """
@@ -15,10 +15,10 @@ from kgfast.core.sums import sum_dtype
 
 from .configurations import TYPES, bits
 from .launching import coordinates
-from .objectives import ObjectiveFormulae, first_largest, negative_weights, visit_negatives
+from .objectives import ObjectiveFormulae, first_largest, negative_weights, part_of, visit_negatives
 from .sampling import contains, known_range
 from .scores import SimilarityFormulae, coefficient
-from .tiles import load_halves, number, part_of, store_halves
+from .tiles import load_halves, number, split_program, store_halves
 
 LARGEST_DIM = 16384  # a row must fit the registers of one program
 MASKED = tl.constexpr(float("-inf"))  # the score that is kept of a masked negative
@@ -41,7 +41,7 @@ def own_negatives_loss(  # long: one pass, whose state is in registers
     losses_ptr,  # [B]
     grad_query_ptr,  # [B, D]
     ids_ptr, scores_ptr,  # [B, 1 + N]: what the rows' gradients need, the target first
-    largest_ptr,  # [2, B]: the largest exponent; the target's score, where the objective needs it again
+    largest_ptr,  # [2, B]: the largest score; the target's score, where the objective needs it again
     shares_ptr,  # [B]
     count, dim, margin_bits: tl.int64, temperature_bits: tl.int64,
     SIMILARITY: tl.constexpr, OBJECTIVE: tl.constexpr, WEIGHTED: tl.constexpr, HAS_KNOWN: tl.constexpr,
@@ -89,16 +89,16 @@ def own_negatives_loss(  # long: one pass, whose state is in registers
             tl.store(ids_ptr + at, tl.where(id < 0, target, id), mask=live)
     loss, grad_target, share = OBJECTIVE.value.loss(own, largest, weight, value, gradient, kept, margin, WEIGHTED)
     of_row = tl.load(weights_ptr + b).to(ACC)
-    tl.store(losses_ptr + b, loss * of_row)
+    tl.store(losses_ptr + b, part_of(loss, of_row))
     if GRADIENT:
         c = coefficient(grad_target, own, SIMILARITY)
         sum_a, sum_b = SIMILARITY.value.add_gradient(sum_a * share, sum_b * share, c, x_a, x_b, y_a, y_b)
-        grad_row_ptr = grad_query_ptr + b * dim
-        store_halves(grad_row_ptr, d, length, inside, sum_a * of_row, sum_b * of_row, SIMILARITY.value.COMPLEX)
-        tl.store(scores_ptr + b * (count + 1), c * of_row)
+        sum_a, sum_b = part_of(sum_a, of_row), part_of(sum_b, of_row)
+        store_halves(grad_query_ptr + b * dim, d, length, inside, sum_a, sum_b, SIMILARITY.value.COMPLEX)
+        tl.store(scores_ptr + b * (count + 1), part_of(c, of_row))
         tl.store(ids_ptr + b * (count + 1), target)
         tl.store(largest_ptr + b, largest)
-        tl.store(shares_ptr + b, share * of_row)
+        tl.store(shares_ptr + b, part_of(share, of_row))
         if OBJECTIVE.value.NEEDS_TARGET:
             tl.store(largest_ptr + tl.num_programs(0) + b, own)
 
@@ -114,7 +114,7 @@ def negative_score_gradients(
 ):  # fmt: skip
     """In place: the scores of a row's negatives become dL/dscore, for L2 divided by the score."""
     parts = tl.cdiv(count, BLOCK_N)
-    row, part = part_of(tl.program_id(0), parts)
+    row, part = split_program(tl.program_id(0), parts)
     b, n = row.to(tl.int64), part * BLOCK_N + tl.arange(0, BLOCK_N)
     live = n < count
     score_ptrs = scores_ptr + b * (count + 1) + 1 + n
@@ -126,7 +126,7 @@ def negative_score_gradients(
         own = tl.load(largest_ptr + tl.num_programs(0) // parts + b)
     p = negative_weights(score, keep, largest, number(temperature_bits, ACC), OBJECTIVE, WEIGHTED)
     _, gradient = OBJECTIVE.value.negative(own, score, number(margin_bits, ACC))
-    c = tl.where(keep, p * gradient * tl.load(shares_ptr + b), 0.0)
+    c = tl.where(keep, part_of(p * gradient, tl.load(shares_ptr + b)), 0.0)
     tl.store(score_ptrs, coefficient(c, score, SIMILARITY), mask=live)
 
 

@@ -11,13 +11,20 @@ import triton
 import triton.language as tl
 
 from .scores import HEAD
-from .tiles import part_of
+from .tiles import split_program
 
 
 @triton.jit
 def below(word, bound):
     """A 32-bit word as an integer below `bound` (< 2^31)."""
     return (word.to(tl.uint64) * bound.to(tl.uint64) >> 32).to(tl.int64)
+
+
+@triton.jit
+def below_wide(word, bound):
+    """As below(), of bounds < 2^63."""
+    word = word.to(tl.int64)
+    return word * (bound >> 32) + ((word * (bound & 4294967295)).to(tl.uint64) >> 32).to(tl.int64)
 
 
 @triton.jit
@@ -59,6 +66,36 @@ def nth_unknown(j, ids_ptr, start, end):
 
 
 @triton.jit
+def weight_of(sums_ptr, id):
+    """(the weights before an id, its own), from the sums up to each id."""
+    before = tl.load(sums_ptr + id - 1, mask=id > 0, other=0)
+    return before, tl.load(sums_ptr + id) - before
+
+
+@triton.jit
+def weighted_unknown(word, sums_ptr, entities, ids_ptr, start, end):
+    """The id that is not among the ascending ids[start:end] and in whose weight the part word / 2^32 of all such
+    weights lies; -1 where they are 0."""
+    left = tl.load(sums_ptr + entities - 1)
+    for at in range(start, end):
+        _, own = weight_of(sums_ptr, tl.load(ids_ptr + at))
+        left -= own
+    place = below_wide(word, left)
+    for at in range(start, end):
+        before, own = weight_of(sums_ptr, tl.load(ids_ptr + at))
+        place = tl.where(before <= place, place + own, place)  # once before > place, so it stays: weights are >= 0
+    low = tl.zeros_like(place)
+    high = low + entities
+    while tl.max(high - low, 0) > 0:
+        middle = (low + high) // 2
+        undecided = low < high
+        passed = undecided & (tl.load(sums_ptr + middle, mask=undecided, other=0) <= place)
+        low = tl.where(passed, middle + 1, low)
+        high = tl.where(undecided & (passed == 0), middle, high)
+    return tl.where(left == 0, -1, low)
+
+
+@triton.jit
 def words(seed, block, row, step, SIDE: tl.constexpr, attempt):
     side = 2147483648 if SIDE == HEAD else 0
     c0 = (block.to(tl.int64) + side + (attempt << 24)).to(tl.uint32)
@@ -80,12 +117,12 @@ def draw_negatives(
     seed: tl.int64,
     step_ptr,  # [1]
     count, entities,
-    thresholds_ptr, aliases_ptr,  # [entities]: an alias table
+    thresholds_ptr, aliases_ptr, sums_ptr,  # [entities]: an alias table, and the weights up to each id
     known_starts_ptr, known_ends_ptr, known_ids_ptr,  # [lists], [lists], [..]
     SIDE: tl.constexpr, WEIGHTED: tl.constexpr, HAS_KNOWN: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """ids[list, column] of one list and BLOCK_N columns."""
-    row, part = part_of(tl.program_id(0), tl.cdiv(count, BLOCK_N))
+    row, part = split_program(tl.program_id(0), tl.cdiv(count, BLOCK_N))
     column = part * BLOCK_N + tl.arange(0, BLOCK_N)
     step = tl.load(step_ptr)
     size = tl.zeros((BLOCK_N,), tl.int64) + entities
@@ -107,9 +144,11 @@ def draw_negatives(
                 waiting &= False
             attempt += 1
         if HAS_KNOWN:
-            x0, x1, x2, x3 = words(seed, column // 4, row, step, SIDE, tl.full((), 64, tl.int64))
-            rest = below(choose_word(column % 4, x0, x1, x2, x3), tl.maximum(size - (end - start), 0))
-            id = tl.where(waiting, nth_unknown(rest, known_ids_ptr, start, end), id)
+            if tl.max(waiting.to(tl.int32), 0) > 0:
+                x0, x1, x2, x3 = words(seed, column // 4, row, step, SIDE, tl.full((), 64, tl.int64))
+                word = choose_word(column % 4, x0, x1, x2, x3)
+                rest = weighted_unknown(word, sums_ptr, entities, known_ids_ptr, start, end)
+                id = tl.where(waiting, rest, id)
     else:
         x0, x1, x2, x3 = words(seed, column // 4, row, step, SIDE, tl.zeros((), tl.int64))
         word = choose_word(column % 4, x0, x1, x2, x3)
@@ -168,8 +207,9 @@ def signed(seed: int) -> int:
     return seed - 2**64 if seed >= 2**63 else seed
 
 
-def sample(ids, seed: int, step, entities: int, side: int, thresholds, aliases, starts, ends, known) -> None:
+def sample(ids, seed: int, step, entities: int, side: int, weights, starts, ends, known) -> None:
     """Fills ids [lists, count]; empty tensors stand for no weights and nothing known."""
+    thresholds, aliases, sums = weights if len(weights) else [weights] * 3
     lists, count = ids.shape
     if ids.numel():
         block = min(1024, max(16, triton.next_power_of_2(count)))
@@ -181,6 +221,7 @@ def sample(ids, seed: int, step, entities: int, side: int, thresholds, aliases, 
             entities=entities,
             thresholds_ptr=thresholds,
             aliases_ptr=aliases,
+            sums_ptr=sums,
             known_starts_ptr=starts,
             known_ends_ptr=ends,
             known_ids_ptr=known,

@@ -20,11 +20,11 @@ from kgfast.core.sums import sum_dtype
 from . import configurations
 from .configurations import arithmetic, bits, tiles
 from .launching import ceil_div, coordinates, gradient_blocks, is_far, is_product, score_blocks, strided, transposes
-from .objectives import ObjectiveFormulae, first_largest, negative_weights, visit_negatives
+from .objectives import ObjectiveFormulae, first_largest, negative_weights, part_of, visit_negatives
 from .sampled import MASKED
 from .sampling import contains, known_range
 from .scores import coefficient
-from .tiles import gradient_tile, load_halves, number, part_of, score_tile, store_halves, tile_of
+from .tiles import gradient_tile, load_halves, number, score_tile, split_program, store_halves, tile_of
 
 
 @triton.jit
@@ -47,7 +47,7 @@ def list_scores(
 ):  # fmt: skip
     """out[b, n] = similarity(query[b], row n of its list), one tile."""
     column_tiles = tl.cdiv(count, BLOCK_C)
-    group, tile = part_of(tl.program_id(0), row_tiles * column_tiles)
+    group, tile = split_program(tl.program_id(0), row_tiles * column_tiles)
     begin, stop = rows_of(group, batch, groups)
     row_tile, column_tile = tile_of(tile, row_tiles, column_tiles)
     height = (stop - begin).to(tl.int32) - row_tile * BLOCK_B
@@ -144,7 +144,7 @@ def list_loss(
         )
     loss, grad_target, share = OBJECTIVE.value.loss(own, largest, weight, value, gradient, kept, margin, WEIGHTED)
     of_row = tl.load(weights_ptr + b).to(ACC)
-    tl.store(losses_ptr + b, loss * of_row)
+    tl.store(losses_ptr + b, part_of(loss, of_row))
     if GRADIENT:
         tl.debug_barrier()  # what the first visit has masked
         for first in range(0, count, BLOCK_N):
@@ -153,9 +153,9 @@ def list_loss(
             keep = score != MASKED
             p = negative_weights(score, keep, largest, temperature, OBJECTIVE, WEIGHTED)
             _, term_gradient = OBJECTIVE.value.negative(own, score, margin)
-            c = coefficient(tl.where(keep, p * term_gradient * (share * of_row), 0.0), score, SIMILARITY)
+            c = coefficient(tl.where(keep, part_of(p * term_gradient, part_of(share, of_row)), 0.0), score, SIMILARITY)
             tl.store(grad_scores_ptr + b * count + n, c.to(grad_scores_ptr.dtype.element_ty), mask=n < count)
-        c = coefficient(grad_target * of_row, own, SIMILARITY)
+        c = coefficient(part_of(grad_target, of_row), own, SIMILARITY)
         tl.store(grad_targets_ptr + b, c)
         store_target_gradient(c, x_ptr, y_ptr, grad_query_ptr + b * dim, length, SIMILARITY, ACC, BLOCK_D)
 
@@ -177,7 +177,7 @@ def list_query_gradient(
         stride, lists_stride_dim = tl.cast(count, tl.int64), tl.cast(lists_stride_dim, tl.int64)
     length = dim // 2 if SIMILARITY.value.COMPLEX else dim
     d_tiles = tl.cdiv(length, BLOCK_D)
-    group, tile = part_of(tl.program_id(0), row_tiles * d_tiles)
+    group, tile = split_program(tl.program_id(0), row_tiles * d_tiles)
     first, stop = rows_of(group, batch, groups)
     row_tile, d_tile = tile_of(tile, row_tiles, d_tiles)
     begin = first + row_tile * BLOCK_X
@@ -220,7 +220,7 @@ def list_row_gradient(
     """out[part, list, n] = sum over a part of the queries b of a list of c[b, n] d similarity / d row n."""
     length = dim // 2 if SIMILARITY.value.COMPLEX else dim
     row_tiles, d_tiles = tl.cdiv(count, BLOCK_X), tl.cdiv(length, BLOCK_D)
-    place, tile = part_of(tl.program_id(0), row_tiles * d_tiles)
+    place, tile = split_program(tl.program_id(0), row_tiles * d_tiles)
     group, part = place % groups, place // groups
     first, stop = rows_of(group, batch, groups)
     queries = (stop - first).to(tl.int32)

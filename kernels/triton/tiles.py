@@ -45,7 +45,7 @@ def multiply(x, y, sum, INPUT_PRECISION: tl.constexpr):
 
 
 @triton.jit
-def part_of(program, parts):
+def split_program(program, parts):
     """(row, its part) of a program, `parts` for each row, one after the other: a grid's y and z end at 65,535."""
     return program // parts, program % parts
 

@@ -13,7 +13,7 @@ from kgfast.registry import Regularizer, Update
 
 from .configurations import TYPES, bits
 from .formulae import Formulae
-from .tiles import number, part_of
+from .tiles import number, split_program
 
 CONSTANTS = ("lr", "eps", "beta1", "beta2", "adam_rate", "step")  # float64, in this order
 LR, EPS, BETA1, BETA2, ADAM_RATE, STEP = (tl.constexpr(place) for place in range(len(CONSTANTS)))
@@ -181,7 +181,7 @@ def add_penalty_gradient(
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """gradients[i] += d/dx of weight * sum |x|^3 (N3; of moduli where COMPLEX) or of sum x^2, x = table[ids[i]]."""
-    row, part = part_of(tl.program_id(0), tl.cdiv(dim, BLOCK_D))
+    row, part = split_program(tl.program_id(0), tl.cdiv(dim, BLOCK_D))
     i, d = row.to(tl.int64), part * BLOCK_D + tl.arange(0, BLOCK_D)
     weight = number(weight_bits, ACC)
     inside = d < dim

@@ -12,6 +12,7 @@ import importlib.util
 import torch
 
 from kgfast.backends.base import Backend
+from kgfast.core import checks
 from kgfast.errors import KgfastError
 
 NAMES = ("cpu", "reference", "triton", "cuda")
@@ -56,6 +57,7 @@ def choose(impl: str | None, device: torch.device) -> str:
         if device.type not in ("cpu", "cuda"):
             raise KgfastError(f"no backend for tensors on {device}; move them to the CPU, or use impl='reference'")
         impl = "cpu" if device.type == "cpu" else GPU
+    checks.choose("impl", impl, NAMES)
     reason = why_not(impl, device.type)
     if reason:
         raise KgfastError(f"impl={impl!r} can't serve: {reason}")

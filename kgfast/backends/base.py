@@ -76,7 +76,7 @@ class Backend(ABC):
         heads, tails, heads, relations, relations + inverse, so that two sides are one behind the other."""
 
     @abstractmethod
-    def assert_weights(self, weights: Tensor, count: int) -> Tensor: ...
+    def assert_weights(self, weights: Tensor, count: int, like: torch.dtype) -> Tensor: ...
 
     @abstractmethod
     def assert_answers(self, starts: Tensor, ends: Tensor, ids: Tensor, targets: Tensor):
@@ -274,21 +274,21 @@ class Backend(ABC):
     # ---- draws, ranks ----------------------------------------------------------------------------------------
 
     def sample_negatives(
-        self, lists: int, count: int, entities: int, side: int, seed: int, step, thresholds, aliases, starts, ends,
+        self, lists: int, count: int, entities: int, side: int, seed: int, step, weights, starts, ends,
         known, *, allocate=None, check=True,
     ) -> Tensor:  # fmt: skip
         """ids [lists, count] by Philox from (seed, step, row, column). step: a number, or an int64 tensor [1] on the
-        device, which a captured graph reads each time."""
+        device, which a captured graph reads each time. weights: what `reference.draw_table` makes; empty: none."""
         if check:
             checks.csr_range("known", starts, ends, known, entities)
         ids = self.allocator(allocate, known)("negatives", (lists, count), torch.int64)
         if ids.numel():
-            self._sample_negatives(ids, entities, Side(side), seed, step, thresholds, aliases, starts, ends, known)
+            self._sample_negatives(ids, entities, Side(side), seed, step, weights, starts, ends, known)
         return ids
 
     @abstractmethod
     def _sample_negatives(
-        self, ids, entities: int, side: Side, seed: int, step, thresholds, aliases, starts, ends, known
+        self, ids, entities: int, side: Side, seed: int, step, weights, starts, ends, known
     ) -> None: ...
 
     @abstractmethod

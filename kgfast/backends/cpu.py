@@ -49,6 +49,12 @@ def pointers(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(map(pointer, tensors))
 
 
+def set_cpu_level(name: str) -> None:
+    """Has the kernels run with the instruction set of this name, one of `cpu_levels()`."""
+    checks.choose("name", name, _C.cpu_levels())
+    _C.set_cpu_level(name)
+
+
 def compiled(score: Score) -> int:
     """The code of a score in the compiled module."""
     if score.name not in SCORES:
@@ -114,8 +120,8 @@ class CpuBackend(Backend):
         head, relation, tail = triples.unbind(1)
         return torch.stack([head, tail, head, relation, relation + inverse])
 
-    def assert_weights(self, weights: Tensor, count: int) -> Tensor:
-        return checks.weights(weights, count)
+    def assert_weights(self, weights: Tensor, count: int, like: torch.dtype) -> Tensor:
+        return checks.weights(weights, count, like)
 
     def assert_answers(self, starts, ends, ids, targets):
         return self.answers(starts, ends, ids, targets)
@@ -240,9 +246,9 @@ class CpuBackend(Backend):
         _C.regularizer(DTYPES[table.dtype], kind, parts, weight, *pointers(table, ids), len(ids), table.shape[1],
                        threads(), pointer(gradients))  # fmt: skip
 
-    def _sample_negatives(self, ids, entities, side, seed, step, thresholds, aliases, starts, ends, known) -> None:
+    def _sample_negatives(self, ids, entities, side, seed, step, weights, starts, ends, known) -> None:
         _C.sample(seed % 2**64, step % 2**64, side, *ids.shape, entities,
-                  *pointers(thresholds, aliases, starts, ends, known), threads(), pointer(ids))  # fmt: skip
+                  *pointers(weights, starts, ends, known), threads(), pointer(ids))  # fmt: skip
 
     def dropout_mask(self, shape, rate: float, seed: int, index: int, dtype, device) -> Tensor:
         generator = torch.Generator().manual_seed((seed * 0x9E3779B1 + index) % 2**63)

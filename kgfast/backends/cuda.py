@@ -116,10 +116,10 @@ class CudaBackend(TritonBackend):
         launch(_C.cuda.regularizer, table, kind, parts, weight, *pointers(table, ids), len(ids), table.shape[1],
                pointer(gradients))  # fmt: skip
 
-    def _sample_negatives(self, ids, entities, side, seed, step, thresholds, aliases, starts, ends, known) -> None:
+    def _sample_negatives(self, ids, entities, side, seed, step, weights, starts, ends, known) -> None:
         number, place = (0, pointer(step)) if isinstance(step, Tensor) else (step % 2**64, 0)
         launch(_C.cuda.sample, ids, seed % 2**64, number, place, side, *ids.shape, entities,
-               *pointers(thresholds, aliases, starts, ends, known, ids))  # fmt: skip
+               *pointers(weights, starts, ends, known, ids))  # fmt: skip
 
 
 def check_rows(name: str, rows: Tensor, widest: int | None) -> None:

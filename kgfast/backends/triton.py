@@ -61,10 +61,11 @@ class TritonBackend(Backend):
         torch._assert_async(inside, f"triples: an id is outside of {entities} entities and {relations} relations")
         return columns
 
-    def assert_weights(self, weights: Tensor, count: int) -> Tensor:
+    def assert_weights(self, weights: Tensor, count: int, like: torch.dtype) -> Tensor:
         if not isinstance(weights, Tensor) or weights.shape != (count,):
             raise KgfastError(f"weights must be a tensor with one for each of {count} triples")
-        torch._assert_async(((weights >= 0) & weights.isfinite()).all(), "weights must be finite numbers of at least 0")
+        right = ((weights >= 0) & weights.isfinite()).all() & weights.to(like).sum().isfinite()
+        torch._assert_async(right, "weights must be finite numbers of at least 0, and so must their sum")
         return weights
 
     def assert_answers(self, starts, ends, ids, targets):
@@ -190,8 +191,8 @@ class TritonBackend(Backend):
 
     # ---- draws, ranks ----------------------------------------------------------------------------------------
 
-    def _sample_negatives(self, ids, entities, side, seed, step, thresholds, aliases, starts, ends, known) -> None:
-        sampling.sample(ids, seed, step, entities, side, thresholds, aliases, starts, ends, known)
+    def _sample_negatives(self, ids, entities, side, seed, step, weights, starts, ends, known) -> None:
+        sampling.sample(ids, seed, step, entities, side, weights, starts, ends, known)
 
     def dropout_mask(self, shape, rate: float, seed: int, index, dtype, device) -> Tensor:
         """Other ones than the CPU draws."""

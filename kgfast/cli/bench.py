@@ -10,6 +10,7 @@ import kgfast
 from kgfast.errors import KgfastError
 from kgfast.nn import KGEModel
 from kgfast.optim import RowAdagrad
+from kgfast.run.memory import Need, check_memory, use_threads
 from kgfast.steps import NegativeSamplingStep
 
 SIZE = {"entities": 15_000, "relations": 200, "batch": 1024, "negatives": 256}
@@ -90,8 +91,8 @@ def bench(*, threads=None, dim=256, progress=None):
 
     Takes some 15 seconds. KgfastError where a fast op differs from the reference. `progress(done, total)`.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
+    check_memory([Need(f"dim={dim}", "two copies of the tables", 8 * (SIZE["entities"] + SIZE["relations"]) * dim)])
     dim += dim % 2
     work = [(name, op, score) for name, op, scores in OPS for score in scores]
     total, results = len(work) + len(SCORES), []

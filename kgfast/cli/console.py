@@ -4,21 +4,30 @@ import json
 import sys
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.table import Table
+
+from kgfast.core.files import naming
+from kgfast.core.terminal import STEERING, Screen, visible
 
 
 def screen():
-    return Console(highlight=False, markup=False)  # names may hold brackets
+    return Screen()
 
 
 def errors():
-    return Console(stderr=True, highlight=False, markup=False)
+    return Screen(stderr=True)
+
+
+def print_line(value):
+    """One line on standard output, of whatever width."""
+    with naming("standard output"):
+        print(visible(str(value)))
 
 
 def print_json(value):
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(value, ensure_ascii=not unicode, allow_nan=False))
+    text = json.dumps(value, ensure_ascii=not unicode, allow_nan=False)
+    print_line(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # the same JSON, which steers no terminal
 
 
 @contextmanager
@@ -39,23 +48,27 @@ def plain_table(headings, left=(0,)):
     return table
 
 
-def metrics_table():
+def metrics_table(prefix=""):
+    """A table of ranking metrics, whose names begin with the prefix, "sampled_" or none."""
     from kgfast.evaluate.metrics import HEADINGS  # comes with torch
 
-    return plain_table(["", *HEADINGS.values()])
+    return plain_table([prefix.strip("_"), *HEADINGS.values()])
 
 
-def add_sides(table, name, found):
+def add_sides(table, name, found, prefix=""):
     for title, part in ((name, found), ("  tail", found["tail"]), ("  head", found["head"])):
-        values = [f"{part[key]:.4f}" for key in ("mrr", "hits@1", "hits@3", "hits@10")]
+        values = [f"{part[prefix + key]:.4f}" for key in ("mrr", "hits@1", "hits@3", "hits@10")]
         style = "bold" if part is found else "dim"
-        table.add_row(title, *values, f"{part['mean_rank']:,.1f}", style=style)
+        table.add_row(title, *values, f"{part[prefix + 'mean_rank']:,.1f}", style=style)
 
 
-def details_table(what, rows):
-    table = plain_table([what, "", "triples", "MRR", "Hits@10", "MRR tail", "MRR head"], left=(0, 1))
+def details_table(what, rows, prefix=""):
+    """The same by parts of a split; `what` names the parts."""
+    headings = [what, prefix.strip("_"), "triples", "MRR", "Hits@10", "MRR tail", "MRR head"]
+    table = plain_table(headings, left=(0, 1))
     for name, note, part in rows:
-        numbers = (part["mrr"], part["hits@10"], part["tail"]["mrr"], part["head"]["mrr"])
+        mrr, hits = prefix + "mrr", prefix + "hits@10"
+        numbers = (part[mrr], part[hits], part["tail"][mrr], part["head"][mrr])
         table.add_row(name, str(note), f"{part['triples']:,}", *(f"{value:.4f}" for value in numbers))
     table.title, table.title_justify, table.title_style = "", "left", "none"
     return table

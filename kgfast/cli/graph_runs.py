@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-import typer
-
 from kgfast import evaluate as evaluation
 from kgfast.cli.console import (
     add_sides,
@@ -17,9 +14,12 @@ from kgfast.cli.console import (
     screen,
 )
 from kgfast.errors import CheckpointError
-from kgfast.run.session import run_folder
+from kgfast.evaluate.metrics import SAMPLED
+from kgfast.run.folder import run_folder
+from kgfast.run.manifest import read_manifest
+from kgfast.run.memory import use_threads
+from kgfast.run.session import check_triples
 from kgfast.run.settings import check_device, found_device
-from kgfast.run.storage import read_manifest
 from kgfast.train import loop
 from kgfast.train.checkpoint import load_run
 from kgfast.train.config import resolve
@@ -30,17 +30,15 @@ FIRST_RELATIONS = 25  # that `evaluate --details` prints
 def train(file, pairs, options, as_json):
     """kgfast train"""
     config = resolve(file, pairs=pairs, options=options)
+    resume, console = loop.begin(config, False), errors()
     graph = config.load_graph()
-    run = run_folder(config.out, loop.run_name(config, graph), config.resume)
-    console = errors()
-    console.print(f"{graph.name}: {graph.num_entities:,} entities, {graph.num_relations:,} relations")
-    for line in graph.report.reading():
-        console.print(line, soft_wrap=True)
-    try:
-        metrics = loop.train(config.replace(out=str(run)), resume=config.resume, console=console, graph=graph)
-    except KeyboardInterrupt as stop:
-        console.print(str(stop) or "interrupted")
-        raise typer.Exit(130) from None
+    check_triples(graph)
+    with run_folder(config.out, loop.run_name(config, graph), resume) as run:
+        console.print(f"{graph.name}: {graph.num_entities:,} entities, {graph.num_relations:,} relations")
+        for line in graph.report.reading():
+            console.print(line, soft_wrap=True)
+        training = loop.Training(config.replace(out=str(run)), graph, run, console, resume=resume)
+        metrics = training.run_to_end()
     if as_json:
         return print_json({"run": str(run), **metrics})
     table = metrics_table()
@@ -60,8 +58,7 @@ def open_run(run, data=None, threads=None, device="auto", names_only=False):
     """(model, graph) of a run; with `names_only` id maps stand in for the graph, whose data may be gone."""
     device = found_device(device)
     check_device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     model, names, config = load_run(run)
     if names_only:
         return model, names
@@ -73,32 +70,46 @@ def open_run(run, data=None, threads=None, device="auto", names_only=False):
     return model.to(device), graph
 
 
-def evaluate(model, graph, split, details, ties, batch_size, as_json):
-    """kgfast evaluate"""
+def evaluate(model, graph, split, details, ties, batch_size, fewer, as_json):
+    """kgfast evaluate; `fewer` has the arguments that bound the work"""
     with progress_bar(f"ranking {split}") as advance:
         found = evaluation.evaluate(
-            model, graph, split, batch_size=batch_size, ties=ties, details=details, progress=advance
+            model, graph, split, batch_size=batch_size, ties=ties, details=details, progress=advance, **fewer
         )
     if as_json:
         return print_json(found)
-    table = metrics_table()
-    add_sides(table, split, found)
+    prefix = SAMPLED if fewer["candidates"] is not None else ""
+    table = metrics_table(prefix)
+    add_sides(table, split, found, prefix)
     console = screen()
     console.print(table)
+    for line in bounds(found, prefix):
+        console.print(line)
     if details:
-        show_details(console, found)
+        show_details(console, found, prefix)
 
 
-def show_details(console, found):
+def bounds(found, prefix):
+    """What the metrics were measured on, where that is less than everything."""
+    if "candidates" in found:
+        yield f"ranked among {found['candidates']:,} entities drawn by seed {found['seed']}, not among all"
+    if "of" in found:
+        low, high = found["interval"][prefix + "mrr"]
+        drawn = f"{found['triples']:,} of {found['of']:,} triples, drawn by seed {found['seed']}"
+        yield f"{drawn}: with 95 % confidence {prefix.replace('_', ' ')}MRR {low:.4f} to {high:.4f} of all"
+
+
+def show_details(console, found, prefix):
     """By kind of relation, by relation, and by whether training saw the entities."""
     kinds = [(name, part["relations"], part) for name, part in found["per_category"].items()]
-    console.print(details_table("kind", kinds))
+    console.print(details_table("kind", kinds, prefix))
     rows = [(part["relation"], part["category"], part) for part in found["per_relation"]]
-    console.print(details_table("relation", rows[:FIRST_RELATIONS]))
+    console.print(details_table("relation", rows[:FIRST_RELATIONS], prefix))
     if len(rows) > FIRST_RELATIONS:
         console.print(f"and {len(rows) - FIRST_RELATIONS} more relations: --json prints all")
     if "unseen" in found["entities"]:
-        console.print(details_table("entities", [(name, "", part) for name, part in found["entities"].items()]))
+        entities = [(name, "", part) for name, part in found["entities"].items()]
+        console.print(details_table("entities", entities, prefix))
 
 
 def predict(model, graph, head, relation, tail, k, known, as_json):

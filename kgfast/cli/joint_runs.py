@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-import typer
-
 from kgfast.cli.console import errors, plain_table, print_json, screen
 from kgfast.cli.joint_tables import show_ablation, show_answers, show_tasks
 from kgfast.data import KnowledgeGraph
@@ -19,17 +16,13 @@ from kgfast.joint.evaluate import evaluate_tasks
 from kgfast.joint.loop import train_joint
 from kgfast.joint.tasks.link import LinkTask, link_model
 from kgfast.joint.unseen import evaluate_unseen
+from kgfast.run.memory import use_threads
 from kgfast.run.settings import check_device, found_device
 
 
 def train(file, pairs, options, as_json):
     """kgfast train"""
-    console = errors()
-    try:
-        metrics = train_joint(resolve(file, pairs=pairs, options=options), console=console)
-    except KeyboardInterrupt as stop:
-        console.print(str(stop) or "interrupted")
-        raise typer.Exit(130) from None
+    metrics = train_joint(resolve(file, pairs=pairs, options=options), console=errors())
     if not metrics:  # a process of torchrun that isn't the first
         return
     if as_json:
@@ -45,8 +38,7 @@ def train(file, pairs, options, as_json):
 
 def open_run(run, data=None, threads=None, device="auto"):
     """The model of a joint run, with its graph and texts."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     device = found_device(device)
     check_device(device)
     return load_run(run, data)[0].to(device)

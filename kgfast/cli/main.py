@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from kgfast.cli.console import errors, plain_table, print_json, progress_bar, screen
+from kgfast.cli.console import errors, plain_table, print_json, print_line, progress_bar, screen
+from kgfast.cli.interrupt import Commands
 from kgfast.cli.options import SettingsCommand, setting
+from kgfast.core.files import naming
 from kgfast.errors import CheckpointError, ConfigError, KgfastError
 
 # Before torch loads OpenMP: by default its threads spin for a millisecond at every barrier, which makes a training run
@@ -20,6 +22,7 @@ RANKED_AT_ONCE = 512
 
 app = typer.Typer(
     name="kgfast",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,7 +45,14 @@ def main(arguments=None):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names may be outside of the terminal's encoding
     try:
-        app(arguments, prog_name="kgfast")
+        try:
+            app(arguments, prog_name="kgfast")
+        finally:
+            with naming("standard output"):
+                sys.stdout.flush()  # here, where what can't be written is an error
+    except BrokenPipeError:  # whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (KgfastError, OSError) as error:
         if os.environ.get("KGFAST_DEBUG") == "1":
             raise
@@ -126,6 +136,14 @@ def evaluate(
     details: Annotated[bool, typer.Option("--details", help="Also by relation and kind of relation.")] = False,
     ties: Annotated[str, typer.Option(help="realistic, optimistic or pessimistic.")] = "realistic",
     batch_size: Annotated[int, typer.Option(min=1, help="Triples ranked at once.")] = RANKED_AT_ONCE,
+    triples: Annotated[
+        int | None, typer.Option(min=1, help="Rank so many, drawn by --seed; with a 95 % interval.", show_default="all")
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rank among so many entities, drawn by --seed: sampled metrics.", show_default="all"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what --triples and --candidates draw.")] = 0,
     unseen: Annotated[
         str | None,
         typer.Option(help="Graph of other entities, known by their texts alone (joint runs).", show_default=False),
@@ -135,11 +153,12 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ):
-    """Filtered ranking of a run: all triples of a split, both sides, all entities."""
+    """Filtered ranking of a run: all triples of a split, both sides, all entities, unless fewer are asked for."""
     if is_joint_run(run):
         from kgfast.cli import joint_runs
 
         given = {"--details": details, "--ties": ties != "realistic", "--batch-size": batch_size != RANKED_AT_ONCE}
+        given |= {"--triples": triples is not None, "--candidates": candidates is not None, "--seed": seed != 0}
         refused = [name for name, used in given.items() if used]
         if refused:
             raise KgfastError(f"{run} is a joint run, whose tasks have measures of their own: {refused[0]} can't apply")
@@ -149,7 +168,8 @@ def evaluate(
     from kgfast.cli import graph_runs
 
     model, graph = open_run(run, data, threads, device)
-    graph_runs.evaluate(model, graph, split, details, ties, batch_size, as_json)
+    fewer = dict(triples=triples, candidates=candidates, seed=seed)
+    graph_runs.evaluate(model, graph, split, details, ties, batch_size, fewer, as_json)
 
 
 @app.command()
@@ -237,7 +257,7 @@ def export(
     if as_json:
         return print_json({"format": format, "files": [str(path) for path in written]})
     for path in written:
-        print(path)
+        print_line(path)
     if format == "word2vec" and any(name.split() != [name] for name in names.entity_names):
         errors().print("white space in names is written as an underscore in .vec files")
 
@@ -309,7 +329,7 @@ def show_data(
     if as_json:
         return print_json(report.as_dict())
     for line in report.lines():
-        print(line)
+        print_line(line)
 
 
 def open_run(run, data=None, threads=None, device="auto", names_only=False):
@@ -326,7 +346,7 @@ def open_run(run, data=None, threads=None, device="auto", names_only=False):
 def is_joint_run(run):
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run (a folder that `kgfast train` wrote)")
-    from kgfast.run.storage import read_manifest
+    from kgfast.run.manifest import read_manifest
 
     return read_manifest(run).get("kind") == "joint"
 

@@ -5,9 +5,11 @@ Every function names the argument at fault. Names are matched in registry.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +20,8 @@ from kgfast.core.sums import HALF
 from kgfast.errors import KgfastError
 
 T = TypeVar("T")
+FLOATS = (torch.float32, torch.float64, *HALF)
+REAL = (*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 INTEGERS = (int, torch.SymInt)  # bool among them; torch 2.6 compiles isinstance with a tuple, not with a union
 
 # ---- shapes, dtypes, names -----------------------------------------------------------------------------------
@@ -25,7 +29,7 @@ INTEGERS = (int, torch.SymInt)  # bool among them; torch 2.6 compiles isinstance
 
 def choose(name: str, value: object, allowed: Collection[object]) -> None:
     """Raises unless `value` is one of `allowed`; names the nearest."""
-    if value not in allowed:
+    if not codes.is_one_of(value, allowed):
         raise codes.refuse(name, value, allowed)
 
 
@@ -41,6 +45,18 @@ def tensor(name: str, value: object) -> Tensor:
         raise KgfastError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
     if value.is_nested or value.layout != torch.strided:
         raise KgfastError(f"{name} must be a dense tensor, not {'nested' if value.is_nested else value.layout}")
+    if value.device.type == "meta":
+        raise KgfastError(f"{name} is on meta: it has a shape, but no numbers")
+    return value
+
+
+def real(name: str, value: object, shape: Sequence[int] | None = None) -> Tensor:
+    """A dense tensor of real numbers, of this shape if one is given."""
+    value = tensor(name, value)
+    if value.dtype not in REAL:
+        raise KgfastError(f"{name} has dtype {value.dtype}; real numbers are needed")
+    if shape is not None and value.shape != torch.Size(shape):
+        raise KgfastError(f"{name} has shape {list(value.shape)}, not {list(shape)}")
     return value
 
 
@@ -102,12 +118,37 @@ def tables(entities: object, relations: object, score: str) -> tuple[Tensor, Ten
 
 def number(name: str, value: object) -> float:
     """A real number, as Python or NumPy write it, or a tensor of one."""
-    if isinstance(value, (bool, str, bytes)) or (isinstance(value, Tensor) and value.numel() != 1):
-        raise KgfastError(f"{name}={value!r} must be a number")
+    if isinstance(value, Tensor) and real(name, value).numel() != 1:
+        raise KgfastError(f"{name}={value!r} must be one number")
+    if isinstance(value, (str, bytes)) or is_truth(value):
+        raise KgfastError(f"{name}={value!r} must be a number, not {type(value).__name__}")
     try:
         return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        raise KgfastError(f"{name} must be a finite number, not one beyond {sys.float_info.max:g}") from None
     except (TypeError, ValueError):
         raise KgfastError(f"{name}={value!r} must be a number, not {type(value).__name__}") from None
+
+
+def is_truth(value: object) -> bool:
+    """Whether a value is True or False, as Python, NumPy or torch write them."""
+    return isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and value.dtype == torch.bool)
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False; 1 and 0 are the same."""
+    if isinstance(value, np.bool_) or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    raise KgfastError(f"{name}={value!r} must be True or False")
+
+
+def device(name: str, value: Any) -> torch.device:
+    """A device, or what torch makes one of."""
+    try:
+        return torch.device(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        said = str(error).partition("\n")[0]
+        raise KgfastError(f"{name}={value!r} must be a device such as cpu or cuda: {said}") from None
 
 
 def finite(name: str, value: object, lowest: float | None = None, highest: float | None = None) -> float:
@@ -123,13 +164,25 @@ def finite(name: str, value: object, lowest: float | None = None, highest: float
     return found
 
 
+def weighting(margin: object, temperature: object, like: torch.dtype) -> tuple[float, float]:
+    """An objective's (margin, adversarial temperature) for sums of a dtype: no margin whose sum over 2^25 negatives
+    could overflow; a temperature below the least normal number is 0."""
+    limits = torch.finfo(like)
+    most = limits.max / 2**25
+    margin = finite("margin", margin, -most, most)
+    temperature = finite("adversarial_temperature", temperature, 0.0, limits.max)
+    return margin, temperature if temperature >= limits.tiny else 0.0
+
+
 def as_integer(value: Any) -> Any:
     """What counts as an integer, NumPy's among them, as Python's own; anything else as it is."""
-    if isinstance(value, INTEGERS) or not hasattr(value, "__index__"):
+    if isinstance(value, INTEGERS) or not hasattr(value, "__index__") or is_truth(value):
+        return value
+    if isinstance(value, Tensor) and (value.device.type == "meta" or value.layout != torch.strided):
         return value
     try:
         return value.__index__()
-    except TypeError:  # a tensor of several numbers
+    except TypeError:  # a type, or a tensor of several numbers
         return value
 
 
@@ -152,14 +205,18 @@ def seed(value: Any) -> int:
     return found - 2**64 if found >= 2**63 else found
 
 
-def weights(value: object, count: int) -> Tensor:
-    """One finite weight >= 0 for each of `count` triples."""
-    if not isinstance(value, Tensor) or value.shape != (count,):
-        found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise KgfastError(f"weights are {found}; a tensor with one for each of {count} triples is needed")
+def weights(value: object, count: int, like: torch.dtype) -> Tensor:
+    """One finite weight >= 0 for each of `count` triples, whose sum is finite, in the dtype of sums."""
+    if not isinstance(value, Tensor):
+        raise KgfastError(f"weights are {type(value).__name__}; a tensor with one for each of {count} is needed")
+    value = real("weights", value)
+    if value.shape != (count,):
+        raise KgfastError(f"weights are {list(value.shape)}; a tensor with one for each of {count} triples is needed")
     if not torch.compiler.is_compiling() and not bool(((value >= 0) & value.isfinite()).all()):
         row = int((~((value >= 0) & value.isfinite())).nonzero()[0])
         raise KgfastError(f"weights[{row}]={float(value[row])} must be a finite number of at least 0")
+    if not torch.compiler.is_compiling() and not bool(value.to(like).sum().isfinite()):
+        raise KgfastError(f"weights: their sum, {float(value.double().sum()):g}, is beyond {like}")
     return value
 
 

@@ -24,6 +24,11 @@ def refuse(argument: str, value: object, allowed: Iterable) -> KgfastError:
     return KgfastError(f"{argument}={value!r} is unknown: it is one of {', '.join(words)}{hint}")
 
 
+def is_one_of(value: object, allowed: Iterable) -> bool:
+    """Whether a value is one of some words or numbers, and nothing else that says it equals one."""
+    return isinstance(value, (str, int)) and not isinstance(value, bool) and value in allowed
+
+
 class Code(IntEnum):
     """A choice: people write its word, kernels read its number. Each kind is marked `@listed`."""
 
@@ -41,7 +46,7 @@ class Code(IntEnum):
     def of(cls: type[C], word: str | None, argument: str) -> C:
         """The code of a word; KgfastError that names the argument and the nearest word."""
         for one in cls.every:
-            if one.word == word:
+            if isinstance(word, str) and one.word == word:
                 return one
         raise refuse(argument, word, cls.words())
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from numpy.typing import ArrayLike
 
+from kgfast.core import checks
+from kgfast.core.codes import is_one_of
 from kgfast.errors import DataError, KgfastError
 
 COLUMNS = ("head", "relation", "tail")
@@ -49,6 +51,8 @@ class KnownTriples:
         outside [0, num_entities) or [0, num_relations), naming value and row.
         """
         triples = as_ids(triples)
+        num_entities = checks.integer("num_entities", num_entities, 1)
+        num_relations = checks.integer("num_relations", num_relations, 1)
         check_triples(triples, num_entities, num_relations)
         head, relation, tail = triples.unbind(1)
         return cls(
@@ -66,6 +70,7 @@ class KnownTriples:
         shapes.
         """
         index = self._side(side)
+        triples = checks.triples(triples, index.ids, copy=False)
         known, relation = triples[:, 0 if side == "tail" else 2], triples[:, 1]
         if not len(index.keys):
             return torch.zeros_like(known), torch.zeros_like(known)
@@ -83,7 +88,10 @@ class KnownTriples:
 
     def answers(self, triple: ArrayLike | torch.Tensor, side: str) -> torch.Tensor:
         """The known answers to one query, ascending int64 ids. `triple` is (head, relation, tail)."""
-        row = torch.as_tensor(triple, dtype=torch.int64, device=self.device).reshape(1, 3)
+        row = as_tensor(triple, "triple")
+        if row.numel() != 3:
+            raise DataError(f"triple must be (head, relation, tail), not of shape {list(row.shape)}")
+        row = as_ids(row.reshape(1, 3), "triple").to(self.device)
         start, end = (bound.item() for bound in self.lookup(row, side))
         return self.ids(side)[start:end]
 
@@ -101,6 +109,7 @@ class KnownTriples:
 
     def to(self, device: torch.device | str) -> KnownTriples:
         """The same knowledge on `device`."""
+        device = checks.device("device", device)
         tail, head = (self._sides[side].to(device) for side in ("tail", "head"))
         return KnownTriples(tail, head, self.num_entities, self.num_relations)
 
@@ -117,7 +126,7 @@ class KnownTriples:
         return f"KnownTriples({counts}, {self.device})"
 
     def _side(self, side: str) -> Side:
-        if side not in self._sides:
+        if not is_one_of(side, self._sides):
             raise KgfastError(f"side must be 'tail' or 'head', not {side!r}")
         return self._sides[side]
 
@@ -130,12 +139,17 @@ def check_form(triples: torch.Tensor, name: str = "triples") -> None:
         raise DataError(f"{name} must hold integer ids, not {triples.dtype}")
 
 
-def as_ids(triples: Any, name: str = "triples") -> torch.Tensor:
-    """A tensor, array or list of integers as int64 [M, 3]. DataError for what isn't one; ids are checked later."""
+def as_tensor(value: Any, name: str) -> torch.Tensor:
+    """A tensor, array or list of numbers as a dense tensor; DataError for what isn't one."""
     try:
-        rows = torch.as_tensor(triples)
+        return checks.tensor(name, torch.as_tensor(value))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(f"{name} is no array of integers of 64 bits: {error}") from None
+
+
+def as_ids(triples: Any, name: str = "triples") -> torch.Tensor:
+    """A tensor, array or list of integers as int64 [M, 3]. DataError for what isn't one; ids are checked later."""
+    rows = as_tensor(triples, name)
     check_form(rows, name)
     ids = rows.to(torch.int64)
     if rows.dtype == torch.uint64 and (ids < 0).any():  # from 2^63 on

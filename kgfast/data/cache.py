@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from kgfast.core.files import replacing_folder
+from kgfast.core.terminal import visible
 from kgfast.data.names import Names
 from kgfast.data.sources import SPLITS, Sources
 from kgfast.data.strings import Strings
@@ -57,21 +57,14 @@ def store(graph, folder: Path, stamped: list) -> None:
     """Write `graph` beside `folder`, then rename. A cache that can't be written (read-only, full) is a
     warning.
     """
-    temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-        write_parts(graph, temporary)
-        files = {path.name: [path.stat().st_size, digest(path)] for path in sorted(temporary.iterdir())}
-        (temporary / "index.json").write_text(json.dumps({"stamp": stamped, "files": files}), "utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        with replacing_folder(folder) as temporary:
+            write_parts(graph, temporary)
+            files = {path.name: [path.stat().st_size, digest(path)] for path in sorted(temporary.iterdir())}
+            (temporary / "index.json").write_text(json.dumps({"stamp": stamped, "files": files}), "utf-8")
     except OSError as error:
         unusable(error)
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)  # gone already if it was renamed
 
 
 def fetch(folder: Path, stamped: list) -> dict | None:
@@ -85,7 +78,7 @@ def fetch(folder: Path, stamped: list) -> dict | None:
         problem, current = inspect(folder, stamped)
         if problem:
             print(
-                f"kgfast: the cache in {folder} is damaged ({problem}); reading the files again",
+                visible(f"kgfast: the cache in {folder} is damaged ({problem}); reading the files again"),
                 file=sys.stderr,
             )
         return read_parts(folder) if current and not problem else None

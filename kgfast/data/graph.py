@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from kgfast.core import checks
+from kgfast.core.codes import is_one_of
 from kgfast.core.known import KnownTriples, as_ids, check_triples
 from kgfast.data import cache as cached
 from kgfast.data.columns import Columns, number
@@ -22,7 +23,7 @@ from kgfast.data.iris import Renaming, shared_blanks
 from kgfast.data.lines import excerpt
 from kgfast.data.names import Names, find_id
 from kgfast.data.report import DataReport
-from kgfast.data.sources import SPLITS, Sources, find_sources
+from kgfast.data.sources import SPLITS, Sources, as_path, find_sources
 from kgfast.data.strings import Strings
 from kgfast.data.texts import Question, read_questions, read_texts
 from kgfast.data.writer import save
@@ -91,9 +92,9 @@ class KnowledgeGraph:
         DataError names the file and line of anything malformed. Repeated triples are removed and counted; all
         else that looks wrong, and all that was not read, is in `.report`.
         """
-        if iris not in ("short", "whole"):
+        if not is_one_of(iris, ("short", "whole")):
             raise DataError(f"iris must be 'short' or 'whole', not {iris!r}")
-        choice = ColumnChoice.of(header, columns)
+        cache, choice = checks.flag("cache", cache), ColumnChoice.of(header, columns)
         sources = find_sources(source)
         if choice != ColumnChoice() and not any(format_of(path).columns for path in sources.triples.values()):
             raise DataError(f"{source}: header and columns have no meaning, as no file of triples has columns")
@@ -127,6 +128,8 @@ class KnowledgeGraph:
         default to the ids. Repeated rows of a split are removed and counted. DataError for a wrong shape,
         dtype, id or name.
         """
+        if not isinstance(name, str):
+            raise DataError(f"name must be a string, not {name!r}")
         splits = {split: as_triples(rows, split) for split, rows in zip(SPLITS, (train, valid, test), strict=True)}
         if not len(splits["train"]):
             raise DataError("train has no triples")
@@ -205,13 +208,14 @@ class KnowledgeGraph:
 
     def label(self, entity_id: int) -> str:
         """The text of an entity where it has one, else its name."""
+        entity_id = checks.integer("entity_id", entity_id, 0, self.num_entities)
         return (self.entity_text[entity_id] if self.entity_text is not None else None) or self.entity_names[entity_id]
 
     def known(self, *splits: str) -> KnownTriples:
         """The triples of the splits named, of all three by default, as known answers (see KnownTriples)."""
-        wrong = sorted(set(splits) - set(SPLITS))
-        if wrong:
-            raise DataError(f"no split {wrong[0]!r}; there are {', '.join(SPLITS)}")
+        for split in splits:
+            if not isinstance(split, str) or split not in SPLITS:
+                raise DataError(f"no split {split!r}; there are {', '.join(SPLITS)}")
         triples = torch.cat([getattr(self, split) for split in splits or SPLITS])
         return KnownTriples.from_triples(triples, self.num_entities, self.num_relations)
 
@@ -222,7 +226,7 @@ class KnowledgeGraph:
         lost, of which a warning tells. suffix: .txt .tsv .csv or .parquet, for the triples; DataError where a name
         can't be written in that format.
         """
-        save(self, Path(folder), suffix)
+        save(self, as_path("folder", folder), suffix)
 
     def __repr__(self) -> str:
         triples = ", ".join(f"{len(getattr(self, split)):,} {split}" for split in SPLITS)
@@ -273,8 +277,9 @@ class Largest(NamedTuple):
 
 def as_names(kind: str, names: Sequence[str] | None, count: int | None, largest: Largest) -> Names:
     """Names by id: those given, checked, or the ids as text."""
+    count = None if count is None else checked_count(kind, count)
     if names is None:
-        count = checked_count(kind, count, largest)
+        count = count_of(kind, largest) if count is None else count
         try:
             return Names(pa.array(np.arange(count)).cast(pa.large_string()))
         except MemoryError as error:
@@ -299,18 +304,26 @@ def as_names(kind: str, names: Sequence[str] | None, count: int | None, largest:
     return names
 
 
-def checked_count(kind: str, count: int | None, largest: Largest) -> int:
+def argument_of(kind: str) -> str:
+    """What from_arrays calls the number of ids."""
+    return f"num_{'entities' if kind == 'entity' else 'relations'}"
+
+
+def checked_count(kind: str, count: object) -> int:
+    """The number of ids that the caller gives."""
+    found, given = checks.as_integer(count), argument_of(kind)
+    if checks.is_truth(found) or not isinstance(found, int):
+        raise DataError(f"{given} must be an integer, not {count!r}")
+    if not 1 <= found <= MOST_IDS:
+        raise DataError(f"{given}={found}: must be from 1 to {MOST_IDS:,}")
+    return found
+
+
+def count_of(kind: str, largest: Largest) -> int:
     """How many ids there are. DataError, before any memory is taken, for what can't be meant."""
-    given = f"num_{'entities' if kind == 'entity' else 'relations'}"
-    if count is not None:
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
-            raise DataError(f"{given} must be an integer, not {count!r}")
-        if not 1 <= count <= MOST_IDS:
-            raise DataError(f"{given}={count}: must be from 1 to {MOST_IDS:,}")
-        return int(count)
     if largest.id >= max(SPARSE_IDS, IDS_PER_ROW * largest.rows):
         raise DataError(
             f"{largest.place}: {kind} id {largest.id} would make {largest.id + 1:,} rows, and triples are "
-            f"{largest.rows:,}: number what occurs from 0, or give {given}"
+            f"{largest.rows:,}: number what occurs from 0, or give {argument_of(kind)}"
         )
     return max(largest.id, 0) + 1

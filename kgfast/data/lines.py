@@ -20,14 +20,17 @@ SHOWN = 80
 
 
 def read_bytes(path: Path) -> pa.Buffer:
-    """The content of `path`: memory-mapped, or unpacked if its first bytes are those of gzip.
+    """The content of `path`, unpacked if its first bytes are those of gzip.
 
-    A UTF-8 byte order mark and blank lines at the end are cut off. DataError if nothing is left.
+    It is read and not mapped, since a process is killed that touches a mapped file which somebody cuts. A UTF-8 byte
+    order mark and blank lines at the end are cut off. DataError if nothing is left, or if it changes meanwhile.
     """
     data = b""
-    if path.stat().st_size:
-        with pa.memory_map(os.fsencode(path)) as file:
-            data = file.read_buffer()
+    if size := path.stat().st_size:
+        with pa.OSFile(os.fsencode(path)) as file:
+            data = file.read_buffer(size)
+        if not data.size == size == path.stat().st_size:
+            raise DataError(f"{path} changed while it was read")
         if data[:2].to_pybytes() == b"\x1f\x8b":
             data = pa.py_buffer(unpack(path, data))
         start = len(BYTE_ORDER_MARK) if data[:3].to_pybytes() == BYTE_ORDER_MARK else 0

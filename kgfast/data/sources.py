@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,12 +39,27 @@ class Sources:
         return [*self.triples.values(), *self.texts.values(), *self.questions.values()]
 
 
+def as_path(name: str, value: object) -> Path:
+    """A path that the machine can look up, whether something is there or not; DataError names the argument."""
+    try:
+        text = os.fspath(value)  # type: ignore[call-overload]
+        if not isinstance(text, str) or not text:
+            raise ValueError("it is empty" if isinstance(text, str) else "it is of bytes")
+        os.stat(text)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, TypeError, ValueError) as error:
+        shown = value if len(str(value)) < 200 else f"{str(value)[:200]}..."
+        raise DataError(f"{name}={shown!r} is no path: {error}") from None
+    return Path(text)
+
+
 def find_sources(source) -> Sources:
     """Resolve a folder, a file, or the name of a built-in graph; DataError listing what was looked for.
 
     A bare name of a built-in graph means that graph; a folder of the same name is reached by `./name`.
     """
-    path = Path(source)
+    path = as_path("source", source)
     if str(source) in built_in_names():
         return folder_sources(BUILT_IN / str(source))
     if path.is_dir():

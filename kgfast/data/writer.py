@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from kgfast.data.formats import Format, format_of
+from kgfast.core.files import replacing_folder
+from kgfast.data.formats import Format, format_of, formats
 from kgfast.data.lines import BYTE_ORDER_MARK
 from kgfast.data.sources import SPLITS
 from kgfast.data.strings import Strings
@@ -28,6 +27,8 @@ TEXTS = {
 
 def save(graph, folder: Path, suffix: str) -> None:
     """See KnowledgeGraph.save. Everything is checked before, and written beside `folder`, then renamed."""
+    if not isinstance(suffix, str) or suffix not in formats():
+        raise DataError(f"suffix={suffix!r}: unknown kind of file; known are {' '.join(formats())}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not an empty folder")
     form = format_of(Path(f"train{suffix}"))
@@ -39,10 +40,11 @@ def save(graph, folder: Path, suffix: str) -> None:
     lost = graph.num_entities - len(ends.unique())
     if lost:
         warnings.warn(f"{lost:,} entities are in no triple: {folder} will not hold them", stacklevel=3)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     try:
-        temporary.chmod(0o755)  # mkdtemp's own mode would lock others out
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} can't be written: {error}") from None
+    with replacing_folder(folder) as temporary:
         for split in SPLITS:
             if len(getattr(graph, split)):  # an empty file is an error when read
                 form.write(temporary / f"{split}{suffix}", triple_blocks(graph, split))
@@ -51,9 +53,6 @@ def save(graph, folder: Path, suffix: str) -> None:
                 write(temporary / file, text_lines(getattr(graph, names), getattr(graph, texts)))
         for split, questions in graph.questions.items():
             write(temporary / f"qa_{split}.txt", question_lines(graph, questions))
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already if it was renamed
 
 
 def check_names(graph, form: Format, suffix: str) -> None:

@@ -1,6 +1,7 @@
 """Entity vectors in two dimensions, for the report."""
 
 import re
+from html import escape
 
 import torch
 
@@ -45,7 +46,7 @@ def embedding_map(model, graph):
     chart = plots.scatter(points, label="Map of entity vectors")
     return (
         f'<div class="card">{chart}{plots.legend(names, palette)}</div>',
-        f'<p class="soft small">{text}</p>',
+        f'<p class="soft small">{escape(text)}</p>',
     )
 
 

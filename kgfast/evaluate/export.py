@@ -1,12 +1,10 @@
 """Embeddings in formats that other programs read: npy, safetensors and word2vec text."""
 
 import json
-import os
 import re
-import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
+from kgfast.core.files import replacing
 from kgfast.errors import ConfigError, DataError
 
 FORMATS = ("npy", "safetensors", "word2vec")
@@ -62,21 +60,6 @@ def export(model, graph, folder, format="npy"):
     }
     written.append(write_text(folder / "model.json", json.dumps(description, indent=2) + "\n"))
     return written
-
-
-@contextmanager
-def replacing(path):
-    """A temporary path beside `path`, renamed to it when the block ends well, removed when it doesn't."""
-    handle, temporary = tempfile.mkstemp(dir=Path(path).parent, prefix=f".{Path(path).name}.")
-    os.close(handle)
-    try:
-        yield Path(temporary)
-        mask = os.umask(0)  # mkstemp makes files private; give them the permissions of any new file
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def write_text(path, text):

@@ -1,19 +1,36 @@
-"""Filtered ranking: every triple of a split, both sides, every entity a candidate. Nothing is sampled."""
+"""Filtered ranking: the triples of a split, both sides, every entity a candidate. What is asked to be less says so."""
 
+import math
 from typing import Any
 
 import torch
 
+from kgfast.core import checks
 from kgfast.errors import ConfigError, DataError, KgfastError
+from kgfast.evaluate.sampled import SampledRanks
 
 HITS = (1, 3, 10)
 HEADINGS = {"mrr": "MRR", "hits@1": "Hits@1", "hits@3": "Hits@3", "hits@10": "Hits@10", "mean_rank": "Mean rank"}
 TIES = ("realistic", "optimistic", "pessimistic")
 CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
 CATEGORY_THRESHOLD = 1.5  # Bordes et al. 2013, section 4.3
+NORMAL_95 = 1.959964  # standard deviations to both sides of the mean that hold 95 % of a normal distribution
+SAMPLED = "sampled_"  # before the name of each metric that ranks among sampled candidates
 
 
-def evaluate(model, graph, split="test", *, batch_size=512, progress=None, ties="realistic", details=False):
+def evaluate(
+    model,
+    graph,
+    split="test",
+    *,
+    batch_size=512,
+    progress=None,
+    ties="realistic",
+    details=False,
+    triples=None,
+    candidates=None,
+    seed=0,
+):
     """Rank the right answer of every (head, relation, ?) and (?, relation, tail) among all entities.
 
     The other known answers (train + valid + test) are left out of the ranking. With ties, "realistic"
@@ -24,23 +41,71 @@ def evaluate(model, graph, split="test", *, batch_size=512, progress=None, ties=
     Returns a dict with mrr, hits@1, hits@3, hits@10, mean_rank and triples: on top the mean over both sides,
     under "head" and "tail" each side alone ("tail" ranks tails). `details=True` adds those of `rank_details`.
     `progress(done, total)` is called after each batch, counted in queries (two a triple).
-    Memory: two float64 a triple, and what `model.rank` needs for one batch. ConfigError on unknown arguments,
-    DataError on an empty split or a graph of another size, KgfastError where scores aren't finite numbers.
+
+    For graphs where all of that takes hours:
+    triples     rank this many of the split's triples, drawn without repetition by `seed`. The result has "of" (the
+                size of the split), "seed", and "interval" {metric: [low, high]}, which holds the metric of the whole
+                split with 95 % confidence (normal approximation over triples, corrected for a finite split).
+    candidates  rank among this many entities, drawn without repetition by `seed`, and the right one. That is another
+                metric, easier by far: every name begins with "sampled_", and "candidates" has the number.
+
+    Memory: two float64 a triple, and what `model.rank` needs for one batch; with `candidates` K a batch's scores
+    [batch_size, K + 1] and their ids. ConfigError on unknown arguments, DataError on an empty split or a graph of
+    another size, KgfastError where scores aren't finite numbers.
     """
-    triples = split_triples(graph, split)
+    whole = split_triples(graph, split)
     if ties not in TIES:
         raise ConfigError(f"ties={ties!r}: must be one of {', '.join(TIES)}")
-    if batch_size < 1:
+    if checks.integer("batch_size", batch_size, 0) < 1:
         raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+    checks.integer("seed", seed, 0, 2**63)
     check_model_fits(model, graph)
-    ranks = all_ranks(model, graph, triples, batch_size=batch_size, progress=progress, ties=ties)
+    chosen = whole if triples is None else whole[subset(len(whole), checks.integer("triples", triples, 1), seed)]
+    ranker = model if candidates is None else SampledRanks(model, checks.integer("candidates", candidates, 1), seed)
+    ranks = all_ranks(model, graph, chosen, batch_size=batch_size, progress=progress, ties=ties, ranker=ranker)
     result = summarize(torch.cat([ranks["tail"], ranks["head"]]))
-    result["triples"] = len(triples)
+    result["triples"] = len(chosen)
     for side in ("head", "tail"):
         result[side] = summarize(ranks[side])
+    if len(chosen) < len(whole):
+        result |= {"of": len(whole), "seed": seed, "interval": intervals(ranks, len(whole))}
     if details:
-        result |= rank_details(graph, triples, ranks)
+        result |= rank_details(graph, chosen, ranks)
+    if candidates is not None:
+        result = sampled_names(result) | {"candidates": len(ranker.candidates), "seed": seed}
     return result
+
+
+def subset(total, count, seed):
+    """`count` of `total` rows (all of them where there are no more), drawn without repetition, in ascending order."""
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    return order[:count].sort().values
+
+
+def intervals(ranks, total):
+    """{metric: [low, high]}: 95 % confidence for the mean over all `total` triples, of which `ranks` are some.
+
+    mean +- 1.96 * sd / sqrt(n) * sqrt((total - n) / (total - 1)),    a triple's value the mean of its two sides
+    """
+    both = torch.stack([ranks["tail"], ranks["head"]])
+    count = both.shape[1]
+    shrink = math.sqrt((total - count) / max(total - 1, 1) / count)
+    values = {"mrr": both.reciprocal(), **{f"hits@{k}": (both <= k).double() for k in HITS}, "mean_rank": both}
+    found = {}
+    for name, of_sides in values.items():
+        of_triples = of_sides.mean(0)
+        mean, spread = float(of_triples.mean()), float(of_triples.std()) if count > 1 else math.inf
+        margin = NORMAL_95 * spread * shrink
+        low, high = (1.0, math.inf) if name == "mean_rank" else (0.0, 1.0)
+        found[name] = [max(low, mean - margin), min(high, mean + margin)]
+    return found
+
+
+def sampled_names(result):
+    """The same result with "sampled_" before every metric, wherever it stands."""
+    if isinstance(result, dict):
+        return {SAMPLED + key if key in HEADINGS else key: sampled_names(value) for key, value in result.items()}
+    return [sampled_names(part) for part in result] if isinstance(result, list) else result
 
 
 def split_triples(graph, split):
@@ -67,8 +132,12 @@ def check_model_fits(model, graph):
 
 
 @torch.no_grad()
-def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="realistic"):
-    """Filtered ranks {"tail": [M], "head": [M]}, float64 on the CPU, in the order of `triples`."""
+def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="realistic", ranker=None):
+    """Filtered ranks {"tail": [M], "head": [M]}, float64 on the CPU, in the order of `triples`.
+
+    ranker: what has the method `rank` of a model, by default the model itself.
+    """
+    ranker = ranker or model
     device = model.entities.device
     # Every comparison with NaN is false, so a diverged model would rank everything first: refuse instead.
     for name in ("entities", "relations"):
@@ -88,7 +157,7 @@ def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="rea
                 row = start + int((~torch.isfinite(scores)).nonzero()[0])
                 raise KgfastError(f"the score of triple {triples[row].tolist()} isn't finite: training diverged")
             for side in ranks:
-                ranks[side][start : start + len(batch)] = model.rank(batch, side, known=known, ties=ties).cpu()
+                ranks[side][start : start + len(batch)] = ranker.rank(batch, side, known=known, ties=ties).cpu()
             if progress is not None:
                 progress(2 * min(start + batch_size, len(triples)), total)
     finally:

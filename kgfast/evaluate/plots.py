@@ -79,7 +79,7 @@ def line_chart(xs, ys, *, label, x_label, colour=COLOURS[0], zero=True, mark=Non
     radius = 2.4 if len(points) <= 40 else 0
     for x, y in points:
         cx, cy = at(x, y)
-        hint = f"<title>{x_label} {number(x)}: {number(y)}</title>"
+        hint = f"<title>{escape(x_label)} {number(x)}: {number(y)}</title>"
         parts.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="{radius}" fill="{colour}"/>' if radius else "")
         parts.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="7" fill="transparent">{hint}</circle>')
     if mark is not None:

@@ -1,18 +1,21 @@
 """RUN/report.html: one file that shows what a run learned, without network access or scripts."""
 
 import json
+import os
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from kgfast import __version__
+from kgfast.core.files import read_plain, replacing
 from kgfast.errors import KgfastError
 from kgfast.evaluate import plots
 from kgfast.evaluate.embedding_map import embedding_map
-from kgfast.evaluate.export import replacing
 from kgfast.evaluate.metrics import HEADINGS, evaluate
 
+MOST_BYTES = 1 << 30  # of a file of the run that is read for the report
 FIRST_ROWS = 15  # of the relation table; the others are folded
 
 
@@ -26,7 +29,7 @@ def write_report(run, *, model, graph, details=None, progress=None):
     split = next((name for name in ("test", "valid") if len(getattr(graph, name))), None)
     if details is None and split is not None:
         details = evaluate(model, graph, split, details=True, progress=progress)
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads(read_plain(run / "metrics.json", MOST_BYTES))
     history = read_history(run / "history.jsonl")
     parts = [
         tiles(metrics, details, split),
@@ -54,22 +57,21 @@ def write_page(run, title, subtitle, parts):
         footer=escape(f"kgfast {__version__} · run {run.resolve().name}"),
     )
     with replacing(run / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return run / "report.html"
 
 
 def config_text(run):
-    return (run / "config.yaml").read_text(encoding="utf-8").strip()
+    return read_plain(run / "config.yaml", MOST_BYTES).decode("utf-8", "replace").strip()
 
 
 def read_history(path):
     """The lines of history.jsonl as dicts; none where the file is absent (a run of zero epochs)."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
     try:
-        return [json.loads(line) for line in lines if line.strip()]
-    except json.JSONDecodeError as error:
+        return [json.loads(line) for line in read_plain(path, MOST_BYTES).splitlines() if line.strip()]
+    except ValueError as error:
         raise KgfastError(f"{path} isn't JSON lines: {error}") from error
 
 
@@ -80,16 +82,23 @@ def section(title, *parts):
     return f"<h2>{escape(title)}</h2>" + "".join(parts)
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A ready <td> element; no string is taken for one, whatever it looks like."""
+
+    html: str
+
+
 def card(*parts, title=""):
     return '<div class="card">' + (f"<h3>{escape(title)}</h3>" if title else "") + "".join(parts) + "</div>"
 
 
 def table(headings, rows, words=1):
-    """Cells are strings, numbers, or ready <td> elements; the first `words` columns are text."""
+    """Cells are strings, numbers, or `Cell`s; the first `words` columns are text."""
 
     def cell(value, column):
-        if isinstance(value, str) and value.startswith("<td"):
-            return value
+        if isinstance(value, Cell):
+            return value.html
         kind = ' class="word"' if column < words else ""
         return f"<td{kind}>{escape(value) if isinstance(value, str) else figure(value)}</td>"
 
@@ -111,7 +120,7 @@ def figure(value):
 
 
 def bar_cell(value):
-    return f'<td class="bar" style="--share:calc({value:.4f} * (100% - 20px))">{value:.3f}</td>'
+    return Cell(f'<td class="bar" style="--share:calc({value:.4f} * (100% - 20px))">{value:.3f}</td>')
 
 
 def tiles(metrics, details, split):

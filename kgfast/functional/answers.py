@@ -30,6 +30,13 @@ def known_answers(
     """Ranges and ids of the known answers of each query; empty tensors where there are none."""
     if known is None:
         return no_answers(triples)
+    check_known(known, count, relations, name)
+    starts, ends = known.lookup(triples, side.word)
+    return starts, ends, known.ids(side.word)
+
+
+def check_known(known: object, count: int, relations: int | None = None, name: str = "known") -> None:
+    """Known triples must be of the graph of the tables; relations: how many rows they have for those."""
     if not isinstance(known, KnownTriples):
         raise KgfastError(f"{name} must be a kgfast.KnownTriples, not {type(known).__name__}")
     if known.num_entities != count:
@@ -37,8 +44,6 @@ def known_answers(
     # half as many relations: the table also holds reciprocal rows, which this asks nothing of
     if relations is not None and relations not in (known.num_relations, 2 * known.num_relations):
         raise KgfastError(f"{name} was built for {known.num_relations} relations, the table has {relations}")
-    starts, ends = known.lookup(triples, side.word)
-    return starts, ends, known.ids(side.word)
 
 
 def right_answers(

@@ -11,7 +11,7 @@ from kgfast import backends, reference
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
 from kgfast.errors import KgfastError
-from kgfast.functional.answers import no_answers, right_answers, share_weights, single_answers
+from kgfast.functional.answers import check_known, no_answers, right_answers, share_weights, single_answers
 from kgfast.ops import autograd
 from kgfast.registry import ALL_OBJECTIVES, Objective, Side, Similarity
 
@@ -44,6 +44,8 @@ def one_vs_all_loss(
     checks.choose("side", side, (*Side.words(), "both"))
     code = candidate_objective("objective", objective)
     smoothing = checks.finite("label_smoothing", label_smoothing, lowest=0.0, highest=1.0)
+    if known is not None:
+        check_known(known, len(entities), len(relations))
     options: dict[str, Any] = dict(score=score, objective=objective, label_smoothing=smoothing, known=known)
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
@@ -155,6 +157,6 @@ def bias_of(argument: str, value: Tensor | None, table: Tensor) -> Tensor:
     value = checks.tensor(argument, value)
     if value.shape != (len(table),):
         raise KgfastError(f"{argument} has shape {list(value.shape)}; one for each of {len(table)} rows is needed")
-    if not value.is_floating_point() or value.device != table.device:
+    if value.dtype not in checks.FLOATS or value.device != table.device:
         raise KgfastError(f"{argument} is {value.dtype} on {value.device}; {table.dtype} on {table.device} is needed")
     return value.to(table.dtype).contiguous()

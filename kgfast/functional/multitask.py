@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,13 +66,10 @@ def multitask_loss(
     weights: T numbers, or a tensor [T] through which gradients flow; None: all 1. A term without any answer counts 0.
     Memory: 20 MB of scores at most (64 MB on a GPU), and the gradients of queries and tables.
     """
-    terms = list(terms)
-    if not terms:
-        raise KgfastError("terms: an empty list has no loss")
-    if weights is not None and len(weights) != len(terms):
-        raise KgfastError(f"weights: {len(weights)} of them for {len(terms)} terms")
+    terms = listed_terms(terms)
     asked = {place: term for place, term in enumerate(terms) if isinstance(term, Term)}
-    losses = {place: ready_loss(term, place) for place, term in enumerate(terms) if not isinstance(term, Term)}
+    losses = {place: ready_loss(term, place) for place, term in enumerate(terms) if isinstance(term, LossTerm)}
+    own_weights = [checks.finite(f"terms[{place}].weight", term.weight) for place, term in enumerate(terms)]
     for place, term in asked.items():
         Similarity.of(term.similarity, f"terms[{place}].similarity")
         candidate_objective(f"terms[{place}].objective", term.objective)
@@ -82,25 +80,51 @@ def multitask_loss(
         backend = backends.choose(impl, next(iter(asked.values())).query.device)
         losses.update(zip(asked, term_losses(asked, backend), strict=True))  # |= breaks a compiled graph of torch 2.6
     per_task = torch.stack([losses[place] for place in range(len(terms))])
-    own = per_task.new_tensor([float(term.weight) for term in terms])
-    outer = 1.0 if weights is None else torch.as_tensor(weights, dtype=per_task.dtype, device=per_task.device)
-    return (outer * own * per_task).sum(), per_task
+    weighted = per_task.new_tensor(own_weights) * per_task
+    return (weighted if weights is None else outer_weights(weights, per_task) * weighted).sum(), per_task
+
+
+def listed_terms(terms: Any) -> list[Term | LossTerm]:
+    """The terms as a list."""
+    if not isinstance(terms, Iterable) or isinstance(terms, (str, Tensor)):
+        raise KgfastError(f"terms must be a list of kgfast.Term and kgfast.LossTerm, not {type(terms).__name__}")
+    terms = list(terms)
+    if not terms:
+        raise KgfastError("terms: an empty list has no loss")
+    for place, term in enumerate(terms):
+        if not isinstance(term, (Term, LossTerm)):
+            raise KgfastError(f"terms[{place}] must be a kgfast.Term or a kgfast.LossTerm, not {type(term).__name__}")
+    return terms
+
+
+def outer_weights(weights: Any, per_task: Tensor) -> Tensor:
+    """The weights of the terms, [T]."""
+    count = len(per_task)
+    if isinstance(weights, Tensor):
+        return checks.real("weights", weights, (count,)).to(per_task.device, per_task.dtype)
+    if not isinstance(weights, (list, tuple, np.ndarray)) or len(weights) != count:
+        found = f"{len(weights)} of them" if isinstance(weights, Sized) else type(weights).__name__
+        raise KgfastError(f"weights: {found} for {count} terms; a list or a tensor of {count} numbers is needed")
+    return per_task.new_tensor([checks.finite(f"weights[{place}]", one) for place, one in enumerate(weights)])
 
 
 def ready_loss(term: LossTerm, place: int) -> Tensor:
     """The mean of the losses of a term that brings them; 0 where there are none."""
-    if term.losses.dim() > 1:
-        raise KgfastError(f"terms[{place}].losses has shape {list(term.losses.shape)}; a number an example is needed")
-    return term.losses.sum() / max(term.losses.numel(), 1)
+    losses = checks.tensor(f"terms[{place}].losses", term.losses)
+    if losses.dim() > 1 or losses.dtype not in checks.FLOATS:
+        raise KgfastError(
+            f"terms[{place}].losses is {list(losses.shape)} {losses.dtype}; a number an example is needed"
+        )
+    return losses.sum() / max(losses.numel(), 1)
 
 
 def term_losses(asked: Mapping[int, Term], backend: str) -> list[Tensor]:
     """Mean loss of each term, given by its place, over its rows with an answer; where the backend can, terms share its
     launches."""
     terms = list(asked.values())
-    if backend == "reference":
-        return [reference_loss(term) for term in terms]
     ready = [prepare(term, f"terms[{place}]") for place, term in asked.items()]
+    if backend == "reference":  # which reads the same things its own way
+        return [reference_loss(term) for term in terms]
     losses: dict[int, Tensor] = {}
     alike = [
         place
@@ -164,11 +188,12 @@ def prepare(term: Term, place: str) -> tuple[Tensor, ...]:
         raise KgfastError(
             f"{place}: query {list(query.shape)} {query.dtype} and table {list(table.shape)} {table.dtype} don't fit"
         )
+    ignored = checks.integer(f"{place}.ignore_index", term.ignore_index, -(2**63), 2**63)
     if isinstance(term.targets, Tensor):
         targets = checks.ids(f"{place}.targets", term.targets, 1, table)
-        (starts, ends, answers), share = single_answers(targets, term.ignore_index, table)
+        (starts, ends, answers), share = single_answers(targets, ignored, table)
     else:
-        offsets, answers = (checks.ids(f"{place}.targets", part, 1, table) for part in term.targets)
+        offsets, answers = csr_of(f"{place}.targets", term.targets, table)
         starts, ends, answers = sorted_answers(offsets, answers, len(table), place)
         counted = (ends > starts).to(sum_dtype(table.dtype))
         share = counted / counted.sum().clamp(min=1)
@@ -177,7 +202,7 @@ def prepare(term: Term, place: str) -> tuple[Tensor, ...]:
     bias = bias_of(f"{place}.bias", term.bias, table)
     known = no_answers(starts)
     if term.known is not None:
-        offsets, ids = (checks.ids(f"{place}.known", part, 1, table) for part in term.known)
+        offsets, ids = csr_of(f"{place}.known", term.known, table)
         if len(offsets) != len(query) + 1:
             raise KgfastError(f"{place}.known is for {len(offsets) - 1} rows, query has {len(query)}")
         known = sorted_answers(offsets, ids, len(table), place, "known")
@@ -190,20 +215,32 @@ def among(term: Term, place: str) -> Term:
     table = checks.table(f"{place}.table", term.table)
     candidates = checks.ids(f"{place}.candidates", term.candidates, 1, table)
     single = isinstance(term.targets, Tensor)
-    targets = checks.ids(f"{place}.targets", term.targets if single else term.targets[1], 1, table)
-    given = targets[targets != term.ignore_index] if single else targets
+    ignored = checks.integer(f"{place}.ignore_index", term.ignore_index, -(2**63), 2**63)
+    if single:
+        targets = checks.ids(f"{place}.targets", term.targets, 1, table)
+    else:
+        bounds, targets = csr_of(f"{place}.targets", term.targets, table)
+    given = targets[targets != ignored] if single else targets
     checks.id_range(f"{place}.candidates", candidates, len(table))
     checks.id_range(f"{place}.targets", given, len(table))
     rows = torch.unique(torch.cat([candidates, given]))
     places = torch.searchsorted(rows, targets.clamp(min=0))
-    moved = torch.where(targets == term.ignore_index, targets, places) if single else (term.targets[0], places)
+    moved = torch.where(targets == ignored, targets, places) if single else (bounds, places)
     others = torch.isin(rows, candidates, invert=True).nonzero()[:, 0]
     known = lists_of(others, len(term.query)) if len(others) else None
     if term.known is not None:
-        offsets, ids = (checks.ids(f"{place}.known", part, 1, table) for part in term.known)
+        offsets, ids = csr_of(f"{place}.known", term.known, table)
+        check_csr(offsets, ids, len(table), f"{place}.known")
         known = restricted(offsets, ids, rows, others)
-    bias = None if term.bias is None else term.bias[rows]
+    bias = None if term.bias is None else bias_of(f"{place}.bias", term.bias, table)[rows]
     return replace(term, table=table[rows], bias=bias, targets=moved, candidates=None, known=known)
+
+
+def csr_of(name: str, value: Any, table: Tensor) -> tuple[Tensor, Tensor]:
+    """CSR (offsets, ids) as a term has it."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise KgfastError(f"{name} must be CSR, a pair (offsets, ids) of int64 tensors, not {type(value).__name__}")
+    return checks.ids(name, value[0], 1, table), checks.ids(name, value[1], 1, table)
 
 
 def lists_of(ids: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -222,14 +259,19 @@ def restricted(offsets: Tensor, ids: Tensor, rows: Tensor, others: Tensor) -> tu
     return bounds, places[order]
 
 
+def check_csr(offsets: Tensor, ids: Tensor, count: int, name: str) -> None:
+    """Offsets must be those of lists that fill `ids`, which are below `count`."""
+    whole = len(offsets) > 0 and int(offsets[0]) == 0 and int(offsets[-1]) == len(ids)
+    if not whole or bool((offsets.diff() < 0).any()):
+        raise KgfastError(f"{name}: offsets must ascend from 0 to the number of ids, {len(ids)}")
+    checks.id_range(name, ids, count)
+
+
 def sorted_answers(
     offsets: Tensor, ids: Tensor, count: int, place: str, name: str = "targets"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(starts, ends, ids) of CSR targets, ascending and once each within a row, as the kernels read them."""
-    whole = len(offsets) > 0 and int(offsets[0]) == 0 and int(offsets[-1]) == len(ids)
-    if not whole or bool((offsets.diff() < 0).any()):
-        raise KgfastError(f"{place}.{name}: offsets must ascend from 0 to the number of ids, {len(ids)}")
-    checks.id_range(f"{place}.{name}", ids, count)
+    check_csr(offsets, ids, count, f"{place}.{name}")
     rows = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=ids.device), offsets.diff())
     keys = torch.unique(rows * count + ids)
     bounds = torch.searchsorted(keys, torch.arange(len(offsets), device=ids.device) * count)

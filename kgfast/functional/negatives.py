@@ -11,6 +11,7 @@ from torch import Tensor
 from kgfast import backends, ops, reference
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
+from kgfast.core.sums import sum_dtype
 from kgfast.errors import KgfastError
 from kgfast.functional.answers import known_answers, share_weights
 from kgfast.ops import autograd
@@ -57,7 +58,8 @@ def sample_negatives(
     """ids[b, n] = floor(x num_entities / 2^32), x a word of Philox-4x32-10 keyed by seed, counted by (n, b, step).
 
     The same ids on every backend and for any number of threads. `weights` [num_entities]: drawn in proportion (alias
-    table). `known`: known answers of the query are redrawn exactly (uniformly among the others; -1 where none is left).
+    table). `known`: known answers of the query are redrawn exactly: uniformly among the others, or by their weights; -1
+    where none is left (that has a weight above 0).
     shared = c: c triples share a list, in which known ids stay. Returns int64 [B, N]; [ceil(B / c), N] where shared;
     side="both" stacks tail and head: [2, .., N]. Source: Salmon et al. 2011.
     """
@@ -66,7 +68,7 @@ def sample_negatives(
     options: dict[str, Any] = dict(
         seed=checks.seed(seed),
         step=checks.integer("step", step, 0, 2**64),
-        weights=None if weights is None else checks.tensor("weights", weights),
+        weights=None if weights is None else checks.real("weights", weights),
         known=known,
         shared=checks.integer("shared", shared, 0),
     )
@@ -84,12 +86,10 @@ def sample_negatives(
     backend = backends.choose(impl, triples.device)
     if backend == "reference":
         return reference.sample_negatives(triples, *sizes, side=side, **options)
-    thresholds, aliases = triples.new_empty((0,)), triples.new_empty((0,))
-    if weights is not None:
-        thresholds, aliases = (part.to(triples.device) for part in reference.alias_table(weights))
+    drawn = triples.new_empty((0,)) if weights is None else reference.draw_table(weights).to(triples.device)
     lists = -(-len(triples) // options["shared"]) if options["shared"] else len(triples)
     return ops.of(backend).sample_negatives(
-        triples, lists, *sizes, int(asked), options["seed"], signed(options["step"]), thresholds, aliases, *known_lists
+        triples, lists, *sizes, int(asked), options["seed"], signed(options["step"]), drawn, *known_lists
     )
 
 
@@ -130,15 +130,15 @@ def negative_sampling_loss(
     triples = checks.triples(triples, entities)
     checks.choose("side", side, SIDES)
     code = Objective.of(objective, "objective")
-    margin = checks.finite("margin", margin)
-    temperature = checks.finite("adversarial_temperature", adversarial_temperature, lowest=0.0)
+    sparse_grad = checks.flag("sparse_grad", sparse_grad)
+    margin, temperature = checks.weighting(margin, adversarial_temperature, sum_dtype(entities.dtype))
     drawn = isinstance(negatives, NegativeSampler)
     if isinstance(negatives, NegativeSampler):
         known = negatives.known if known is None else known
         negatives = negatives.draw(triples, len(entities), side, impl)
     negatives, checked = lists_of(negatives, drawn, side, len(triples), entities)
     if weights is not None:
-        weights = checks.weights(weights, len(triples))
+        weights = checks.weights(weights, len(triples), sum_dtype(entities.dtype))
     sides = [Side.of(one, "side") for one in (Side.words() if side == "both" else (side,))]
     known_lists = [known_answers(known, triples, one, len(entities), len(relations)) for one in sides]
     backend = backends.choose(impl, entities.device)

@@ -25,7 +25,7 @@ def score_triples(
     Gradients of both tables; dense [E, D], or sparse over the touched rows with `sparse_grad`. Memory O(B D).
     """
     entities, relations, spec = checks.tables(entities, relations, score)
-    triples = checks.triples(triples, entities)
+    triples, sparse_grad = checks.triples(triples, entities), checks.flag("sparse_grad", sparse_grad)
     backend = backends.choose(impl, entities.device)
     if backend == "reference":
         return reference.score_triples(entities, relations, triples, score=score)
@@ -53,7 +53,7 @@ def score_candidates(
     Memory: the result, and O(B D). With all candidates the gradient of the entities is dense.
     """
     entities, relations, spec = checks.tables(entities, relations, score)
-    triples = checks.triples(triples, entities)
+    triples, sparse_grad = checks.triples(triples, entities), checks.flag("sparse_grad", sparse_grad)
     asked = Side.of(side, "side")
     if candidates is not None:
         flat = isinstance(candidates, Tensor) and candidates.dim() == 1

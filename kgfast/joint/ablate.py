@@ -11,13 +11,13 @@ from typing import Any
 
 from rich.console import Console
 
+from kgfast.core.files import write_whole
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
 from kgfast.joint.build import build_model, fit_to_data, load_graph
 from kgfast.joint.config import JointConfig
 from kgfast.joint.loop import train_joint
 from kgfast.joint.tasks import task_class
-from kgfast.run.storage import write_durably
 
 SPLIT = "test"
 
@@ -60,7 +60,7 @@ def ablate(
             found.setdefault(name, []).append(run_once(one, out, graph, console, say))
     result = {name: summarise(of_seeds) for name, of_seeds in found.items()}
     complete = {"seeds": list(seeds), "steps": config.steps, "split": SPLIT, "runs": result}
-    write_durably(folder / "ablation.json", (json.dumps(complete, indent=1) + "\n").encode())
+    write_whole(folder / "ablation.json", (json.dumps(complete, indent=1) + "\n").encode())
     return complete
 
 

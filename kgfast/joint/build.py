@@ -16,12 +16,13 @@ from kgfast.joint.model.backbone import Backbone, Shape
 from kgfast.joint.model.encoders import EntityEncoder
 from kgfast.joint.model.joint_model import JointModel
 from kgfast.joint.model.sharing import ENTITIES, make_sharing
+from kgfast.joint.room import check_model_room
 from kgfast.joint.tasks import ModelDims, task_class
 from kgfast.joint.tasks.qa.questions import with_fewer_triples, with_questions
 from kgfast.joint.text.corpus import Corpus
 from kgfast.joint.text.language import LanguageTask
 from kgfast.joint.text.store import TextStore, all_texts, graph_texts, has_texts
-from kgfast.joint.text.tokenizer import Tokenizer
+from kgfast.joint.text.tokenizer import SPECIALS, Tokenizer
 from kgfast.nn import KGEModel
 from kgfast.run.optimizers import TABLE_OPTIMIZERS, with_state
 from kgfast.run.settings import check_device
@@ -81,6 +82,11 @@ def build_tokenizer(config: JointConfig, graph: KnowledgeGraph, run: Path | None
     return Tokenizer.train(texts, kind=given.kind, vocabulary=given.vocabulary, lowercase=given.lowercase)
 
 
+def fewest_tokens(config: JointConfig) -> int:
+    """Tokens that a Transformer of the run's own knows at least; 0 where there is none."""
+    return len(SPECIALS) if reads_texts(config) and config.backbone.path is None else 0
+
+
 def reads_texts(config: JointConfig) -> bool:
     """Whether anything in the run needs a Transformer."""
     return config.entities.kind != "table" or any(task_class(name).backbone for name in config.tasks)
@@ -122,9 +128,10 @@ def build_model(
     """The model with its initial weights, a function of the seed, on the configured device.
 
     Raises ConfigError, DataError or CheckpointError for what does not fit together: tasks without texts or questions,
-    a tokenizer that the backbone's embeddings are too few for, a device that is not there.
+    a tokenizer that the backbone's embeddings are too few for, a device that is not there, sizes beyond its memory.
     """
     check_device(config.device)
+    check_model_room(config, graph, fewest_tokens(config), training=False)
     tokenizer = build_tokenizer(config, graph, run) if tokenizer is None else tokenizer
     texts = build_texts(config, graph, tokenizer)
     readers = [name for name in config.tasks if task_class(name).backbone]

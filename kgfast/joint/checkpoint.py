@@ -15,11 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from kgfast.data import KnowledgeGraph
@@ -31,15 +33,16 @@ from kgfast.joint.text.store import graph_texts
 from kgfast.run import checkpoint as common
 from kgfast.run.checkpoint import (
     check_graph,
+    check_settings_file,
     differences,
     load_optimizer_state,
     optimizer_state,
     refuse_differences,
 )
+from kgfast.run.manifest import MANIFEST, file_entry, first_of, read_manifest, read_position
 from kgfast.run.storage import (
     file_of_run,
     previous_manifest,
-    read_manifest,
     read_tensors,
     remove_leftovers,
     write_checkpoint,
@@ -56,6 +59,14 @@ class Position(common.Position):
     batches: dict[str, int] = field(default_factory=dict)  # of each task, the next to come
     last: dict[str, int] = field(default_factory=dict)  # the step each task was last in
     processes: int = 1
+
+
+@dataclass
+class JointEntries:
+    """What the manifest of a joint run holds beside that of every run."""
+
+    texts: str
+    tokenizer: str | None
 
 
 @dataclass
@@ -112,19 +123,24 @@ def read(run: Path, config: JointConfig, graph: KnowledgeGraph) -> Saved | None:
     check_kind(folder, manifest)
     check_data(folder, manifest, graph, config)
     refuse_differences(folder, [
-        f"{key}: {saved!r} in the checkpoint, {now!r} now"
-        for key, saved, now in differences(manifest["config"], config.model_dump(), CHANGEABLE, whole=("tasks",))
+        f"{key}: {saved!r} in the checkpoint, {now!r} now" for key, saved, now in setting_differences(manifest, config)
     ])  # fmt: skip
-    files = manifest["files"]
-    remove_leftovers(folder, files)
-    numbers = manifest["optimizer"]["numbers"]
+    remove_leftovers(folder, manifest["files"])
+
+    def tensors(name: str) -> dict[str, Tensor]:
+        return read_tensors(folder, file_entry(run, manifest, name))
+
     return Saved(
-        position=Position(**manifest["position"]),
-        model=read_tensors(folder, files["model"]),
-        weights=read_tensors(folder, files["weights"]),
-        optimizers={name: {**numbers[name], **read_tensors(folder, files[name])} for name in numbers},
+        position=read_position(Position, run, manifest),
+        model=tensors("model"),
+        weights=tensors("weights"),
+        optimizers={name: {**numbers, **tensors(name)} for name, numbers in manifest["optimizer"]["numbers"].items()},
         tokenizer=manifest["tokenizer"],
     )
+
+
+def setting_differences(manifest: dict[str, Any], config: JointConfig) -> Iterator[tuple[str, Any, Any]]:
+    return differences(manifest["config"], config.model_dump(), CHANGEABLE, whole=("tasks",))
 
 
 def restore(saved: Saved, model: JointModel, weights: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> None:
@@ -151,6 +167,10 @@ def load_state(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None
 def check_kind(folder: Path, manifest: dict[str, Any]) -> None:
     if manifest.get("kind") != KIND:
         raise CheckpointError(f"{folder} is of a run on the graph alone, not of a joint run")
+    try:
+        TypeAdapter(JointEntries).validate_python(manifest)
+    except ValidationError as error:
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: {first_of(error)}") from None
 
 
 def check_data(folder: Path, manifest: dict[str, Any], graph: KnowledgeGraph, config: JointConfig) -> None:
@@ -170,13 +190,15 @@ def load_run(run: str | os.PathLike, data: str | None = None) -> tuple[JointMode
     folder, manifest = run / "checkpoint", read_manifest(run)
     check_kind(folder, manifest)
     config = JointConfig.load(file_of_run(run, "config.yaml")).replace(device="cpu")
+    check_settings_file(run, setting_differences(manifest, config))
     graph = load_graph(config, data)
     check_data(folder, manifest, graph, config)
     if manifest["tokenizer"] is not None:
         file_of_run(run, "tokenizer.json")
+    saved = read_tensors(folder, file_entry(run, manifest, "model"))
     model = build_model(config, graph, run)
     check_tokenizer(model.tokenizer, manifest["tokenizer"], str(run))
-    load_state(model, read_tensors(folder, manifest["files"]["model"]), "model")
+    load_state(model, saved, "model")
     model.eval()
     model.refresh()
     return model, config

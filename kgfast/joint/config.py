@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -27,7 +26,7 @@ from kgfast.joint.sections import (
 from kgfast.joint.tasks import TASKS, TaskOptions, task_class, task_names
 from kgfast.run import reading
 from kgfast.run.optimizers import TABLE_OPTIMIZERS
-from kgfast.run.recipes import JOINT, joint_recipe
+from kgfast.run.recipes import JOINT, is_recipe, joint_recipe
 from kgfast.run.settings import Course, Dim, OneOf, RunSettings, Section, Warmup
 
 
@@ -150,12 +149,12 @@ def is_joint(file: str | os.PathLike | None, pairs: Iterable[str], options: Mapp
         return True
     out = options.get("out") or paired.get("out")
     resumed = options.get("resume") or reading.boolean(paired.get("resume", False))
-    if file is None and resumed and out is not None and (Path(out) / "config.yaml").exists():
-        file = Path(out) / "config.yaml"
-    if file is None:
+    saved = reading.settings_of_run(out) if file is None and resumed and out is not None else None
+    source = saved if file is None else file
+    if source is None:
         return False
-    values = reading.read_yaml(file)
-    return "tasks" in values or values.get("recipe") in JOINT
+    values = reading.read_yaml(source, of_run=file is None)
+    return "tasks" in values or is_recipe(values.get("recipe"), JOINT)
 
 
 class Dotted(dict):
@@ -220,7 +219,7 @@ def by_name(value: Any) -> dict[str, Any]:
     if isinstance(value, list):
         value = {str(name): {} for name in value}
     if not isinstance(value, Mapping):
-        raise ConfigError(f"tasks={value!r}: must be tasks by name, such as {{mlm: {{}}, link: {{}}}}")
+        raise ConfigError(f"tasks={reading.shortened(value)}: must be tasks by name, such as {{mlm: {{}}, link: {{}}}}")
     return dict(value)
 
 
@@ -229,7 +228,7 @@ def task_options(name: str, values: Mapping[str, Any] | None) -> TaskOptions:
     if name not in TASKS and name not in task_names():
         raise ConfigError(f"tasks.{name}: there is no such task; there are {', '.join(task_names())}")
     if values is not None and not isinstance(values, Mapping):
-        raise ConfigError(f"tasks.{name}={values!r}: must be a section of settings, {{}} for none")
+        raise ConfigError(f"tasks.{name}={reading.shortened(values)}: must be a section of settings, {{}} for none")
     made = task_class(name).Options
     reading.refuse_unknown(map(str, values or {}), made.model_fields, f"tasks.{name}")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from kgfast.core.terminal import Screen
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
 from kgfast.joint import build, checkpoint
@@ -18,9 +20,11 @@ from kgfast.joint.config import JointConfig
 from kgfast.joint.evaluate import SPLITS, evaluate_tasks, numbers_of
 from kgfast.joint.model.joint_model import JointModel
 from kgfast.joint.parallel import Processes
+from kgfast.joint.room import check_batch_room, check_model_room
 from kgfast.joint.step import Step
+from kgfast.run.folder import run_folder
 from kgfast.run.loop import TrainingLoop
-from kgfast.run.session import TrainingError, check_triples, run_folder, start
+from kgfast.run.session import TrainingError, check_triples, start
 
 LOG_STEPS = 256  # at most, between two reads of the losses
 MAIN = "link"  # the task whose metrics stand on top of metrics.json, as those of a run on the graph alone
@@ -43,17 +47,16 @@ def train_joint(
         raise ConfigError("out is missing: processes of torchrun share the folder of a run")
     graph = build.load_graph(config) if graph is None else graph
     check_triples(graph)
-    console = (console or Console(stderr=True)) if processes.first else Console(stderr=True, quiet=True)
+    console = (console or Screen(stderr=True)) if processes.first else Screen(stderr=True, quiet=True)
     config = build.fit_to_data(config, graph, lambda text: console.print(text, highlight=False, markup=False))
+    name = f"{Path(graph.name).name}-{config.recipe or '-'.join(config.tasks)}"
+    folder: AbstractContextManager[Path] = nullcontext(Path(config.out or ""))  # the first process's own, for others
     if processes.first:
-        name = f"{Path(graph.name).name}-{config.recipe or '-'.join(config.tasks)}"
-        run = run_folder(config.out, name, resume)
-    processes.wait()
-    if not processes.first and config.out is not None:  # several processes have one: checked above
-        run = Path(config.out)
+        folder = run_folder(config.out, name, resume)
     devices = [config.device] if config.device.startswith("cuda") else []
     try:
-        with torch.random.fork_rng(devices=devices):
+        with folder as run, torch.random.fork_rng(devices=devices):
+            processes.wait()
             return JointTraining(config, graph, run, console, processes, resume=resume).run_to_end()
     finally:
         processes.leave()
@@ -77,6 +80,7 @@ class JointTraining(TrainingLoop):
     ) -> None:
         self.config, self.graph, self.run, self.console, self.processes = config, graph, run, console, processes
         self.first = processes.first
+        check_model_room(config, graph, build.fewest_tokens(config), training=True)
         saved = checkpoint.read(run, config, graph) if resume else None
         self.model = self.shared_model(resume)
         for line in build.warnings(config, self.model):
@@ -94,6 +98,7 @@ class JointTraining(TrainingLoop):
         if saved is None:
             self.model.refresh()
         self.model.train()
+        check_batch_room(config, self.model)
         self.step = Step(config, self.model, self.weights, self.optimizers, processes)
         ends = [config.epochs and config.epochs * self.mixing.per_epoch, config.steps]
         self.steps = min((end for end in ends if end), default=None)

@@ -40,7 +40,7 @@ class TokenizerSection(Section):
 
     path: str | None = Field(None, description="tokenizer.json, or a folder with one")
     kind: Literal["wordpiece", "bpe"] = "wordpiece"
-    vocabulary: int = Field(8000, ge=300, description="tokens at most")
+    vocabulary: int = Field(8000, ge=300, le=2**24, description="tokens at most")
     lowercase: bool = True
 
 
@@ -97,7 +97,8 @@ def read_section(name: str, section: type[Section], value: Any) -> Section:
     if isinstance(value, (str, list)):
         value = {SHORT[name]: value}
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{name}={value!r}: must be a section of settings, such as {{{SHORT[name]}: ..}}")
+        shown = reading.shortened(value)
+        raise ConfigError(f"{name}={shown}: must be a section of settings, such as {{{SHORT[name]}: ..}}")
     if name == "corpus" and isinstance(value.get("files"), str):
         value = {**value, "files": [value["files"]]}
     reading.refuse_unknown(map(str, value), section.model_fields, name)

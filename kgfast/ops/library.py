@@ -199,14 +199,14 @@ register(
 )
 
 
-def sample_like(backend, like, lists, count, entities, side, seed, step, thresholds, aliases, starts, ends, known):
+def sample_like(backend, like, lists, count, entities, side, seed, step, weights, starts, ends, known):
     """`like` (any int64 tensor on the device) gives the op its device."""
-    return backend.sample_negatives(lists, count, entities, side, seed, step, thresholds, aliases, starts, ends, known)
+    return backend.sample_negatives(lists, count, entities, side, seed, step, weights, starts, ends, known)
 
 
 register(
     "sample_negatives(Tensor like, SymInt lists, SymInt count, SymInt entities, int side, int seed, int step,"
-    " Tensor thresholds, Tensor aliases, Tensor starts, Tensor ends, Tensor known) -> Tensor",
+    " Tensor weights, Tensor starts, Tensor ends, Tensor known) -> Tensor",
     lambda like, lists, count, *_: like.new_empty((lists, count)),
     sample_like,
 )

@@ -9,7 +9,7 @@ from kgfast.core.codes import SCORES, Score, find_score
 from .losses import linear_cross_entropy, negative_sampling_loss, one_vs_all_loss
 from .multitask import multitask_loss
 from .ranking import rank, topk
-from .sampling import alias_table, philox, sample_negatives
+from .sampling import alias_table, draw_table, philox, sample_negatives
 from .scores import (
     COLUMN,
     SIMILARITIES,
@@ -27,6 +27,7 @@ __all__ = [
     "Score",
     "adjoint",
     "alias_table",
+    "draw_table",
     "find_score",
     "linear_cross_entropy",
     "make_queries",

@@ -21,19 +21,24 @@ from .scores import COLUMN, score_candidates, score_triples
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
-    """sum_b w_b x_b / sum_b w_b, w = 1 if None; 0 where there is nothing to average."""
+    """sum_b w_b x_b / sum_b w_b, w = 1 if None, over the w_b > 0; 0 where there is nothing to average."""
     if weights is None:
-        return values.sum() / max(len(values), 1)
+        return (values / max(len(values), 1)).sum()
     total = weights.sum()
-    return (values * weights).sum() / torch.where(total == 0, 1.0, total)
+    return torch.where(weights == 0, 0.0, values * (weights / torch.where(total == 0, 1.0, total))).sum()
 
 
 def negative_shares(negative: Tensor, keep: Tensor, temperature: float) -> Tensor:
     """w_n = softmax_n(temperature * s_n), no gradient; 1 / (number of n) where temperature = 0; masked: 0."""
     if temperature == 0:
         return keep / keep.sum(1, keepdim=True).clamp(min=1).to(negative.dtype)
-    logits = (temperature * negative.detach()).masked_fill(~keep, -torch.inf)
-    return torch.where(keep, logits.softmax(1), 0.0)  # where: a row without negatives is 0, not NaN
+    scores = negative.detach().masked_fill(~keep, -torch.inf)
+    floor = scores.new_full((len(scores), 1), torch.finfo(scores.dtype).min)  # -inf weighs 0, also where all are
+    # the difference comes first: it is exact where it matters, whatever the temperature
+    weights = (temperature * (scores - torch.cat([scores, floor], 1).amax(1, keepdim=True))).exp()
+    weights = torch.where(keep, weights, 0.0)
+    total = weights.sum(1, keepdim=True)
+    return weights / torch.where(total == 0, 1.0, total)
 
 
 def negative_sampling_loss(
@@ -85,6 +90,7 @@ def negative_sampling_loss(
     keep = ~masked
     positive = score_triples(entities, relations, triples, score=score)
     negative = score_candidates(entities, relations, triples, ids, score=score, side=side)
+    negative = torch.where(keep, negative, 0.0)  # no NaN of a masked one
     share = negative_shares(negative, keep, adversarial_temperature)
     return weighted_mean(NEGATIVE_OBJECTIVES[objective](positive, negative, keep, share, margin), weights)
 

@@ -37,7 +37,8 @@ def logistic(positive: Tensor, negative: Tensor, keep: Tensor, share: Tensor, ma
 def softmax(positive: Tensor, negative: Tensor, keep: Tensor, share: Tensor, margin: float) -> Tensor:
     """log(e^{s+} + sum_n e^{s_n}) - s+; neither margin nor w_n have a part in it."""
     rivals = negative.masked_fill(~keep, -torch.inf)
-    return torch.cat([positive.unsqueeze(1), rivals], dim=1).logsumexp(1) - positive
+    losses = torch.cat([positive.unsqueeze(1), rivals], dim=1).logsumexp(1) - positive
+    return torch.where(keep.any(1) | positive.isnan(), losses, 0.0)  # without rivals, were the score infinite
 
 
 def bce(positive: Tensor, negative: Tensor, keep: Tensor, share: Tensor, margin: float) -> Tensor:
@@ -61,17 +62,22 @@ NEGATIVE_OBJECTIVES: dict[str, Callable[..., Tensor]] = {
 # Of all rows: logits [B, C], answers [B, C] (0 and 1), label_smoothing -> loss [B].
 
 
+def weighed(labels: Tensor, values: Tensor) -> Tensor:
+    """labels * values, and 0 of a label of 0, were the value infinite."""
+    return torch.where(labels == 0, 0.0, labels * values)
+
+
 def softmax_over_all(logits: Tensor, answers: Tensor, label_smoothing: float) -> Tensor:
     """-sum_c y_c log softmax(s)_c, y = (1 - e) * (1 / number of answers at each answer) + e / C."""
     shares = answers / answers.sum(1, keepdim=True).clamp(min=1)
     labels = (1 - label_smoothing) * shares + label_smoothing / logits.shape[1]
-    return -(labels * logits.log_softmax(1)).sum(1)
+    return -weighed(labels, logits.log_softmax(1)).sum(1)
 
 
 def bce_over_all(logits: Tensor, answers: Tensor, label_smoothing: float) -> Tensor:
     """mean_c of -y_c log sigma(s_c) - (1 - y_c) log sigma(-s_c), y = (1 - e) * (1 at each answer) + e / C."""
     labels = (1 - label_smoothing) * answers + label_smoothing / logits.shape[1]
-    return -(labels * logsigmoid(logits) + (1 - labels) * logsigmoid(-logits)).mean(1)
+    return -(weighed(labels, logsigmoid(logits)) + weighed(1 - labels, logsigmoid(-logits))).mean(1)
 
 
 ALL_OBJECTIVES: dict[str, Callable[..., Tensor]] = {

@@ -7,6 +7,7 @@ is used.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -63,8 +64,31 @@ def random_words(
 
 
 def scale(word: Tensor, size: Tensor | int) -> Tensor:
-    """floor(word * size / 2^32): a 32-bit word -> [0, size), by the high half of a 64-bit product."""
-    return (word * size) >> 32
+    """floor(word * size / 2^32): a 32-bit word -> [0, size), size < 2^63, by the high halves of 64-bit products."""
+    return word * (size >> 32) + ((word * (size & MASK32) >> 32) & MASK32)
+
+
+def scaled_weights(weights: Tensor) -> Tensor:
+    """weights times a power of two, which changes no ratio, so that the largest is about 1: their sums are finite.
+    weights: real [C], finite, >= 0, sum > 0."""
+    weights = weights.detach().to("cpu", torch.float64)
+    wrong = (~torch.isfinite(weights) | (weights < 0)).nonzero()
+    if len(wrong):
+        place = wrong[0].tolist()
+        raise KgfastError(f"weights{place} is {float(weights[tuple(place)])}; weights must be finite numbers >= 0")
+    if not bool((weights > 0).any()):
+        raise KgfastError(f"weights: the sum of {len(weights)} weights is 0; one at least must be > 0")
+    exponent = math.frexp(float(weights.max()))[1]
+    return weights * 2.0 ** -(exponent // 2) * 2.0 ** -(exponent - exponent // 2)
+
+
+def draw_table(weights: Tensor) -> Tensor:
+    """int64 [3, C], on the CPU: thresholds and aliases of `alias_table`, and for draws that avoid some ids the sums of
+    the weights up to each id, in units of 2^-62 of all; a weight > 0 counts as one unit at least."""
+    scaled = scaled_weights(weights)
+    units = (scaled * (2.0**62 / scaled.cumsum(0)[-1])).long()
+    sums = torch.where(weights.detach().cpu() > 0, units.clamp(min=1), 0).cumsum(0)
+    return torch.stack([*alias_table(weights), sums])
 
 
 def alias_table(weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,13 +99,7 @@ def alias_table(weights: Tensor) -> tuple[Tensor, Tensor]:
     a row below is filled by the row above whose excess is in turn; that one's own shortage is filled by the
     next row above. weights: real [C], finite, >= 0, sum > 0. Memory O(C).
     """
-    weights = weights.detach().to("cpu", torch.float64)
-    wrong = (~torch.isfinite(weights) | (weights < 0)).nonzero()
-    if len(wrong):
-        place = wrong[0].tolist()
-        raise KgfastError(f"weights{place} is {float(weights[tuple(place)])}; weights must be finite numbers >= 0")
-    if not float(weights.sum()) > 0:
-        raise KgfastError(f"weights: the sum of {len(weights)} weights is 0; one at least must be > 0")
+    weights = scaled_weights(weights)
     mass = weights * (weights.numel() / weights.cumsum(0)[-1])  # one order, whatever the number of threads
     below, above = (mass < 1).nonzero().squeeze(1), (mass >= 1).nonzero().squeeze(1)
     if len(above) == 0:  # only rounding can put every row below the mean: all are equal
@@ -91,9 +109,9 @@ def alias_table(weights: Tensor) -> tuple[Tensor, Tensor]:
     # a row below: the first row above that has excess left when its turn comes
     before = torch.cat([deficits.new_zeros(1), deficits])[:-1]
     aliases[below] = above[torch.searchsorted(excesses, before, right=True).clamp(max=len(above) - 1)]
-    # a row above, except the last: the first row below that takes more than it had
-    overdrawn = torch.searchsorted(deficits, excesses[:-1], right=True)
-    short = (overdrawn < len(below)).nonzero().squeeze(1)
+    # a row above that had something, except the last: the first row below that takes all of it, or more
+    overdrawn = torch.searchsorted(deficits, excesses[:-1])
+    short = ((overdrawn < len(below)) & (excesses[:-1] > 0)).nonzero().squeeze(1)
     keep[above] = 1.0
     keep[above[short]] = 1 - (deficits[overdrawn[short]] - excesses[short])
     aliases[above[short]] = above[short + 1]
@@ -121,6 +139,18 @@ def draw_complement(words: Tensor, answers: Tensor) -> Tensor:
     return ids
 
 
+def draw_weighted_complement(words: Tensor, answers: Tensor, sums: Tensor) -> Tensor:
+    """The id, no known answer of b, in whose weight the part word / 2^32 of all such weights lies: [B, N]; -1 where
+    they are 0. sums [C]: of `draw_table`."""
+    ids = torch.full_like(words, -1)
+    units = sums.diff(prepend=sums.new_zeros(1))
+    for row, known in enumerate(answers):
+        left = units.masked_fill(known, 0).cumsum(0)
+        if int(left[-1]):
+            ids[row] = torch.searchsorted(left, scale(words[row], left[-1]), right=True)
+    return ids
+
+
 def sample_negatives(
     triples: Tensor,
     num_negatives: int,
@@ -136,17 +166,17 @@ def sample_negatives(
     """id[b, n] = floor(x * num_entities / 2^32), x the Philox word of (seed, step, side, b, n).
 
     known: drawn uniformly from the ids that are no known answer of the query (-1 where there are none).
-    weights [num_entities]: drawn in proportion to them, by `alias_table`; with known, a known id is drawn
-    again, up to 63 times, then uniformly from the complement. shared = c > 0: one list for c triples, in
-    which known ids stay. Returns int64 [B, N], [ceil(B / c), N] if shared; side="both" stacks tail and head:
-    [2, .., N].
+    weights [num_entities]: drawn in proportion to them, by `draw_table`; with known, a known id is drawn
+    again, up to 63 times, then once from the complement, by its weights (-1 where those are 0). shared = c >
+    0: one list for c triples, in which known ids stay. Returns int64 [B, N], [ceil(B / c), N] if shared;
+    side="both" stacks tail and head: [2, .., N].
     """
     if side == "both":
         options: dict[str, Any] = dict(seed=seed, step=step, weights=weights, known=known, shared=shared)
         sides = [sample_negatives(triples, num_negatives, num_entities, side=s, **options) for s in ("tail", "head")]
         return torch.stack(sides)
     num_lists = -(-len(triples) // shared) if shared else len(triples)
-    table = None if weights is None else [part.to(triples.device) for part in alias_table(weights)]
+    table = None if weights is None else draw_table(weights).to(triples.device)
 
     def words(count: int, attempt: int) -> Tensor:
         options: dict[str, Any] = dict(side=side, seed=seed, step=step, attempt=attempt, device=triples.device)
@@ -155,7 +185,7 @@ def sample_negatives(
     def draw(attempt: int) -> Tensor:
         if table is None:
             return scale(words(1, attempt)[..., 0], num_entities)
-        thresholds, aliases = table
+        thresholds, aliases, _ = table
         bucket_word, keep_word = words(2, attempt).unbind(2)
         bucket = scale(bucket_word, num_entities)
         return torch.where(keep_word < thresholds[bucket], bucket, aliases[bucket])
@@ -168,5 +198,5 @@ def sample_negatives(
     ids = draw(0)
     for attempt in range(1, MAX_ATTEMPTS + 1):
         ids = torch.where(answers.gather(1, ids), draw(attempt), ids)
-    rest = draw_complement(words(1, MAX_ATTEMPTS + 1)[..., 0], answers)
+    rest = draw_weighted_complement(words(1, MAX_ATTEMPTS + 1)[..., 0], answers, table[2])
     return torch.where(answers.gather(1, ids), rest, ids)

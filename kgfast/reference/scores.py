@@ -270,10 +270,14 @@ def register_score(
     """
     if not isinstance(name, str) or not name.isidentifier():
         raise KgfastError(f"name={name!r} must be a word of letters, digits and underscores")
+    Similarity.of(similarity, "similarity")
+    if not callable(relation_width):
+        raise KgfastError(f"relation_width={relation_width!r} must be a function of the dim")
+    flags = (("even_dim", even_dim), ("complex_rows", complex_rows), ("phases", phases))
+    even_dim, complex_rows, phases = (checks.flag(argument, value) for argument, value in flags)
     score = Score(
         name, similarity, tail_query, head_query, relation_query, relation_width, even_dim, complex_rows, phases
     )
-    Similarity.of(similarity, "similarity")
     try_out(score)
     return add_score(score)
 
@@ -282,7 +286,10 @@ def try_out(score: Score) -> None:
     """KgfastError unless the queries of all sides agree on random rows, and have gradients."""
     for dim in (8,) if score.even_dim else (8, 7):
         generator, batch = torch.Generator().manual_seed(0), 5
-        width = checks.integer(f"relation_width({dim})", score.relation_width(dim), 1)
+        try:
+            width = checks.integer(f"relation_width({dim})", score.relation_width(dim), 1)
+        except Exception as error:  # of whatever kind: it is the caller's function
+            raise KgfastError(f"relation_width fails on {dim}: {error}") from error
         h, t = (torch.randn(batch, dim, generator=generator, dtype=torch.float64) for _ in range(2))
         r = torch.randn(batch, width, generator=generator, dtype=torch.float64)
         asked = {"tail_query": (score.tail_query, h, r, t), "head_query": (score.head_query, t, r, h)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping
+import os
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,17 +53,24 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, values: Mapping[str, 
     """Put what `optimizer_state` returned in place, bit for bit; CheckpointError where a shape differs."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in values.items():
-        index, name = key.split("/", 1)
-        state = optimizer.state[parameters[int(index)]]
-        if isinstance(value, Tensor) and isinstance(state.get(name), Tensor):
-            if state[name].shape != value.shape:
-                raise CheckpointError(
-                    f"optimizer state {key} has shape {list(value.shape)} in the checkpoint, "
-                    f"{list(state[name].shape)} here"
-                )
+        index, _, name = key.partition("/")
+        if not (index.isdecimal() and int(index) < len(parameters)) or not isinstance(value, (Tensor, int, float)):
+            raise CheckpointError(f"optimizer state {key!r} in the checkpoint is none of this optimizer's")
+        parameter = parameters[int(index)]
+        state = optimizer.state[parameter]
+        if not isinstance(value, Tensor):
+            state[name] = value
+            continue
+        present = isinstance(state.get(name), Tensor)
+        shape = state[name].shape if present else parameter.shape if value.dim() else value.shape
+        if value.shape != shape:
+            raise CheckpointError(
+                f"optimizer state {key} has shape {list(value.shape)} in the checkpoint, {list(shape)} here"
+            )
+        if present:
             state[name].copy_(value)
         else:
-            state[name] = value.to(parameters[int(index)].device) if isinstance(value, Tensor) else value
+            state[name] = value.to(parameter.device)
 
 
 def check_graph(folder: Path, saved: dict[str, Any], graph: KnowledgeGraph) -> None:
@@ -95,6 +103,13 @@ def differences(
             yield from differences(saved[key], value, ignored, whole, f"{path}{key}.")
         elif saved[key] != json.loads(json.dumps(value)):
             yield f"{path}{key}", saved[key], value
+
+
+def check_settings_file(run: str | os.PathLike, found: Iterable[tuple[str, Any, Any]]) -> None:
+    """CheckpointError where config.yaml differs from the settings that the checkpoint was trained with."""
+    told = [f"{key} was {saved!r} in training and is {now!r} now" for key, saved, now in found]
+    if told:
+        raise CheckpointError(f"{Path(run) / 'config.yaml'} was changed: {'; '.join(told)}")
 
 
 def refuse_differences(folder: Path, found: list[str]) -> None:

@@ -18,12 +18,12 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
+from kgfast.core.files import write_whole
 from kgfast.run.checkpoint import Position
 from kgfast.run.monitor import Monitor
 from kgfast.run.schedule import learning_rate, part_over
 from kgfast.run.session import leave, peak_memory_bytes, stop_signals
 from kgfast.run.settings import RunSettings
-from kgfast.run.storage import write_durably
 
 LOG_SECONDS = 2.0
 CHECKPOINT_SHARE = 20  # a checkpoint that took s seconds is followed by 20 s or more of training
@@ -174,7 +174,7 @@ class TrainingLoop(ABC):
             "epochs": self.epoch(),
             "stopped": stopped,
         }
-        write_durably(self.run / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
+        write_whole(self.run / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
         self.write_report(metrics)
         return metrics
 

@@ -7,12 +7,13 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from kgfast.errors import KgfastError
+from kgfast.core.files import naming, open_plain
+from kgfast.run.folder import folder_inside
 
 QUIET_SECONDS = 30.0  # between two lines where standard error is no terminal
 
@@ -26,15 +27,18 @@ class Monitor:
     def __init__(self, run: Path | None, console: Console, *, history_bytes: int, step: int, tensorboard: bool) -> None:
         self.console = console
         self.path = Path(os.devnull) if run is None else run / "history.jsonl"
-        self.file = open(self.path, "ab")
-        # What came after the checkpoint is about to happen again.
-        if run is not None:
-            self.file.truncate(min(history_bytes, os.path.getsize(self.path)))
+        if run is None:
+            self.file: BinaryIO = open(self.path, "ab")
+        else:
+            self.file = open_plain(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            # What came after the checkpoint is about to happen again.
+            with naming(self.path):
+                self.file.truncate(min(history_bytes, os.path.getsize(self.path)))
         self.writer = None
         if tensorboard and run is not None:
             from torch.utils.tensorboard import SummaryWriter  # half a second to import
 
-            self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
+            self.writer = SummaryWriter(str(folder_inside(run, "tensorboard")), purge_step=step)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -71,7 +75,8 @@ class Monitor:
         """Bytes of history that are safe on disk."""
         if self.path == Path(os.devnull):
             return 0
-        os.fsync(self.file.fileno())
+        with naming(self.path):
+            os.fsync(self.file.fileno())
         return os.path.getsize(self.path)
 
     def say(self, text: str) -> None:
@@ -79,11 +84,9 @@ class Monitor:
         self.console.print(text, highlight=False, markup=False)
 
     def _write(self, record: dict[str, Any]) -> None:
-        try:
+        with naming(self.path):
             self.file.write(json.dumps(record).encode() + b"\n")
             self.file.flush()
-        except OSError as error:
-            raise KgfastError(f"{self.path} can't be written: {error.strerror or error}") from error
         if self.writer is None:
             return
         for key, value in record.items():

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
+from kgfast.core.files import write_whole
 from kgfast.errors import ConfigError
+from kgfast.run.yaml_files import load_file, shortened
 
 
-def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
-    """The settings in a YAML file; ConfigError names the file."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        values = yaml.load(text, OnceLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+def read_yaml(path: str | os.PathLike, *, of_run: bool = False) -> dict[str, Any]:
+    """The settings in a YAML file; ConfigError names the file. of_run: it must be a plain file, as all of a run."""
+    values = load_file(path, of_run=of_run)
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -36,29 +32,28 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Any]:
     return found
 
 
-class OnceLoader(yaml.SafeLoader):
-    """SafeLoader, where YAML's last of two equal keys would win: an error names the key and both lines."""
+def settings_of_run(out: str | os.PathLike) -> Path | None:
+    """The file of settings that a run left in its folder, if it has one; ConfigError where there is no such folder."""
+    if not os.path.isdir(out):
+        raise ConfigError(f"resume: there is no folder out={os.fspath(out)!r} to go on with")
+    path = Path(out) / "config.yaml"
+    return path if os.path.lexists(path) else None
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        lines: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # what << brings may be overridden
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if isinstance(key, Hashable):
-                if key in lines:
-                    problem = f"the key {key!r} stands twice, in lines {lines[key]} and {line}"
-                    raise yaml.constructor.ConstructorError(None, None, problem)
-                lines[key] = line
-        return super().construct_mapping(node, deep)
+
+def check_text(value: str) -> str:
+    """Text that may be a path too: nothing that the system takes for its end, nor half a character."""
+    try:
+        wrong = b"\0" in os.fsencode(value)
+    except UnicodeEncodeError:
+        wrong = True
+    if wrong:
+        raise PydanticCustomError("text", "Input should be text without NUL and without halves of characters")
+    return value
 
 
 def write_yaml(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
-    """Write to a temporary name, then rename."""
-    temporary = Path(f"{path}.tmp")
-    temporary.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(temporary, path)
+    """Write the settings, whole or not at all."""
+    write_whole(path, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True).encode())
 
 
 def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
@@ -84,7 +79,8 @@ def refuse_unknown(values: Iterable[str], known: Iterable[str], where: str = "")
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"known settings: {', '.join(known)}"
-            raise ConfigError(f"unknown setting {f'{where}.{key}' if where else key!r}; {hint}")
+            shown = shortened(f"{where}.{key}" if where else key)
+            raise ConfigError(f"unknown setting {shown}; {hint}")
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str = "") -> str:
@@ -99,10 +95,10 @@ def describe(error: Mapping[str, Any], model: type[BaseModel], where: str = "") 
     if error["type"] == "missing":
         return f"{key} is missing: {told}"
     if error["type"] == "extra_forbidden":
-        return f"{key}={error['input']!r}: there is no such setting"
+        return f"{key}={shortened(error['input'])}: there is no such setting"
     if error["type"] == "string_pattern_mismatch":
-        return f"{key}={error['input']!r}: must be {told}"
-    return f"{key}={error['input']!r}: {error['msg'].replace('Input should be', 'must be')}"
+        return f"{key}={shortened(error['input'])}: must be {told}"
+    return f"{key}={shortened(error['input'])}: {error['msg'].replace('Input should be', 'must be')}"
 
 
 def boolean(value: Any) -> bool:

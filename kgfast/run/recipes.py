@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from kgfast.errors import ConfigError
+from kgfast.run.yaml_files import shortened
 
 # On the graph alone, taken from the literature.
 GRAPH: dict[str, dict[str, Any]] = {
@@ -68,20 +69,25 @@ JOINT: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def is_recipe(name: Any, table: dict[str, dict[str, Any]]) -> bool:
+    """Whether this, which may be anything that a file can hold, names a recipe of the table."""
+    return isinstance(name, str) and name in table
+
+
 def graph_recipe(name: str) -> dict[str, Any]:
     """The settings of a recipe on the graph alone, as a fresh dictionary; ConfigError names the recipes there are."""
-    if name in JOINT:
+    if is_recipe(name, JOINT):
         raise ConfigError(
             f"recipe={name!r} trains tasks jointly: `kgfast train --recipe {name}` takes it; available here: "
             f"{', '.join(GRAPH)}"
         )
-    if name not in GRAPH:
-        raise ConfigError(f"recipe={name!r} is unknown; available: {', '.join([*GRAPH, *JOINT])}")
+    if not is_recipe(name, GRAPH):
+        raise ConfigError(f"recipe={shortened(name)} is unknown; available: {', '.join([*GRAPH, *JOINT])}")
     return copy.deepcopy(GRAPH[name])
 
 
 def joint_recipe(name: str) -> dict[str, Any]:
     """The settings of a recipe of joint training, as a fresh dictionary; ConfigError names the recipes there are."""
-    if name not in JOINT:
-        raise ConfigError(f"recipe={name!r} is no recipe of joint training; available: {', '.join(JOINT)}")
+    if not is_recipe(name, JOINT):
+        raise ConfigError(f"recipe={shortened(name)} is no recipe of joint training; available: {', '.join(JOINT)}")
     return copy.deepcopy(JOINT[name])

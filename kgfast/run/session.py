@@ -1,5 +1,4 @@
-"""What every kind of run needs around its steps: a start, a folder, signals that stop it in good order, the memory it
-took."""
+"""What every kind of run needs around its steps: a start, signals that stop it in good order, the memory it took."""
 
 from __future__ import annotations
 
@@ -10,12 +9,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError, KgfastError
+from kgfast.run.memory import use_threads
 from kgfast.run.settings import RunSettings, check_device
 
 
@@ -29,8 +28,7 @@ def start(config: RunSettings, resume: bool) -> bool:
     if resume and config.out is None:
         raise ConfigError("resume: needs out=RUN, the folder of the run to go on with")
     check_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     return resume
 
 
@@ -38,27 +36,6 @@ def check_triples(graph: KnowledgeGraph) -> None:
     """DataError where there is nothing to train on."""
     if len(graph.train) == 0:
         raise DataError(f"graph {graph.name!r} has no train triples")
-
-
-def run_folder(out: str | None, name: str, resume: bool) -> Path:
-    """The folder of a run, which exists then: `out`, or a new one under runs/ that is called `name`; ConfigError if it
-    holds another run already."""
-    if out is not None:
-        run = Path(out)
-        taken = [name for name in ("checkpoint", "metrics.json") if (run / name).exists()]
-        if taken and not resume:
-            found = ", ".join(taken)
-            raise ConfigError(f"out={out!r} holds a run already ({found}): resume it, or choose another folder")
-        run.mkdir(parents=True, exist_ok=True)
-        return run
-    number = 1
-    while True:
-        try:
-            run = Path("runs") / f"{name}-{number}"
-            run.mkdir(parents=True)
-            return run
-        except FileExistsError:
-            number += 1
 
 
 @contextmanager

@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
@@ -87,6 +86,14 @@ class Section(BaseModel):
     """Settings that are validated, frozen, and known by name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*")
+    @classmethod
+    def check_texts(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                reading.check_text(text)
+        return value
 
 
 class RunSettings(Section):
@@ -175,19 +182,26 @@ class RunSettings(Section):
         reading.refuse_unknown(named, cls.model_fields)
         reading.refuse_unknown(paired, cls.model_fields)
         values = cls.merge(paired, named)
-        if file is None and reading.boolean(values.get("resume", False)) and values.get("out") is not None:
-            saved = Path(str(values["out"])) / "config.yaml"
-            file = saved if saved.exists() else None
-        if file is not None:
-            values = cls.merge(cls.read_file(file), values)
+        saved = None
+        if file is None and reading.boolean(values.get("resume", False)):
+            if values.get("out") is None:
+                raise ConfigError("resume: needs out=RUN, the folder of the run to go on with")
+            saved = reading.settings_of_run(values["out"])
+            if saved is None and values.get("data") is None:
+                raise ConfigError(f"out={values['out']!r} holds no config.yaml: give the settings of the run again")
+        source = saved if file is None else file
+        if source is not None:
+            values = cls.merge(cls.read_file(source, of_run=file is None), values)
         config = cls(**values)
+        if config.resume and config.out is not None:
+            reading.settings_of_run(config.out)
         config.check_given(values)
         return config
 
     @classmethod
-    def read_file(cls, path: str | os.PathLike) -> dict[str, Any]:
+    def read_file(cls, path: str | os.PathLike, *, of_run: bool = False) -> dict[str, Any]:
         """The settings in a YAML file, keys checked; ConfigError names the file."""
-        values = reading.read_yaml(path)
+        values = reading.read_yaml(path, of_run=of_run)
         try:
             reading.refuse_unknown(values, cls.model_fields)
         except ConfigError as error:
@@ -200,7 +214,7 @@ class RunSettings(Section):
         return cls.resolve(path)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the settings as YAML (to a temporary name, then renamed)."""
+        """Write the settings as YAML (whole or not at all)."""
         left_out = {"resume", *self.unsaved()}
         reading.write_yaml(path, {key: value for key, value in self.model_dump().items() if key not in left_out})
 

@@ -1,10 +1,12 @@
 """Files of a checkpoint: written whole or not at all, named by a manifest with their size and CRC-32.
 
-Tensor files of a new checkpoint get new names; what makes them count is one rename, onto the manifest.
+Tensor files of a new checkpoint get new names; what makes them count is one rename, onto the manifest. A manifest may
+come from somebody else: `kgfast.run.manifest` checks all of it.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -14,16 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
+from kgfast.core.files import TEMPORARY, open_plain, plain_folder, remove_abandoned, replacing, sync, write_whole
 from kgfast.errors import CheckpointError, DataError
+from kgfast.run.manifest import FORMAT, MANIFEST, read_manifest
 
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
-
-FORMAT = 1
-MANIFEST = "checkpoint.json"
 
 
 def write_checkpoint(
@@ -44,7 +45,8 @@ def write_checkpoint(
     folder, old = Path(run) / "checkpoint", previous.get("files", {})
     number = previous.get("number", 0) + 1
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        plain_folder(folder)
         files = {}
         for what, names in (("entities", graph.entity_names), ("relations", graph.relation_names)):
             files[what] = old[what] if what in old else write_names(folder / f"{what}.txt", names)
@@ -56,36 +58,30 @@ def write_checkpoint(
             "files": files,
         }  # fmt: skip
         sync(folder)
-        write_durably(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        write_whole(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     except (OSError, SafetensorError) as error:
-        remove_leftovers(folder, old)
-        earlier = f"the one of step {previous['position']['step']} is intact" if previous else "there is no earlier one"
         raise CheckpointError(
-            f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {earlier}"
+            f"{folder}: the checkpoint of step {position.step} could not be written ({error}); {what_is_left(run)}"
         ) from error
     remove_leftovers(folder, files)
 
 
+def what_is_left(run: str | os.PathLike) -> str:
+    """Which checkpoint RUN holds after a save that failed, in words; what that one does not name is removed. The
+    manifest on the disk decides: the last sync may have failed behind its rename."""
+    folder = Path(run) / "checkpoint"
+    try:
+        manifest = previous_manifest(run)
+        if folder.is_dir():
+            remove_leftovers(plain_folder(folder), manifest.get("files", {}))
+    except (OSError, CheckpointError) as error:
+        return f"whether there is an earlier one can't be told ({error})"
+    return f"the one of step {manifest['position']['step']} is intact" if manifest else "there is no earlier one"
+
+
 def previous_manifest(run: str | os.PathLike) -> dict[str, Any]:
     """The manifest of the checkpoint that RUN holds; empty where it holds none."""
-    return read_manifest(run) if (Path(run) / "checkpoint" / MANIFEST).exists() else {}
-
-
-def read_manifest(run: str | os.PathLike) -> dict[str, Any]:
-    """checkpoint.json as it is; CheckpointError names it if it is missing or damaged."""
-    path = Path(run) / "checkpoint" / MANIFEST
-    try:
-        manifest = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{run} holds no checkpoint ({path} is missing)") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    needed = {"format", "number", "graph", "config", "position", "optimizer", "files"}
-    if not isinstance(manifest, dict) or not needed <= manifest.keys():
-        raise CheckpointError(f"{path} is damaged: it isn't the description of a checkpoint")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{path}: format {manifest['format']}, this version reads {FORMAT}")
-    return manifest
+    return read_manifest(run) if os.path.lexists(Path(run) / "checkpoint" / MANIFEST) else {}
 
 
 def graph_entry(graph: KnowledgeGraph) -> dict[str, Any]:
@@ -94,10 +90,14 @@ def graph_entry(graph: KnowledgeGraph) -> dict[str, Any]:
 
 
 def file_of_run(run: str | os.PathLike, name: str) -> Path:
-    """The path of a file beside the checkpoint; CheckpointError if it is missing."""
+    """The path of a file beside the checkpoint; CheckpointError if it is missing, or no plain file."""
     path = Path(run) / name
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing: {run} isn't a whole run")
+    try:
+        open_plain(path).close()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: {run} isn't a whole run") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror or error}") from error
     return path
 
 
@@ -106,16 +106,16 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
     Tensors that share their memory are written as copies, or safetensors would refuse them.
     """
-    path.touch()
-    mode = path.stat().st_mode
     copies, seen = {}, set()
     for name, tensor in tensors.items():
         place = tensor.data_ptr()
         copies[name] = (tensor.detach().clone() if place in seen else tensor.detach()).cpu().contiguous()
         seen.add(place)
-    save_file(copies, path, metadata={"format": "pt"})
-    path.chmod(mode)  # some versions of safetensors leave files that only their owner can read
-    sync(path)
+    with replacing(path, durable=True) as temporary:
+        try:
+            save_file(copies, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error)) from error
     return describe(path)
 
 
@@ -124,68 +124,64 @@ def write_names(path: Path, names: Sequence[str]) -> dict[str, Any]:
     for index, name in enumerate(names):
         if "\n" in name or "\r" in name:
             raise DataError(f"{path.stem}: name {name!r} of id {index} holds a line break; {path.name} has one a line")
-    write_durably(path, "".join(f"{name}\n" for name in names).encode())
+    write_whole(path, "".join(f"{name}\n" for name in names).encode())
     return describe(path)
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write to a temporary name, sync, rename, sync the folder."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def describe(path: Path) -> dict[str, Any]:
     """Name, size and CRC-32 of a file."""
-    checksum = 0
-    with open(path, "rb") as file:
+    checksum, size = 0, 0
+    with open_plain(path) as file:
         while block := file.read(1 << 22):
-            checksum = zlib.crc32(block, checksum)
-    return {"name": path.name, "bytes": path.stat().st_size, "crc32": f"{checksum:08x}"}
+            checksum, size = zlib.crc32(block, checksum), size + len(block)
+    return {"name": path.name, "bytes": size, "crc32": f"{checksum:08x}"}
 
 
-def check_file(folder: Path, entry: dict[str, Any]) -> Path:
-    """The path of a file of the manifest; CheckpointError if it isn't there as it was written."""
+def read_file(folder: Path, entry: dict[str, Any]) -> bytes:
+    """The content of a file of the manifest; CheckpointError if it isn't there as it was written.
+
+    It is read and not mapped, since a process that touches a mapped file which somebody cuts is killed.
+    """
     path = folder / entry["name"]
     try:
-        found = describe(path)
+        with open_plain(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(size) if size == entry["bytes"] else None
     except OSError as error:
         raise CheckpointError(
             f"{path} can't be read, and the checkpoint needs it: {error.strerror or error}"
         ) from error
-    for what in ("bytes", "crc32"):
-        if found[what] != entry[what]:
-            raise CheckpointError(f"{path} is damaged: {what} is {found[what]}, {entry[what]} was written")
-    return path
+    if content is None or len(content) != size:
+        raise CheckpointError(f"{path} is damaged: bytes is {size}, {entry['bytes']} was written")
+    if (found := f"{zlib.crc32(content):08x}") != entry["crc32"]:
+        raise CheckpointError(f"{path} is damaged: crc32 is {found}, {entry['crc32']} was written")
+    return content
 
 
 def read_tensors(folder: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
-    path = check_file(folder, entry)
+    """Memory: twice the file's size, then once."""
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        return load(read_file(folder, entry))
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / entry['name']} is damaged: {error}") from error
+
+
+def read_names(folder: Path, entry: dict[str, Any], count: int) -> list[str]:
+    """The names of `count` ids."""
+    path = folder / entry["name"]
+    try:
+        names = read_file(folder, entry).decode().split("\n")[:-1]
+    except UnicodeDecodeError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-
-
-def read_names(folder: Path, entry: dict[str, Any]) -> list[str]:
-    return check_file(folder, entry).read_bytes().decode().split("\n")[:-1]
+    if len(names) != count:
+        raise CheckpointError(f"{path} has {len(names)} names, and the checkpoint is of {count}")
+    return names
 
 
 def remove_leftovers(folder: Path, files: dict[str, dict[str, Any]]) -> None:
     """Delete the tensor files that no checkpoint names: earlier ones, and those of a save cut short."""
+    remove_abandoned(folder)
     named = {entry["name"] for entry in files.values()}
-    for path in (path for pattern in ("*.safetensors", "*.tmp", ".tmp*") for path in folder.glob(pattern)):
+    for path in (path for pattern in ("*.safetensors", f"*{TEMPORARY}", ".tmp*") for path in folder.glob(pattern)):
         if path.name not in named:
             path.unlink(missing_ok=True)

@@ -41,6 +41,8 @@ class CapturedStep:
     """
 
     def __init__(self, step: Step):
+        if not isinstance(step, Step):
+            raise KgfastError(f"step must be a NegativeSamplingStep or a OneVsAllStep, not {type(step).__name__}")
         if step.device.type != "cuda":
             raise KgfastError(f"step: CUDA graphs need tables on a GPU, these are on {step.device}")
         self.step = step

@@ -13,7 +13,7 @@ from kgfast.core import checks
 from kgfast.core.known import KnownTriples
 from kgfast.errors import KgfastError
 from kgfast.nn import KGEModel
-from kgfast.reference import alias_table
+from kgfast.reference import draw_table
 from kgfast.registry import Side
 from kgfast.steps.step import KnownAnswers, SideBatch
 
@@ -35,7 +35,9 @@ class Draws:
         checks.choose("sharing", sharing, SHARINGS)
         checks.choose("filter", filter, FILTERS)
         self.negatives = checks.integer("negatives", negatives, 1, 2**25)
-        if filter != "none" and known is None:
+        if known is not None:
+            model.check_known(known)
+        elif filter != "none":
             raise KgfastError(f"filter={filter!r} needs known triples")
         if filter == "redraw" and sharing != "none":
             raise KgfastError(f"filter='redraw' needs sharing='none'; with sharing={sharing!r} use filter='mask'")
@@ -45,12 +47,19 @@ class Draws:
         device = model.entities.device
         self.none = torch.empty(0, dtype=torch.int64, device=device)
         self.known = None if filter == "none" else KnownAnswers(known, model)
-        self.thresholds = self.aliases = self.none
+        self.weights = self.none
         if checks.finite("negative_power", power, 0.0):
-            if entity_counts is None or len(entity_counts) != model.num_entities:
+            if entity_counts is None:
                 raise KgfastError("negative_power needs entity_counts, one for each entity")
-            table = alias_table(entity_counts.double() ** power)
-            self.thresholds, self.aliases = (part.to(device) for part in table)
+            counts = checks.real("entity_counts", entity_counts, (model.num_entities,)).double()
+            wrong = (~(counts >= 0) | counts.isinf()).nonzero()
+            if len(wrong) or not counts.any():
+                found = f"entity_counts[{int(wrong[0])}]={float(counts[wrong[0]])}" if len(wrong) else "entity_counts"
+                raise KgfastError(f"{found}: counts must be finite numbers of at least 0, and one of them above")
+            weights = counts ** float(power)
+            if not bool(weights.isfinite().all()):
+                raise KgfastError(f"negative_power={power}: count^power of the entities must be a finite number")
+            self.weights = draw_table(weights).to(device)
 
     def lists(self, batch: int) -> int:
         """Lists of negatives for a batch of one side."""
@@ -81,7 +90,7 @@ class Draws:
             # a reciprocal model asks for tails only: its second side draws as the head side does
             as_side = Side.HEAD if side is Side.HEAD or place == 1 else Side.TAIL
             backend.sample_negatives(
-                lists, self.negatives, self.entities, as_side, self.seed, step, self.thresholds, self.aliases, *redraw,
+                lists, self.negatives, self.entities, as_side, self.seed, step, self.weights, *redraw,
                 allocate=lambda name, shape, dtype, place=place: workspace(name, (count, *shape), dtype)[place],
                 check=False,
             )  # fmt: skip

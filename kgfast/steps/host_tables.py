@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kgfast.core import checks
 from kgfast.core.csr import as_csr, places_among
 from kgfast.errors import KgfastError
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
 from kgfast.steps.negative_sampling import NegativeSamplingStep
-from kgfast.steps.step import Columns, SideBatch, step_index
+from kgfast.steps.step import Columns, SideBatch, check_model, step_index
 
 WHOLE = ("known", "filter", "negative_power", "entity_counts")  # options about the whole graph
 
@@ -39,11 +40,13 @@ class HostTablesStep:
         impl: str | None = None,
         **options: Any,
     ):
+        check_model(model)
         if model.entities.device.type != "cpu":
             raise KgfastError(
                 f"model must be on the CPU, from where its rows are fetched; it is on {model.entities.device}"
             )
-        self.model, self.optimizer, self.device, self.impl = model, optimizer, indexed(device), impl
+        self.model, self.optimizer, self.impl = model, optimizer, impl
+        self.device = indexed(checks.device("device", device))
         # what is drawn, asked and checked is the whole graph's, on the CPU; what is trained is a table of a step's rows
         self.whole = NegativeSamplingStep(model, optimizer, **options)
         self.options = {name: value for name, value in options.items() if name not in WHOLE}
@@ -92,7 +95,7 @@ class HostTablesStep:
         for group, kept in zip(self.rows_optimizer.param_groups, self.groups(), strict=True):
             group.update({name: value for name, value in kept.items() if name != "params"})
         batches = whole.side_batches(triples, index)
-        weights = None if weights is None else weights.to(self.device)
+        weights = None if weights is None else checks.weights(weights, len(triples), whole.dtype).to(self.device)
         shares = step.shares(weights, len(triples), len(batches))
         known = whole.draws.known_ranges(batches)
         negatives = whole.draws.draw(whole.backend, batches, known, index, whole.workspace)

@@ -7,12 +7,12 @@ from torch import Tensor
 from kgfast.backends.operands import Ranges, RowPass
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
-from kgfast.core.sums import total
+from kgfast.core.sums import sum_dtype, total
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
 from kgfast.registry import Objective
 from kgfast.steps.draws import Draws
-from kgfast.steps.step import Columns, SideBatch, Step
+from kgfast.steps.step import Columns, SideBatch, Step, check_model
 
 
 class NegativeSamplingStep(Step):
@@ -30,9 +30,10 @@ class NegativeSamplingStep(Step):
         known: KnownTriples | None = None, filter: str = "none", regularizer: str | None = None,
         regularizer_weight: float = 0.0, query_dropout: float = 0.0, impl: str | None = None,
     ):  # fmt: skip
+        check_model(model)
         self.objective = Objective.of(objective, "objective")
-        self.margin = checks.finite("margin", margin)
-        self.temperature = checks.finite("adversarial_temperature", adversarial_temperature, 0.0)
+        dtype = sum_dtype(model.entities.dtype)
+        self.margin, self.temperature = checks.weighting(margin, adversarial_temperature, dtype)
         self.draws = Draws(model, negatives=negatives, sharing=sharing, chunk=chunk, power=negative_power,
                            entity_counts=entity_counts, known=known, filter=filter, seed=seed)  # fmt: skip
         super().__init__(model, optimizer, side=side, seed=seed, regularizer=regularizer,

@@ -35,17 +35,15 @@ class OneVsAllStep(Step):
         bf16: bool = False, impl: str | None = None,
     ):  # fmt: skip
         self.objective = candidate_objective("objective", objective)
-        self.smoothing = checks.finite("label_smoothing", label_smoothing, 0.0)
-        if self.smoothing >= 1:
-            raise KgfastError(f"label_smoothing={label_smoothing} must be in [0, 1)")
+        self.smoothing = checks.finite("label_smoothing", label_smoothing, 0.0, 1.0)
         self.relation_weight = checks.finite("relation_weight", relation_weight, 0.0)
         super().__init__(model, optimizer, side=side, seed=seed, regularizer=regularizer,
                          regularizer_weight=regularizer_weight, query_dropout=query_dropout, impl=impl)  # fmt: skip
-        self.answers = None if answers is None else KnownAnswers(answers, model)
+        self.answers = None if answers is None else KnownAnswers(answers, model, "answers")
         if self.relation_weight and self.score.relation_query is None:
             raise KgfastError(f"relation_weight: score {model.score!r} has no query for relations")
-        self.bf16 = bf16
-        if bf16:
+        self.bf16 = checks.flag("bf16", bf16)
+        if self.bf16:
             reason = self.backend.bf16_reason()
             if reason is None and (self.similarity, self.dtype) != (Similarity.DOT, torch.float32):
                 reason = f"score {model.score!r} on {self.dtype} has no dot product of float32 numbers to round"

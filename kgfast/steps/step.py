@@ -60,6 +60,12 @@ def step_index(index: int) -> int:
     return checks.integer("index", index, 0, 2**63)
 
 
+def check_model(model: object) -> None:
+    """What a step trains: two tables and the name of their score."""
+    if not isinstance(model, KGEModel):
+        raise KgfastError(f"model must be a kgfast.nn.KGEModel, not {type(model).__name__}")
+
+
 class Step:
     """A step of training: a subclass says what the loss is. Several threads may call it, and on several streams of a
     GPU: they wait for one another."""
@@ -68,6 +74,7 @@ class Step:
         self, model: KGEModel, optimizer: RowOptimizer, *, side: str, seed: int, regularizer: str | None,
         regularizer_weight: float, query_dropout: float, impl: str | None,
     ):  # fmt: skip
+        check_model(model)
         checks.choose("side", side, SIDES)
         self.regularizer = Regularizer.of("none" if regularizer is None else regularizer, "regularizer")
         self.dropout = checks.finite("query_dropout", query_dropout, 0.0)
@@ -76,7 +83,7 @@ class Step:
         self.regularizer_weight = checks.finite("regularizer_weight", regularizer_weight, 0.0)
         if not isinstance(optimizer, RowOptimizer):
             raise KgfastError(f"optimizer must be one of kgfast.optim, not {type(optimizer).__name__}")
-        self.model, self.optimizer, self.side, self.seed = model, optimizer, side, seed
+        self.model, self.optimizer, self.side, self.seed = model, optimizer, side, checks.seed(seed)
         self.score = find_score(model.score)
         self.similarity = self.score.similarity_code
         self.entities, self.relations = model.entities.detach(), model.relations.detach()
@@ -177,7 +184,7 @@ class Step:
         """Each triple's part in the mean over triples and sides, [sides * batch]; refuses wrong weights."""
         if weights is None:
             return torch.full((sides * batch,), 1.0 / (batch * sides), dtype=self.dtype, device=self.device)
-        weights = self.backend.assert_weights(weights, batch)
+        weights = self.backend.assert_weights(weights, batch, self.dtype)
         sum = total(weights)
         return (weights.to(self.dtype) / (torch.where(sum == 0, 1.0, sum) * sides)).repeat(sides)
 
@@ -243,8 +250,8 @@ class Step:
 class KnownAnswers:
     """Known answers of each side's queries, as ranges into one array of ids for both sides."""
 
-    def __init__(self, known: KnownTriples | None, model: KGEModel):
-        model.check_known(known)
+    def __init__(self, known: KnownTriples | None, model: KGEModel, name: str = "known"):
+        model.check_known(known, name)
         assert known is not None
         self.known = known.reciprocal() if model.reciprocal else known
         self.ids = torch.cat([self.known.ids("tail"), self.known.ids("head")])

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
+from kgfast.registry import RULES, find_score
+from kgfast.run.memory import Need, check_memory, outsized
 from kgfast.run.optimizers import ROW_OPTIMIZERS, with_state
 from kgfast.run.settings import check_device
 from kgfast.steps import CapturedStep, HostTablesStep, NegativeSamplingStep, OneVsAllStep, Step
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> KGEModel:
     """The model with its initial tables, a function of the seed, on the device of the tables."""
     check_device(config.device)
+    check_memory([table_need(config, num_entities, num_relations)], config.table_device)
     model = KGEModel(
         num_entities,
         num_relations,
@@ -34,6 +37,45 @@ def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> K
         dtype=torch.float64 if config.precision == "float64" else torch.float32,
     )
     return model.to(config.table_device)
+
+
+def table_need(config: TrainConfig, num_entities: int, num_relations: int, training: bool = False) -> Need:
+    """The memory of the tables; `training`: with the optimizer's state, and the best tables where those are kept."""
+    relations, width = num_relations * (2 if config.reciprocal else 1), find_score(config.model).relation_width
+    numbers = num_entities * config.dim + relations * width(config.dim)
+    copies = 1
+    if training:
+        states = RULES[config.optimizer].states.values()
+        copies += sum(not one_a_row for one_a_row in states) + (config.validate_every > 0)
+    what = f"the tables of {num_entities:,} entities and {relations:,} relations"
+    size = copies * numbers * (8 if config.precision == "float64" else 4)
+    return Need(f"dim={config.dim}", what + ", with the optimizer's state," * training, size)
+
+
+def step_needs(config: TrainConfig, triples: int) -> list[Need]:
+    """The memory of what a step makes of its batch."""
+    item, sides = (8 if config.precision == "float64" else 4), (2 if config.side == "both" else 1)
+    batch = min(config.batch_size, triples)
+    size = 3 * sides * batch * config.dim * item
+    needs = [Need(outsized(config, "dim", "batch_size"), "the queries of a batch", size)]
+    if config.candidates == "sampled":
+        lists = {"none": batch, "chunk": -(-batch // config.negative_chunk), "batch": 1}[config.negative_sharing]
+        ids, pairs = sides * lists * config.negatives, sides * batch * config.negatives
+        rows = 0 if config.negative_sharing == "none" else ids * config.dim
+        what = f"the negatives of {batch:,} triples"
+        needs.append(Need(outsized(config, "negatives", "batch_size"), what, 8 * ids + item * (pairs + rows)))
+    return needs
+
+
+def check_training_memory(config: TrainConfig, graph: KnowledgeGraph) -> None:
+    """ConfigError, before anything is made, where the run has no room."""
+    tables = table_need(config, graph.num_entities, graph.num_relations, training=True)
+    steps = step_needs(config, len(graph.train))
+    if config.table_device == config.device:
+        check_memory([tables, *steps], config.device)
+    else:
+        check_memory([tables], config.table_device)
+        check_memory(steps, config.device)
 
 
 def build_optimizer(config: TrainConfig, model: KGEModel) -> RowOptimizer:

@@ -25,15 +25,16 @@ from kgfast.nn import KGEModel
 from kgfast.run import checkpoint as common
 from kgfast.run.checkpoint import (
     check_graph,
+    check_settings_file,
     differences,
     load_optimizer_state,
     optimizer_state,
     refuse_differences,
 )
+from kgfast.run.manifest import file_entry, read_manifest, read_position
 from kgfast.run.storage import (
     file_of_run,
     previous_manifest,
-    read_manifest,
     read_names,
     read_tensors,
     remove_leftovers,
@@ -108,11 +109,13 @@ def read(run: str | os.PathLike, config: TrainConfig, graph: KnowledgeGraph) -> 
     files = manifest["files"]
     remove_leftovers(folder, files)
     return Checkpoint(
-        position=Position(**manifest["position"]),
-        tables=read_tensors(folder, files["model"]),
-        optimizer={**manifest["optimizer"]["numbers"], **read_tensors(folder, files["optimizer"])},
+        position=read_position(Position, run, manifest),
+        tables=read_tensors(folder, file_entry(run, manifest, "model")),
+        optimizer={
+            **manifest["optimizer"]["numbers"], **read_tensors(folder, file_entry(run, manifest, "optimizer")),
+        },
         best=read_tensors(folder, files["best"]) if "best" in files else None,
-    )
+    )  # fmt: skip
 
 
 def restore(saved: Checkpoint, model: KGEModel, optimizer: torch.optim.Optimizer) -> None:
@@ -124,15 +127,20 @@ def restore(saved: Checkpoint, model: KGEModel, optimizer: torch.optim.Optimizer
 def load_run(run: str | os.PathLike) -> tuple[KGEModel, IdMaps, TrainConfig]:
     """A run's model on the CPU (the best tables if validated, else the last), id maps and settings.
 
-    CheckpointError names the file that is missing or damaged.
+    CheckpointError names the file that is missing or damaged, or was changed since.
     """
-    folder = Path(run) / "checkpoint"
-    manifest = read_manifest(run)
+    folder, manifest = Path(run) / "checkpoint", read_manifest(run)
+    if "kind" in manifest:
+        raise CheckpointError(f"{folder} is of a {manifest['kind']} run, not of a run on the graph alone")
     config = TrainConfig.load(file_of_run(run, "config.yaml"))
-    files = manifest["files"]
-    ids = IdMaps(*(Names(read_names(folder, files[names])) for names in ("entities", "relations")))
+    check_settings_file(run, differences(manifest["config"], config.model_dump(), CHANGEABLE | unused(config).keys()))
+    ids = IdMaps(*(
+        Names(read_names(folder, file_entry(run, manifest, what), manifest["graph"][f"num_{what}"]))
+        for what in ("entities", "relations")
+    ))  # fmt: skip
+    saved = read_tensors(folder, file_entry(run, manifest, "best" if "best" in manifest["files"] else "model"))
     model = build_model(config.replace(device="cpu"), ids.num_entities, ids.num_relations)
-    load_tables(model, read_tensors(folder, files.get("best", files["model"])))
+    load_tables(model, saved)
     return model, ids, config
 
 

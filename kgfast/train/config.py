@@ -42,7 +42,7 @@ class TrainConfig(RunSettings):
     negative_chunk: int = Field(256, gt=0, description="triples which share a list of negatives")
     negative_filter: Literal["none", "mask", "redraw"] = Field("none", description="what is done with true negatives")
     negative_power: float = Field(0.0, ge=0, description="draw entities by frequency to this power; 0 is uniform")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing over all candidates")
+    label_smoothing: float = Field(0.0, ge=0, le=1, description="label smoothing over all candidates")
     all_answers: bool = Field(False, description="every answer known in train is right, not the triple's own alone")
     relation_weight: float = Field(0.0, ge=0, description="weight of predicting the relation from head and tail")
     subsampling: bool = Field(False, description="weight triples by 1/sqrt(frequency of their two queries)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,18 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from kgfast.core.terminal import Screen
 from kgfast.data import KnowledgeGraph
+from kgfast.errors import ConfigError
 from kgfast.evaluate.metrics import all_ranks, evaluate, summarize
 from kgfast.evaluate.report import write_report
+from kgfast.run.folder import run_folder
 from kgfast.run.loop import TrainingLoop
 from kgfast.run.seeds import generator
-from kgfast.run.session import TrainingError, check_triples, run_folder, start
+from kgfast.run.session import TrainingError, check_triples, start
 from kgfast.train import checkpoint
 from kgfast.train.batches import Batches, frequency_weights
-from kgfast.train.build import build_model, build_optimizer, build_step
+from kgfast.train.build import build_model, build_optimizer, build_step, check_training_memory
 from kgfast.train.config import TrainConfig
 
 REPORTED = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank", "triples", "head", "tail")
@@ -41,11 +45,21 @@ def train(
     first; they cost a second copy of the tables. Raises ConfigError, DataError, CheckpointError on bad
     input, TrainingError when the loss is no number any more.
     """
-    resume = start(config, resume)
+    resume = begin(config, resume)
     graph = config.load_graph() if graph is None else graph
     check_triples(graph)
-    run = run_folder(config.out, run_name(config, graph), resume)
-    return Training(config, graph, run, console or Console(stderr=True), resume=resume).run_to_end()
+    with run_folder(config.out, run_name(config, graph), resume) as run:
+        return Training(config, graph, run, console or Screen(stderr=True), resume=resume).run_to_end()
+
+
+def begin(config: TrainConfig, resume: bool) -> bool:
+    """Whether the run goes on; ConfigError before anything is read where it can't start."""
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise ConfigError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: training on a graph alone is one process, and torchrun would "
+            "start several runs; joint training (tasks=..) takes several processes"
+        )
+    return start(config, resume)
 
 
 def run_name(config: TrainConfig, graph: KnowledgeGraph) -> str:
@@ -63,6 +77,7 @@ class Training(TrainingLoop):
         self, config: TrainConfig, graph: KnowledgeGraph, run: Path, console: Console, *, resume: bool
     ) -> None:
         self.config, self.graph, self.run, self.console = config, graph, run, console
+        check_training_memory(config, graph)
         saved = checkpoint.read(run, config, graph) if resume else None
         self.model = build_model(config, graph.num_entities, graph.num_relations)
         self.optimizer = build_optimizer(config, self.model)

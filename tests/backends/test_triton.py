@@ -45,10 +45,12 @@ def test_lists_whose_queries_are_cut_into_parts(score, dtype, parts, monkeypatch
     testing.compare("negative_sampling_loss", [case.entities, case.relations], call, "triton")
 
 
+@pytest.mark.parametrize("similarity", [Similarity.DOT, Similarity.MODULUS])
 @pytest.mark.parametrize("rule", RULES)
-def test_touched_rows_wider_than_a_block(rule, monkeypatch):
+def test_touched_rows_wider_than_a_block(rule, similarity, monkeypatch):
+    """Of a complex row a block's gradient reads numbers that another block updates."""
     monkeypatch.setattr(row_kernels, "block_of", lambda dim: 32)
-    check_rows(triton, rule, make_rows(38, small=True, entities=ENTITIES), Similarity.DOT, DEVICE)
+    check_rows(triton, rule, make_rows(38, small=True, entities=ENTITIES), similarity, DEVICE)
 
 
 @pytest.mark.parametrize("rule", OPTIMIZERS)

@@ -25,10 +25,18 @@ CASES = {"own": ({"sharing": "none"}, 13), "both": ({"sharing": "none", "side": 
          "batch": ({"sharing": "batch"}, 22)}  # fmt: skip
 
 
+@pytest.fixture
+def as_in_use():
+    """Tests fill memory that is new, with launches of their own."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_launches_of_a_step(case, monkeypatch):
+def test_launches_of_a_step(case, as_in_use):
     """No more than this, the sort left out; entities and relations are sorted together."""
-    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # tests fill what is new
     options, most = CASES[case]
     model = KGEModel(30, 4, 8, score="complex", seed=1)
     optimizer = optim.RowAdagrad(model.parameters(), lr=0.1)

@@ -119,6 +119,17 @@ def test_evaluate(run, kgfast):
         assert word in output
 
 
+def test_evaluation_of_a_part_says_so(run, kgfast):
+    folder, _ = run
+    code, output, _ = kgfast(
+        "evaluate", folder, "--split", "train", "--triples", "100", "--candidates", "20", "--details"
+    )
+    assert code == 0 and output.count("sampled") == 4 and "100 of" in output and "95 % confidence" in output
+    assert "ranked among 20 entities drawn by seed 0" in output
+    code, output, error = kgfast("evaluate", folder, "--candidates", "100000")
+    assert code == 2 and "candidates=100000" in error
+
+
 def test_predict(run, kgfast):
     folder, _ = run
     code, output, _ = kgfast("predict", folder, "--head", "France", "--relation", "capital", "-k", 3, "--json")

@@ -1,14 +1,18 @@
 """The cache of graphs: as a fresh read, mapped, and read again where it is stale or damaged."""
 
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from data_helpers import LINES, folder, write
 
 from kgfast.data import KnowledgeGraph
 from kgfast.data import cache as cached
+from kgfast.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -155,3 +159,41 @@ def test_unusable_cache_is_a_warning(large_folder, tmp_path, monkeypatch):
 def test_small_graphs_are_not_cached(tmp_path):
     KnowledgeGraph.load(folder(tmp_path, train=LINES))
     assert not list(cached.cache_folder().iterdir())
+
+
+KILLED = """
+import os, sys
+from kgfast.data import KnowledgeGraph, cache
+write = cache.write_parts
+def killed(graph, folder):
+    write(graph, folder)
+    os.kill(os.getpid(), 9)
+cache.write_parts, cache.SMALLEST = killed, 0
+KnowledgeGraph.load(sys.argv[1])
+"""
+
+
+def test_what_a_killed_process_was_writing_is_removed_later(large_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("KGFAST_CACHE", str(tmp_path / "own"))
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(large_folder)])
+    assert ended.returncode == -9
+    assert [path.name.startswith(".kgfast-") for path in (tmp_path / "own").iterdir()] == [True]
+    graph = KnowledgeGraph.load(large_folder)
+    assert [path.name.startswith(".kgfast-") for path in (tmp_path / "own").iterdir()] == [False]
+    assert KnowledgeGraph.load(large_folder).fingerprint == graph.fingerprint
+
+
+def test_a_file_that_grows_or_shrinks_while_it_is_read(large_folder, monkeypatch):
+    """It is read and not mapped: a process that touches what was cut would be killed."""
+    path = large_folder / "train.txt"
+    whole, opened = path.read_bytes(), pa.OSFile
+
+    def cut(name):
+        file = opened(name)
+        path.write_bytes(whole[:1000])
+        return file
+
+    monkeypatch.setattr("kgfast.data.lines.pa.OSFile", cut)
+    with pytest.raises(DataError, match=r"train\.txt changed while it was read"):
+        KnowledgeGraph.load(large_folder, cache=False)
+    path.write_bytes(whole)

@@ -6,6 +6,7 @@ import torch
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError, KgfastError
 from kgfast.evaluate.metrics import evaluate, histogram, relation_categories
+from kgfast.evaluate.sampled import SampledRanks
 from kgfast.nn import KGEModel
 from kgfast.reference import score_candidates
 
@@ -158,3 +159,82 @@ def test_wrong_arguments_are_named():
     bare = KnowledgeGraph.from_arrays(graph.train, num_entities=23, num_relations=4)
     with pytest.raises(DataError, match="no test triples to evaluate; it has: train"):
         evaluate(model, bare)
+
+
+def spread_graph():
+    """400 test triples over 60 entities, of a model of which nothing is known: ranks of all sizes."""
+    random = torch.Generator().manual_seed(5)
+    triples = torch.stack([torch.randint(high, (900,), generator=random) for high in (60, 3, 60)], 1).unique(dim=0)
+    return KnowledgeGraph.from_arrays(triples[::2], None, triples[1::2], 60, 3)
+
+
+def test_some_triples_stand_for_all():
+    graph, model = spread_graph(), KGEModel(60, 3, 8, score="distmult", init_scale=1.0, seed=1)
+    whole = evaluate(model, graph)
+    some = evaluate(model, graph, triples=100, seed=4)
+    assert (some["triples"], some["of"], some["seed"]) == (100, len(graph.test), 4)
+    assert some == evaluate(model, graph, triples=100, seed=4) and some != evaluate(model, graph, triples=100, seed=5)
+    everything = evaluate(model, graph, triples=len(graph.test))
+    assert everything == whole and "interval" not in whole
+    held = {name: 0 for name in some["interval"]}
+    for seed in range(100):
+        found = evaluate(model, graph, triples=100, seed=seed)
+        for name, (low, high) in found["interval"].items():
+            assert low <= found[name] <= high
+            held[name] += low <= whole[name] <= high
+    assert all(88 <= count <= 100 for count in held.values()), held  # 95 of 100 are expected
+
+
+@pytest.mark.parametrize(("score", "reciprocal"), [("transe_l1", False), ("complex", True)])
+@pytest.mark.parametrize("ties", ["realistic", "optimistic", "pessimistic"])
+def test_sampled_ranks_are_those_of_the_definition(score, reciprocal, ties):
+    graph = random_graph()
+    model = KGEModel(23, 4, 8, score=score, reciprocal=reciprocal, init_scale=1.0, seed=3)
+    with torch.no_grad():
+        model.entities[9] = model.entities[4]  # a tie
+    every = SampledRanks(model, 23)
+    some = SampledRanks(model, 7, seed=2)
+    assert len(some.candidates.unique()) == 7
+    known = graph.known()
+    everything = {tuple(row) for split in (graph.train, graph.valid, graph.test) for row in split.tolist()}
+    for side, column in (("tail", 2), ("head", 0)):
+        found = every.rank(graph.test, side, known, ties)
+        assert found.tolist() == model.rank(graph.test, side, known=known, ties=ties).tolist()
+        scores = model.score_candidates(graph.test, side)
+        for row, triple, rank in zip(
+            scores, graph.test.tolist(), some.rank(graph.test, side, known, ties), strict=True
+        ):
+            others = [
+                c for c in some.candidates.tolist()
+                if c != triple[column] and (*triple[:column], c, *triple[column + 1 :]) not in everything
+            ]  # fmt: skip
+            own = row[triple[column]]
+            greater, equal = sum(bool(row[c] > own) for c in others), sum(bool(row[c] == own) for c in others)
+            assert float(rank) == 1 + greater + {"optimistic": 0, "pessimistic": equal, "realistic": equal / 2}[ties]
+
+
+def test_sampled_metrics_say_so_wherever_they_stand():
+    graph, model = random_graph(), KGEModel(23, 4, 8, score="distmult", seed=3)
+    found = evaluate(model, graph, candidates=5, triples=20, details=True, seed=1)
+    names = []
+
+    def walk(value):
+        for key, part in value.items() if isinstance(value, dict) else ():
+            names.append(key)
+            walk(part)
+        for part in value if isinstance(value, list) else ():
+            walk(part)
+
+    walk(found)
+    assert not {"mrr", "hits@1", "hits@3", "hits@10", "mean_rank"} & set(names)
+    assert found["candidates"] == 5 and {"sampled_mrr", "sampled_hits@10", "sampled_mean_rank"} <= found.keys()
+    assert 0 < found["sampled_mrr"] <= 1 and found["sampled_mean_rank"] <= 6
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"triples": 0}, {"triples": 2.5}, {"candidates": 0}, {"candidates": 24}, {"seed": -1}, {"batch_size": 0}]
+)
+def test_bounds_out_of_range(wrong):
+    graph, model = random_graph(), KGEModel(23, 4, 8, score="distmult")
+    with pytest.raises(KgfastError, match=next(iter(wrong))):
+        evaluate(model, graph, **wrong)

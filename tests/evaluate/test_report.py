@@ -180,3 +180,36 @@ def test_thinning_keeps_both_ends():
     assert len(thin) <= 402
     assert (thin[0], thin[-1]) == (points[0], points[-1])
     assert plots.thin(points[:5]) == points[:5]
+
+
+MARKS = (
+    "<td><script>alert(1)</script>",
+    "has<img src=x onerror=alert(2)>:type",
+    "</title><svg onload=alert(3)>",
+    '" onmouseover="alert(4)',
+    "</pre><iframe src=javascript:alert(5)>",
+    "<!--",
+    "&lt;b&gt;$title${body}",
+)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_names_are_text_everywhere(tmp_path, mark):
+    """Of relations, types, entities, the graph, the run and its settings: no tag but those of the page."""
+
+    def page(mark):
+        triples = [(entity, 1, 20 + entity % 2) for entity in range(20)] + [(n, 0, (n + 7) % 20) for n in range(20)]
+        graph = KnowledgeGraph.from_arrays(
+            torch.tensor(triples[:36]), None, torch.tensor(triples[36:]), num_entities=22,
+            entity_names=[f"{mark}{number}" for number in range(22)], relation_names=[mark, f"{mark}:type"], name=mark,
+        )  # fmt: skip
+        model = KGEModel(22, 2, 8, score="distmult")
+        folder = tmp_path / mark.replace("/", "_")
+        run = run_folder(folder, model, graph)
+        (run / "config.yaml").write_text(f"data: {mark}\n")
+        return Page(write_report(run, model=model, graph=graph).read_text(encoding="utf-8"))
+
+    plain, marked = page("plain"), page(mark)
+    assert marked.tags == plain.tags
+    assert {name for name, _ in marked.attributes} == {name for name, _ in plain.attributes}
+    assert any(mark in text for _, text in marked.texts)

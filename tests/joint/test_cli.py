@@ -187,6 +187,7 @@ def test_two_processes_train_as_one(settings, tmp_path):
         main(["train", "--resume", "--out", str(tmp_path / "run"), "steps=4"])
 
 
+@pytest.mark.slow
 def test_the_page_tells_the_truth(tmp_path):
     """The settings of docs/joint.md and of the demo are valid, and every command has the options that it shows."""
     from pathlib import Path

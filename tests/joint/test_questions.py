@@ -220,6 +220,7 @@ def trained():
     return world_model(names=("qa", "link"), **options).fit(80, lr=2e-2)
 
 
+@pytest.mark.slow
 def test_questions_about_the_world_are_learned():
     model = trained()
     with torch.no_grad():
@@ -288,6 +289,7 @@ def test_half_precision_ends_where_the_walk_begins():
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["transe_l1", "distmult", "rotate", "cp"])
 @pytest.mark.parametrize("heads", [("embedding",), ("following",)], ids=lambda heads: heads[0])
 def test_each_head_learns_alone_with_every_score(score, heads):
@@ -300,6 +302,7 @@ def test_each_head_learns_alone_with_every_score(score, heads):
         assert heads[0] in model.tasks["qa"].evaluate(model, "valid")["heads"]
 
 
+@pytest.mark.slow
 def test_an_entity_of_which_there_is_only_a_text():
     model = world_model(entities="text", dim=16)
     model.entities.read_all(model.backbone)
@@ -324,6 +327,7 @@ def data_folder(name):
     return root / name
 
 
+@pytest.mark.slow
 def test_paths_that_training_never_saw_are_followed():
     graph = KnowledgeGraph.load(data_folder("pathquestion-2h"), cache=False)
     store = TextStore(Tokenizer.train(all_texts(graph_texts(graph)), vocabulary=1500))

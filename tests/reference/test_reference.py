@@ -273,12 +273,14 @@ def test_philox_known_answers(counter, key, words):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 1000])
-@pytest.mark.parametrize("shape", ["equal", "skewed", "zeros"])
+@pytest.mark.parametrize("shape", ["equal", "skewed", "zeros", "few"])
 def test_alias_table_has_the_right_probabilities(size, shape):
     weights = torch.ones(size, dtype=torch.float64)
     if shape != "equal":
         weights = torch.rand(size, dtype=torch.float64, generator=torch.Generator().manual_seed(size)) ** 4
-    if shape == "zeros" and size > 1:
+    if shape == "few":  # small integers: rows at the mean, and rows above that fill some below to the last bit
+        weights = torch.randint(1, 4, (size,), generator=torch.Generator().manual_seed(size)).double()
+    if shape in ("zeros", "few") and size > 1:
         weights[::2] = 0
     thresholds, aliases = reference.alias_table(weights)
     keep = thresholds.double() / 2**32

@@ -133,7 +133,7 @@ struct SampleArguments {
   uint64_t seed, step;
   Side side;
   int64_t lists, count, entities;
-  const int64_t *thresholds, *aliases;  // alias table [entities] or null
+  const int64_t* weights;  // as Draws has them (sampling.h), or null
   IdRanges known;
   int threads;
 };

@@ -32,11 +32,16 @@ template <class V> KG_HD Pair<V> softplus(V x) {
   const V u = exponential(-absolute(x)), one = V{} + 1;
   return {(x > 0 ? x : V{}) + log_one_plus(u), (x >= 0 ? one : u) / (one + u)};
 }
+template <class F> constexpr F kLowest = F(-3.4028234663852886e38);  // the lowest finite number
+template <> constexpr double kLowest<double> = -1.7976931348623157e308;
+
 // 1 / x, and 0 of 0.
 template <class F> KG_HD F reciprocal(F x) { return x > 0 ? 1 / x : F(0); }
 
-// Sums over the negatives n that count: of their weights p_n = e^(exponent * s_n - largest), or 1 where the exponent is
-// 0, and of what negative() gives.
+// Sums over the negatives n that count: of their weights p_n = e^(exponent * (s_n - largest)), or 1 where the exponent
+// is 0, and of what negative() gives. The difference comes first: it is exact where it matters, whatever the exponent,
+// so that the largest weight is 1; a product would be rounded by more than e's argument bears, or not at all by an FMA.
+// A negative at -inf weighs 0.
 template <class F> struct NegativeSums {
   F largest, weight, value, gradient;
 };
@@ -74,6 +79,7 @@ struct Softmax {  // log(e^t + sum_n e^(s_n)) - t | log(sum_c e^(s_c)) - the ans
   static constexpr bool kCompetes = true, kMean = false, kOverCandidates = true;
   template <class F, class V> static KG_HD Pair<V> negative(const ObjectiveOptions<F>&, F, V, V p) { return {V{}, p}; }
   template <class F> static KG_HD RowLoss<F> loss(const ObjectiveOptions<F>&, F target, const NegativeSums<F>& sums) {
+    if (sums.weight == 0 && target == target) return {F(0), -F(0), F(1), F(1)};  // without rivals, were it infinite
     const F total = std::exp(target - sums.largest) + sums.weight;
     return {sums.largest - target + std::log(total), -sums.weight / total, F(1), total};
   }
@@ -108,8 +114,9 @@ struct Margin {  // sum_n w_n max(0, margin - t + s_n)
   static constexpr bool kCompetes = false, kMean = true, kOverCandidates = false;
   template <class F, class V> static KG_HD Pair<V> negative(const ObjectiveOptions<F>& o, F target, V score, V p) {
     const V gap = score + (o.margin - target), zero{};
-    const V weight = gap <= 0 ? zero : p;  // NaN goes through
-    return {gap <= 0 ? zero : weight * gap, weight};
+    const auto out = (gap <= 0) | (score < kLowest<F>);  // -inf is below an infinite margin too; NaN goes through
+    const V weight = out ? zero : p;
+    return {out ? zero : weight * gap, weight};
   }
   template <class F> static KG_HD RowLoss<F> loss(const ObjectiveOptions<F>&, F, const NegativeSums<F>& sums) {
     const F share = reciprocal(sums.weight);
@@ -137,35 +144,34 @@ template <class Of, class F> KG_HD F exponent(const ObjectiveOptions<F>& o) {
   return Of::kCompetes ? F(1) : (Of::kMean ? o.temperature : F(0));
 }
 template <class Of, class F> KG_HD NegativeSums<F> no_negatives(F target) {
-  return {Of::kCompetes ? target : F(-3.4e38), F(0), F(0), F(0)};
+  return {Of::kCompetes ? target : F(kLowest<F>), F(0), F(0), F(0)};
 }
 
 // ---- negatives that come one by one, so that each one's row is visited once ---------------------------------
 
-// What sums relative to `largest` must be scaled by to be relative to a larger exponent.
-template <class F> KG_HD F rescaling(F largest, F larger) {
-  return largest == larger ? F(1) : std::exp(largest - larger);
+// What sums relative to the score `largest` must be scaled by to be relative to a larger one.
+template <class F> KG_HD F rescaling(F exponent, F largest, F larger) {
+  return largest == larger ? F(1) : std::exp(exponent * (largest - larger));
 }
 template <class Of, class F> KG_HD F weight_of(const ObjectiveOptions<F>& o, F largest, F score) {
-  return exponent<Of>(o) == 0 ? F(1) : std::exp(exponent<Of>(o) * score - largest);
+  return exponent<Of>(o) == 0 ? F(1) : std::exp(exponent<Of>(o) * (score - largest));
 }
 // Adds a negative; returns what everything summed so far had to be scaled by for that, and the derivative by its score.
 template <class Of, class F> KG_HD Pair<F> add_negative(const ObjectiveOptions<F>& o, NegativeSums<F>& sums, F target,
                                                         F score) {
-  const F own = exponent<Of>(o) * score;
   F scale = 1;
-  if (exponent<Of>(o) != 0 && own > sums.largest) {
-    scale = std::exp(sums.largest - own);
-    sums = {own, sums.weight * scale, sums.value * scale, sums.gradient * scale};
+  if (exponent<Of>(o) != 0 && score > sums.largest) {
+    scale = std::exp(exponent<Of>(o) * (sums.largest - score));
+    sums = {score, sums.weight * scale, sums.value * scale, sums.gradient * scale};
   }
   const F p = weight_of<Of>(o, sums.largest, score);
   const Pair<F> term = Of::negative(o, target, score, p);
   sums.weight += p, sums.value += term.a, sums.gradient += term.b;
   return {scale, term.b};
 }
-template <class F> KG_HD NegativeSums<F> merge(NegativeSums<F> x, NegativeSums<F> y) {
+template <class F> KG_HD NegativeSums<F> merge(F exponent, NegativeSums<F> x, NegativeSums<F> y) {
   const F largest = x.largest > y.largest ? x.largest : y.largest;
-  const F a = rescaling(x.largest, largest), b = rescaling(y.largest, largest);
+  const F a = rescaling(exponent, x.largest, largest), b = rescaling(exponent, y.largest, largest);
   return {largest, x.weight * a + y.weight * b, x.value * a + y.value * b, x.gradient * a + y.gradient * b};
 }
 

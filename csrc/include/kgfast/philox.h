@@ -25,6 +25,12 @@ KG_HD Words philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_
 // A 32-bit word as an integer below `bound` (< 2^31); the bias is under bound / 2^32.
 KG_HD int64_t below(uint32_t word, int64_t bound) { return int64_t((uint64_t(word) * uint64_t(bound)) >> 32); }
 
+// As below(), of bounds < 2^63.
+KG_HD int64_t below_wide(uint32_t word, int64_t bound) {
+  const uint64_t high = uint64_t(bound) >> 32, low = uint64_t(bound) & 0xffffffffu;
+  return int64_t(word * high + (word * low >> 32));
+}
+
 // The j-th id that is not among the ascending known ids.
 KG_HD int64_t nth_unknown(int64_t j, const int64_t* known, int64_t count) {
   int64_t low = 0, high = count;  // the number of known ids at or below the answer

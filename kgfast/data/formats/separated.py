@@ -41,6 +41,8 @@ def read_separated(path: Path, choice: ColumnChoice, separator: str) -> Columns:
     """Read names, three to a line or under a header; CSV follows RFC 4180 quoting, tabs have no quoting."""
     data = read_bytes(path)
     fields = first_line(data, separator)
+    if not is_text(separator.join(fields)):  # a header isn't among what Arrow decodes
+        raise DataError(f"{path}, line 1: not valid UTF-8: {excerpt(separator.join(fields))}")
     chosen = choose(f"{path}, line 1", fields, choice)
     if len(fields) != 3 and not chosen.header and choice.columns is None:
         raise located(path, data, separator, chosen, 3) or DataError(f"{path}: not three columns")

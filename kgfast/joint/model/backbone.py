@@ -16,6 +16,7 @@ from kgfast.joint.model import attention
 from kgfast.joint.model.lm_head import Head, new_head, take_apart
 from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.model.pooling import POOLINGS, pool
+from kgfast.joint.model.pretrained import check_weights
 from kgfast.joint.needs import needs
 from kgfast.joint.text.tokenizer import Tokenizer
 
@@ -128,12 +129,7 @@ class Backbone(nn.Module):
         """
         folder = Path(folder)
         check_packing(packing)
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(
-                f"backbone {folder}: there is no config.json; a local folder of transformers is needed"
-            )
-        if not list(folder.glob("*.safetensors")):
-            raise CheckpointError(f"backbone {folder}: there are no safetensors (other formats may run code)")
+        check_weights(folder)
         transformers = needs("transformers")
         local = dict(local_files_only=True, trust_remote_code=False)
         try:
@@ -144,6 +140,7 @@ class Backbone(nn.Module):
             names = ", ".join(ENCODERS + DECODERS)
             raise CheckpointError(f"backbone {folder}: model type {config.model_type!r} is none of {names}")
         kind = "bert" if config.model_type in ENCODERS else "gpt"
+        config.transformers_weights = None  # which may name other files than those that were checked
         try:
             with quiet(transformers):
                 family = transformers.AutoModelForMaskedLM if kind == "bert" else transformers.AutoModelForCausalLM

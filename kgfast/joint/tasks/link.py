@@ -18,6 +18,7 @@ from kgfast.functional.answers import answers_of_both_sides
 from kgfast.functional.regularizers import cubed
 from kgfast.joint.tasks import LossTerm, ModelDims, Task, TaskOptions, Term, generator, register
 from kgfast.nn import KGEModel
+from kgfast.run.memory import Need, check_memory
 
 
 class LinkOptions(TaskOptions):
@@ -63,6 +64,8 @@ class LinkTask(Task):
 
     def __init__(self, options: LinkOptions, graph: KnowledgeGraph, texts, dims: ModelDims, seed: int):
         super().__init__(options, graph, texts, dims, seed)
+        setting = f"tasks.{self.name}.candidates={options.candidates}"
+        check_memory([Need(setting, "the candidates of a step", 8 * options.candidates)])
         self.score = reference.find_score(dims.score)
         self.known = graph.known("train")
         self.seen = graph.train[:, [0, 2]].unique()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kgfast.core.files import write_whole
 from kgfast.errors import CheckpointError, ConfigError, DataError
 from kgfast.joint.needs import needs
 
@@ -94,7 +95,7 @@ class Tokenizer:
         return cls(tokenizer, read_roles(file.parent))
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write tokenizer.json and the roles of its special tokens into the folder (temporary name, then renamed)."""
+        """Write tokenizer.json and the roles of its special tokens into the folder (each whole or not at all)."""
         parts = {
             "tokenizer.json": self.tokenizer.to_str(),
             "special_tokens_map.json": json.dumps(
@@ -102,9 +103,7 @@ class Tokenizer:
             ),
         }
         for name, text in parts.items():
-            temporary = Path(folder) / f"{name}.tmp"
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, Path(folder) / name)
+            write_whole(Path(folder) / name, text.encode())
 
     @property
     def fingerprint(self) -> str:
