@@ -10,7 +10,7 @@ import torch
 import yaml
 from joint_helpers import SMALL, write_towns
 
-from kgfast.cli.joint_runs import open_run
+from kgfast import load
 from kgfast.cli.main import main
 from kgfast.errors import ConfigError
 
@@ -169,7 +169,7 @@ def test_mistakes_cost_a_line_and_code_2(kgfast, words, said):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="device='cuda': no CUDA device is available"):
-        open_run("run", device="cuda")
+        load("run", device="cuda")
 
 
 @pytest.mark.slow
