@@ -13,6 +13,7 @@ from kgfast.evaluate.predict import SLOTS
 from kgfast.use import TrainedRun
 
 ASKED = "?"  # in a file of queries, the part that is asked for
+HELD = {"train": "in train", "valid": "held out (valid)", "test": "held out (test)"}
 AT_ONCE = 256  # lines of a file that are answered together
 
 
@@ -53,9 +54,11 @@ def show_prediction(found: dict[str, Any], as_json: bool, known: str) -> None:
     rows = found["answers"]
     labelled = any(row["label"] != row["name"] for row in rows)
     words = ["name"] + ["label"] * labelled
-    table = plain_table(["", *words, "score"] + ["known"] * (known == "mark"), left=range(1, 1 + len(words)))
+    table = plain_table(
+        ["", *words, "score"] + ["known"] * (known == "mark"), left=(*range(1, 1 + len(words)), 2 + len(words))
+    )
     for row in rows:
-        marks = ["yes" if row["known"] else ""] if known == "mark" else []
+        marks = [HELD.get(row["split"], "")] if known == "mark" else []
         table.add_row(str(row["rank"]), *(row[word] for word in words), f"{row['score']:.4f}", *marks)
     screen().print(table if rows else "no answers remain: all are known (--known mark shows them)")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kgfast.cli.console import errors, print_json, screen
+from kgfast.cli.console import errors, print_json, progress_bar, screen
 from kgfast.cli.joint_tables import show_ablation, show_tasks
 from kgfast.data import KnowledgeGraph
 from kgfast.joint import ablate as ablation
@@ -34,7 +34,8 @@ def train(file, pairs, options, as_json):
 def evaluate(run, split, unseen, as_json):
     """kgfast evaluate"""
     if unseen is None:
-        found = evaluate_tasks(run.joint, split)
+        with progress_bar(f"evaluating {split}") as advance:
+            found = evaluate_tasks(run.joint, split, progress=advance)
     else:
         found = {LinkTask.name: evaluate_unseen(run.joint, KnowledgeGraph.load(unseen), split)}
     if as_json:

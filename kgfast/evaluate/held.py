@@ -61,9 +61,13 @@ class Held:
             found[split] = self.splits[split][places.sort().values]
         return found
 
-    def answers(self, ids: tuple[int, int, int], slot: int) -> set[int]:
-        """The ids that complete `ids`, whose part `slot` (0, 1, 2) is asked for, to a triple of any split."""
-        rows = torch.cat(list(self.of(ids[2 if slot == 0 else 0]).values()))
+    def answers(self, ids: tuple[int, int, int], slot: int) -> dict[int, str]:
+        """The ids that complete `ids`, whose part `slot` (0, 1, 2) is asked for, to a triple, and the first split that
+        has it."""
         first, second = (column for column in range(3) if column != slot)
-        fits = (rows[:, first] == ids[first]) & (rows[:, second] == ids[second])
-        return set(rows[fits, slot].tolist())
+        found: dict[int, str] = {}
+        for split, rows in self.of(ids[2 if slot == 0 else 0]).items():
+            fits = (rows[:, first] == ids[first]) & (rows[:, second] == ids[second])
+            for answer in rows[fits, slot].tolist():
+                found.setdefault(answer, split)
+        return found

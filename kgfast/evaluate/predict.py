@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +60,12 @@ def predict(
     head, relation, tail  names, or texts that one name has alone; the missing one is asked for
     graph  a KnowledgeGraph
     known  what happens to answers that the graph already holds: "exclude" leaves them out, "mark" keeps them with
-           known=True, "ignore" doesn't look (then `graph` may be an id map without triples, and known is None)
+           known=True and the split that has them, "ignore" doesn't look (then `graph` may be an id map without triples,
+           and known is None)
     loops  whether the entity of the query may be its own answer; None: where a training triple of the relation leads
            from an entity to itself, or where `graph` isn't looked at
 
-    Returns a list of dicts rank, id, name, label, score, known; shorter than k where fewer answers remain.
+    Returns a list of dicts rank, id, name, label, score, known (and split); shorter than k where fewer answers remain.
     Memory: O(k). Raises ConfigError on wrong arguments, DataError on unknown names, with the nearest ones.
     """
     return predict_all(model, graph, [Query.of(graph, head, relation, tail)], k, known, loops)[0]
@@ -88,7 +89,7 @@ def predict_all(
         raise ConfigError(f"known={known!r}: must be one of {', '.join(KNOWN)}")
     check_model_fits(model, graph)
     held = None if known == "ignore" else held or Held(graph)
-    answers = [set() if held is None else held.answers(query.ids, query.slot) for query in queries]
+    answers = [{} if held is None else held.answers(query.ids, query.slot) for query in queries]
     left_out = [set(found) if known == "exclude" else set() for found in answers]
     for query, found, out in zip(queries, answers, left_out, strict=True):
         looped = loops if loops is not None else held is None or query.ids[1] in held.loops
@@ -102,15 +103,20 @@ def predict_all(
             results = ask(model, graph, rows, slot, k, [left_out[place] for place in places])
             best.update(zip(places, results, strict=True))
     return [
-        described(graph, query.slot == 1, *best[place], None if held is None else found)
+        described(graph, query.slot == 1, *best[place], None if held is None else found, known == "mark")
         for place, (query, found) in enumerate(zip(queries, answers, strict=True))
     ]
 
 
 def described(
-    graph: Any, relations: bool, scores: list[float], ids: list[int], known: Collection[int] | None
+    graph: Any,
+    relations: bool,
+    scores: list[float],
+    ids: list[int],
+    known: Mapping[int, str] | None,
+    with_splits: bool = False,
 ) -> list[dict[str, Any]]:
-    """Answers as people read them."""
+    """Answers as people read them; `known`: the split that holds each known answer."""
     return [
         {
             "rank": rank,
@@ -119,6 +125,7 @@ def described(
             "label": relation_label(graph, answer) if relations else graph.label(answer),
             "score": score,
             "known": None if known is None else answer in known,
+            **({"split": (known or {}).get(answer)} if with_splits else {}),
         }
         for rank, (score, answer) in enumerate(zip(scores, ids, strict=True), start=1)
     ]

@@ -60,7 +60,7 @@ def test_predictions_are_those_of_the_run(graph, known):
     assert status == 200
     for query, rows in zip(queries, found["results"], strict=True):
         for row, expected in zip(rows, run.predict(**query, k=5, known=known), strict=True):
-            assert row == {**expected, "score": pytest.approx(expected["score"], rel=1e-6)}
+            assert row == {"split": None, **expected, "score": pytest.approx(expected["score"], rel=1e-6)}
 
 
 def test_scores_neighbours_and_search(graph):

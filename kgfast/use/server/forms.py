@@ -62,6 +62,7 @@ class Answer(BaseModel):
     label: str
     score: float
     known: bool | None = Field(description="whether the graph holds it; null where it wasn't looked at")
+    split: str | None = Field(None, description="the split that holds it, where known answers are marked")
 
 
 class Predictions(BaseModel):

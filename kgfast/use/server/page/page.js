@@ -1,7 +1,8 @@
 // The page at /. Whatever comes from data is inserted as text: textContent, option.text, labels drawn on a canvas.
 "use strict";
 
-const NEIGHBOURS = 24, ANSWERS = 12;
+const ANSWERS = 12, ORANGE = "#f58518";
+const HOLDS = { train: "in train", valid: "held out (valid)", test: "held out (test)" };
 const byId = (id) => document.getElementById(id);
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -55,37 +56,59 @@ function link(name, label) {
 
 function draw(container, nodes, edges) {
   if (drawn) drawn.destroy();
-  const text = colour("--text"), back = colour("--back");
-  const label = {
-    label: "data(label)", color: text, "font-size": 12, "text-wrap": "wrap", "text-max-width": 110,
-    "text-background-color": back, "text-background-opacity": 0.8, "text-background-padding": 2,
-  };
+  const text = colour("--text"), back = colour("--back"), soft = colour("--soft"), line = colour("--line");
+  const shown = { "text-background-color": back, "text-background-opacity": 0.85, "text-background-padding": 2,
+    "text-wrap": "wrap", "text-max-width": 105 };
+  const far = 52; // of an edge's label from its neighbour: at the centre all meet
   drawn = cytoscape({
     container,
     elements: [...nodes.map((data) => ({ data })), ...edges.map((data) => ({ data }))],
     style: [
-      { selector: "node", style: { ...label, width: 16, height: 16, "background-color": colour("--accent"),
-        "text-valign": "bottom", "text-margin-y": 4, opacity: 0.95 } },
-      { selector: "node[?centre]", style: { width: 30, height: 30, "background-color": "#f58518", "font-size": 15,
+      { selector: "node", style: { ...shown, label: "data(label)", color: text, "font-size": 12, width: 15, height: 15,
+        "background-color": colour("--accent"), "text-valign": "bottom", "text-margin-y": 4 } },
+      { selector: "node[?centre]", style: { width: 28, height: 28, "background-color": ORANGE, "font-size": 15,
         "font-weight": 600 } },
-      { selector: "edge", style: { ...label, "font-size": 9, color: colour("--soft"), width: 1.4,
-        "line-color": colour("--line"), "target-arrow-color": colour("--line"), "target-arrow-shape": "triangle",
-        "arrow-scale": 0.8, "curve-style": "bezier", "text-rotation": "autorotate" } },
+      { selector: "node[?way]", style: { "background-color": ORANGE } },
+      { selector: "edge", style: { ...shown, "font-size": 10, color: soft, width: 1.4, "line-color": line,
+        "target-arrow-color": line, "target-arrow-shape": "triangle", "arrow-scale": 0.8, "curve-style": "bezier" } },
+      { selector: "edge[side = 'middle']", style: { label: "data(label)", "text-rotation": "autorotate" } },
+      { selector: "edge[side = 'target']", style: { "target-label": "data(label)", "target-text-offset": far,
+        "target-text-rotation": "autorotate" } },
+      { selector: "edge[side = 'source']", style: { "source-label": "data(label)", "source-text-offset": far,
+        "source-text-rotation": "autorotate" } },
+      { selector: "edge[?way]", style: { width: 3, "line-color": ORANGE, "target-arrow-color": ORANGE } },
+      { selector: "edge[?guess]", style: { "line-style": "dashed" } },
     ],
-    layout: { name: "cose", animate: false, randomize: false, padding: 26, nodeRepulsion: () => 60000,
-      idealEdgeLength: () => 90, nodeDimensionsIncludeLabels: true },
-    minZoom: 0.3, maxZoom: 2.5, autoungrabify: false,
+    layout: layout(container, nodes, edges),
+    minZoom: 0.3, maxZoom: 2.5,
   });
+  drawn.on("resize", () => drawn.fit(undefined, 34));
   drawn.on("tap", "node", (event) => go({ entity: event.target.id(), relation: "", question: "" }));
 }
 
-async function show(name) {
+// A star fills the frame: neighbours on two ellipses by turns. A way that leads further is laid out by forces.
+function layout(container, nodes, edges) {
+  if (edges.some((edge) => edge.side === "middle")) {
+    return { name: "cose", animate: false, randomize: false, padding: 30, nodeRepulsion: () => 40000,
+      idealEdgeLength: () => 80, nodeDimensionsIncludeLabels: true };
+  }
+  const wide = container.clientWidth / 2 - 60, high = container.clientHeight / 2 - 42;
+  const places = new Map(), around = nodes.filter((node) => !node.centre);
+  around.forEach((node, number) => {
+    const angle = 2 * Math.PI * (number + 0.5) / around.length, far = around.length > 9 && number % 2 ? 0.68 : 1;
+    places.set(node.id, { x: far * wide * Math.cos(angle), y: far * high * Math.sin(angle) });
+  });
+  return { name: "preset", positions: (node) => places.get(node.id()) || { x: 0, y: 0 }, padding: 34 };
+}
+
+async function show(name, way) {
   const mine = ++turn;
   const around = await call(`/neighbours?${new URLSearchParams({ entity: name, k: 1000 })}`);
   if (mine !== turn) return;
   byId("name").textContent = around.label;
   byId("entity").value = around.label;
-  const all = around.triples, shown = spread(all, NEIGHBOURS);
+  const room = way.length ? 6 : byId("graph").clientWidth < 500 ? 12 : 22; // neighbours that are drawn
+  const all = around.triples, shown = spread(all, room);
   const count = all.length === 1000 ? "1,000 triples or more" : `${all.length} triples`;
   byId("count").textContent = all.length > shown.length ? `${shown.length} of ${count}` : count;
   const labels = new Map([[around.name, around.label]]);
@@ -93,10 +116,34 @@ async function show(name) {
     labels.set(triple.head, triple.labels[0]);
     labels.set(triple.tail, triple.labels[2]);
   }
-  const nodes = [...labels].map(([id, label]) => ({ id, label, centre: id === around.name }));
-  const edges = shown.map((triple) => ({ source: triple.head, target: triple.tail, label: triple.labels[1] }));
+  const edges = shown.map((triple) => ({
+    source: triple.head, target: triple.tail, label: triple.labels[1],
+    side: triple.head === around.name ? "target" : "source",
+  }));
+  const onWay = layWay(way, labels, edges);
+  const nodes = [...labels].map(([id, label]) => ({ id, label, centre: id === around.name, way: onWay.has(id) }));
   draw(byId("graph"), nodes, edges);
+  byId("legend").textContent =
+    `Click a neighbour to go there.${onWay.size ? " Orange: the way to the likeliest answer." : ""}`;
   await predict(around, mine);
+}
+
+// Puts the way to an answer, triples of labels, into nodes and edges; the ids of its nodes.
+function layWay(way, labels, edges) {
+  const ids = new Map([...labels].map(([id, label]) => [label, id])), onWay = new Set();
+  for (const step of way) {
+    const [source, target] = [step.head, step.tail].map((label) => {
+      if (!ids.has(label)) ids.set(label, label);
+      const id = ids.get(label);
+      labels.set(id, label);
+      onWay.add(id);
+      return id;
+    });
+    const there = edges.find((one) => one.source === source && one.target === target && one.label === step.relation);
+    if (there) there.way = true;
+    else edges.push({ source, target, label: step.relation, side: "middle", way: true, guess: !step.known });
+  }
+  return onWay;
 }
 
 // Some triples of every relation and direction, by turns: a country's cities must not hide its language.
@@ -134,7 +181,7 @@ async function predict(around, mine) {
     const row = element("tr"), name = element("td", undefined, "word");
     name.append(link(answer.name, answer.label));
     row.append(element("td", answer.rank), name, element("td", answer.score.toFixed(2)),
-      element("td", answer.known ? "in the graph" : "", "word known"));
+      element("td", HOLDS[answer.split] || "", "word known"));
     return row;
   }));
 }
@@ -165,7 +212,7 @@ async function ask(question) {
     parts.push(reply);
   }
   byId("replies").replaceChildren(...parts);
-  return found.topic;
+  return { topic: found.topic, way: found.answers.length ? found.answers[0].support : [] };
 }
 
 // Search
@@ -222,7 +269,7 @@ byId("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   const question = byId("question").value.trim();
   if (!question) return;
-  if (place().question === question) attempt(() => ask(question));
+  if (place().question === question) attempt(arrive);
   else go({ question });
 });
 byId("relation").addEventListener("change", (event) => go({ relation: event.target.value }));
@@ -232,14 +279,14 @@ window.addEventListener("hashchange", () => attempt(arrive));
 // What the address says; without an entity, the one that the question is about, or the first that the graph has.
 async function arrive() {
   const { entity, question } = place();
-  let topic = entity;
-  if (question && health.questions) topic = (await ask(question)) || entity;
+  let topic = entity, way = [];
+  if (question && health.questions) ({ topic, way } = await ask(question));
   else byId("replies").replaceChildren();
   if (!topic) topic = (await call("/entities?q=&k=1")).entities[0].name;
   if (topic !== entity) {
     history.replaceState(null, "", `#${new URLSearchParams({ ...place(), entity: topic, relation: "" })}`);
   }
-  await show(topic);
+  await show(topic, way);
 }
 
 let health = null;
