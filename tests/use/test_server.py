@@ -261,21 +261,11 @@ def test_serve_says_what_to_install(graph_run, monkeypatch, capsys):
     assert end.value.code == 2 and 'pip install "kgfast[serve]"' in " ".join(capsys.readouterr().err.split())
 
 
-def test_serve_listens_and_ends(graph_run):
-    """The real server, in another process, for one request."""
-    import signal
-    import subprocess
-    import sys
-    import urllib.request
-
+def test_the_real_server_holds_connections(graph_run, capsys):
+    """In another process, on a free port, asked by the benchmark."""
     pytest.importorskip("uvicorn")
-    command = [sys.executable, "-m", "kgfast", "serve", str(graph_run), "--port", "0"]
-    served = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        address = re.search(r"http://127\.0\.0\.1:\d+", served.stderr.readline())[0]
-        with urllib.request.urlopen(f"{address}/health", timeout=30) as answer:
-            assert json.load(answer)["entities"] == 72
-    finally:
-        served.send_signal(signal.SIGINT)
-        served.communicate(timeout=60)
-    assert served.returncode in (0, -signal.SIGINT, 130)
+    from benchmarks.serving import main
+
+    found = main([str(graph_run), "--connections", "4", "--seconds", "1", "--threads", "1"])
+    assert found["errors"] == 0 and found["answered"] >= 4 and 0 < found["p50 ms"] <= found["p99 ms"]
+    assert json.loads(capsys.readouterr().out) == found
