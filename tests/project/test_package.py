@@ -65,18 +65,8 @@ def test_a_build_holds_more_than_modules(tmp_path):
 
 
 def test_a_source_distribution_has_what_is_built_and_what_pages_name(tmp_path):
-    command = [
-        sys.executable,
-        "setup.py",
-        "--quiet",
-        "egg_info",
-        "--egg-base",
-        tmp_path,
-        "sdist",
-        "--dist-dir",
-        tmp_path,
-    ]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    build = ["egg_info", "--egg-base", tmp_path, "sdist", "--dist-dir", tmp_path]
+    subprocess.run([sys.executable, "setup.py", "--quiet", *build], cwd=ROOT, check=True, capture_output=True)
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as packed:
         held = {name.partition("/")[2] for name in packed.getnames()}
     named = {"CMakeLists.txt", "csrc/bindings.cpp", "kernels/triton/scores.py", "kgfast/use/server/page/index.html"}

@@ -21,19 +21,20 @@ from kgfast.use.server import forms  # noqa: E402
 from kgfast.use.server.app import MOST_BYTES, create_app  # noqa: E402
 
 PAGE = files("kgfast.use.server") / "page"
+HERE = "http://localhost"
 
 
 @pytest.fixture(scope="module")
 def graph(graph_run):
     run = kgfast.load(graph_run)
-    with TestClient(create_app(run)) as client:
+    with TestClient(create_app(run), base_url=HERE) as client:
         yield client, run
 
 
 @pytest.fixture(scope="module")
 def joint(joint_run):
     run = kgfast.load(joint_run)
-    with TestClient(create_app(run)) as client:
+    with TestClient(create_app(run), base_url=HERE) as client:
         yield client, run
 
 
@@ -148,7 +149,7 @@ def test_bodies_and_answers_that_take_too_long(graph_run, monkeypatch):
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
     asyncio.run(app(scope, never, keep))
     assert sent[0]["status"] == 408 and b"longer than 0.05 s" in sent[1]["body"]
-    with TestClient(app) as client:
+    with TestClient(app, base_url=HERE) as client:
         engine = app.app.state.engine
         work = engine.predictions.call
         monkeypatch.setattr(engine.predictions, "call", lambda items: __import__("time").sleep(0.4) or work(items))
@@ -158,7 +159,7 @@ def test_bodies_and_answers_that_take_too_long(graph_run, monkeypatch):
 
 def test_other_hosts_are_refused_on_loopback(graph, graph_run):
     assert graph[0].get("/health", headers={"host": "evil.example"}).status_code == 400
-    with TestClient(create_app(kgfast.load(graph_run), host="0.0.0.0")) as client:
+    with TestClient(create_app(kgfast.load(graph_run), host="0.0.0.0"), base_url=HERE) as client:
         assert client.get("/health", headers={"host": "served.example"}).status_code == 200
 
 

@@ -53,7 +53,7 @@ def create_app(run: TrainedRun, host: str = LOOPBACK[0], seconds: float = SECOND
                   lifespan=lifespan)  # fmt: skip
     app.state.engine, app.state.seconds = engine, seconds
     if host in LOOPBACK:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]", "testserver"])
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
     app.include_router(router)
     for path, (name, kind) in PAGE.items():
         add_file(app, path, name, kind)
