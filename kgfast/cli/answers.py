@@ -82,10 +82,10 @@ def ask_file(run: TrainedRun, file: str, k: int, always: bool, as_json: bool) ->
         show_answers(run, run.ask(questions[chosen], topics[chosen], k, always), as_json, headed=True)
 
 
-def converse(run: TrainedRun, k: int, always: bool) -> None:
+def converse(run: TrainedRun, topic: str | None, k: int, always: bool, as_json: bool) -> None:
     """kgfast ask without a question, on a terminal: one after the other, until an empty line or the end of input."""
     run.with_questions()
-    screen().print("Ask about the graph; an empty line ends.", style="dim")
+    errors().print("Ask about the graph; an empty line ends.", style="dim")
     while True:
         try:
             question = input("? ").strip()
@@ -94,7 +94,7 @@ def converse(run: TrainedRun, k: int, always: bool) -> None:
         if not question:
             return
         try:
-            show_answers(run, [run.ask(question, k=k, always=always)], False)
+            show_answers(run, [run.ask(question, topic, k, always)], as_json)
         except KgfastError as error:
             errors().print(str(error), style="red", soft_wrap=True)
 
@@ -145,9 +145,9 @@ class naming:
             raise type(error)(f"{self.where}: {error}") from None
 
 
-def one_of(question: str | None, file: str | None) -> None:
+def check_asked(question: str | None, file: str | None, topic: str | None) -> None:
     """ConfigError where there is both a question and a file, or neither and nobody at a terminal."""
-    if question is not None and file is not None:
-        raise ConfigError("give a question or --file, not both")
+    if file is not None and (question is not None or topic is not None):
+        raise ConfigError("--file has the questions and their topics: give no question and no --topic with it")
     if question is None and file is None and not sys.stdin.isatty():
         raise ConfigError("give a question, or --file FILE with one a line (- is standard input)")

@@ -207,7 +207,7 @@ def predict(
     from kgfast.cli import answers
     from kgfast.use import load
 
-    trained = load(run, data, threads=threads, device="cpu", names_only=known == "ignore")
+    trained = load(run, data, threads=threads, names_only=known == "ignore")
     if head_text is not None:
         return answers.predict_for_text(trained, head_text, str(relation), k, as_json)
     if file is not None:
@@ -235,13 +235,13 @@ def ask(
     from kgfast.cli import answers
     from kgfast.use import load
 
-    answers.one_of(question, file)
-    trained = load(run, data, threads=threads, device="cpu")
+    answers.check_asked(question, file, topic)
+    trained = load(run, data, threads=threads)
     if file is not None:
         return answers.ask_file(trained, file, k, always, as_json)
     if question is not None:
         return answers.ask(trained, question, topic, k, always, as_json)
-    return answers.converse(trained, k, always)
+    return answers.converse(trained, topic, k, always, as_json)
 
 
 @app.command()

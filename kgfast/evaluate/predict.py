@@ -83,7 +83,7 @@ def predict_all(
 ) -> list[list[dict[str, Any]]]:
     """`predict` of many queries, in one fused call for each part that is asked for. `held`: the graph's, kept by those
     who ask again."""
-    if not isinstance(k, int) or k < 1:
+    if k < 1:
         raise ConfigError(f"k={k}: must be at least 1")
     if known not in KNOWN:
         raise ConfigError(f"known={known!r}: must be one of {', '.join(KNOWN)}")

@@ -19,6 +19,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 
 from kgfast.use.server import forms  # noqa: E402
 from kgfast.use.server.app import MOST_BYTES, create_app  # noqa: E402
+from kgfast.use.server.serve import listen  # noqa: E402
 
 PAGE = files("kgfast.use.server") / "page"
 HERE = "http://localhost"
@@ -260,6 +261,11 @@ def test_serve_says_what_to_install(graph_run, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         main(["serve", str(graph_run)])
     assert end.value.code == 2 and 'pip install "kgfast[serve]"' in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_port_that_is_taken_is_named():
+    with listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match=f"127.0.0.1:{taken.getsockname()[1]} can't"):
+        listen("127.0.0.1", taken.getsockname()[1])
 
 
 def test_the_real_server_holds_connections(graph_run, capsys):

@@ -107,7 +107,7 @@ async function show(name, way) {
   if (mine !== turn) return;
   byId("name").textContent = around.label;
   byId("entity").value = around.label;
-  const room = way.length ? 6 : byId("graph").clientWidth < 500 ? 12 : 22; // neighbours that are drawn
+  const room = way.length ? 6 : byId("graph").clientWidth < 500 ? 9 : 22; // neighbours that are drawn
   const all = around.triples, shown = spread(all, room);
   const count = all.length === 1000 ? "1,000 triples or more" : `${all.length} triples`;
   byId("count").textContent = all.length > shown.length ? `${shown.length} of ${count}` : count;
