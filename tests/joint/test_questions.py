@@ -253,6 +253,13 @@ def test_ask_names_answers_and_their_support():
         ask(trained(), "What is the capital of Egypt?", k=0)
 
 
+def test_the_question_that_the_readme_shows():
+    found = ask(trained(), "What is officially spoken in the country governed from Belgrade?", k=1)
+    assert found["topic"] == "belgrade" and found["answers"][0]["label"] == "Serbian"
+    steps = [(step["head"], step["relation"], step["tail"]) for step in found["answers"][0]["support"]]
+    assert steps == [("Serbia", "has the capital", "Belgrade"), ("Serbia", "has the official language", "Serbian")]
+
+
 def test_the_walk_leaves_the_rows_alone_and_the_gate_moves_alone():
     model = world_model(qa={"batch_size": 256, "evidence": 0.7})
     terms = {term.name: term for term in model.terms(0)}

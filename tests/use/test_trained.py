@@ -99,7 +99,11 @@ def test_a_joint_run_answers_many_questions_at_once(joint_run):
     about = loaded.ask(["where does it lie"], ["town1x1"], always=True)[0]
     assert about["topic"] == "town1x1"
     assert len(loaded.predict(head="town1x1", relation="lies_in", known="mark", k=4)) == 4
-    assert len(loaded.predict_for_text("This place is a town of country1.", "lies_in", k=4)) == 4
+    text = "This place is a town of country{}. Its people wave a {} flag."
+    colours = ["red", "green", "blue"] * 2
+    found = [loaded.predict_for_text(text.format(c, colours[c]), "lies_in", k=4) for c in range(6)]
+    assert {len(rows) for rows in found} == {4}
+    assert sum(rows[0]["name"] == f"country{c}" for c, rows in enumerate(found)) >= 3  # of towns never seen
 
 
 def test_it_says_that_it_does_not_know(joint_run):
