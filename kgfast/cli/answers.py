@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def predict_file(run: TrainedRun, file: str, as_json: bool, **options: Any) -> N
         if len(parts) != 3 or parts.count(ASKED) != 1:
             raise DataError(f"{where}: must be head, relation and tail between tabs, one of them {ASKED}: {line!r}")
         given = {slot: None if part == ASKED else part for slot, part in zip(SLOTS, parts, strict=True)}
-        with naming(where):
+        with at_line(where):
             queries.append(run.query(**given))
         asked.append(given)
     for start in range(0, len(queries), AT_ONCE):
@@ -74,7 +75,7 @@ def ask_file(run: TrainedRun, file: str, k: int, always: bool, as_json: bool) ->
     questions, topics = [], []
     for where, line in lines_of(file):
         question, _, topic = line.partition("\t")
-        with naming(where):
+        with at_line(where):
             topics.append(topic or run.entities[run.topics.find(question)])
         questions.append(question)
     for start in range(0, len(questions), AT_ONCE):
@@ -131,18 +132,13 @@ def lines_of(file: str) -> Iterator[tuple[str, str]]:
             yield f"{file}:{number}", line.removesuffix("\r")
 
 
-class naming:
+@contextmanager
+def at_line(where: str) -> Iterator[None]:
     """Errors inside name the line that they are about."""
-
-    def __init__(self, where: str):
-        self.where = where
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, KgfastError):
-            raise type(error)(f"{self.where}: {error}") from None
+    try:
+        yield
+    except KgfastError as error:
+        raise type(error)(f"{where}: {error}") from None
 
 
 def check_asked(question: str | None, file: str | None, topic: str | None) -> None:

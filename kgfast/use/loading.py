@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
-
 from kgfast.errors import CheckpointError
+from kgfast.run.manifest import read_manifest
+from kgfast.run.memory import use_threads
 from kgfast.run.settings import check_device, found_device
-from kgfast.run.storage import read_manifest
 from kgfast.train.checkpoint import load_run as load_graph_run
 from kgfast.use.trained import TrainedRun
 
@@ -36,8 +35,7 @@ def load(
     folder, device = Path(run), found_device(device)
     check_device(device)
     joint = is_joint(folder)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     if joint:
         return load_joint(folder, data, device)
     model, names, config = load_graph_run(folder)

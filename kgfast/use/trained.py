@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kgfast.core import checks, optional
+from kgfast.core.files import read_plain
 from kgfast.core.known import KnownTriples, as_ids
 from kgfast.data import KnowledgeGraph
 from kgfast.data.names import Names
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Triples = Tensor | Sequence[Sequence[str]]  # ids [M, 3], or names
 Several = list[str] | tuple[str, ...]  # a str is a sequence of str too
 KINDS = ("entity", "relation")
+MOST_BYTES = 2**26  # of metrics.json
 
 
 class TrainedRun:
@@ -191,10 +193,10 @@ class TrainedRun:
         if self.joint is None or not path.exists():
             return None
         try:
-            tasks = json.loads(path.read_text(encoding="utf-8"))["tasks"]
-        except (ValueError, KeyError, TypeError) as error:
+            found = json.loads(read_plain(path, MOST_BYTES))["tasks"].get("qa", {}).get("valid", {}).get("threshold")
+            return None if found is None else float(found)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
-        return tasks.get("qa", {}).get("valid", {}).get("threshold")
 
     @cached_property
     def topics(self) -> Topics:
