@@ -21,7 +21,9 @@ demo: build
 	rm -rf $(RUN)
 	$(BIN)/kgfast train examples/world.yaml --out $(RUN)
 	$(BIN)/kgfast ask $(RUN) "What is officially spoken in the country governed from Belgrade?" --k 3
-	$(BIN)/kgfast predict $(RUN) --relation borders --tail Germany --known mark --k 12
+	$(BIN)/kgfast predict $(RUN) --head Switzerland --relation official_language --known mark --k 6
+	@echo "To look around: $(BIN)/kgfast serve $(RUN)"
+	@echo "What was learned, as a page: file://$(abspath $(RUN))/report.html"
 
 test: build
 	$(BIN)/python -m pytest

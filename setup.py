@@ -41,7 +41,9 @@ device = ["kgfast.kernels"] + [f"kgfast.kernels.{name}" for name in find_package
 setup(
     packages=packages + device,
     package_dir={"kgfast": "kgfast", "kgfast.kernels": "kernels"},
-    package_data={"kgfast": ["py.typed", "*.pyi", "datasets/*/*.txt", "datasets/*/*.tsv", "evaluate/*.html"]},
+    package_data={
+        "kgfast": ["py.typed", "*.pyi", "datasets/*/*.txt", "datasets/*/*.tsv", "evaluate/*.html", "use/server/page/*"]
+    },
     ext_modules=[CMakeExtension("kgfast._C")],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         topk,
     )
     from kgfast.reference import SCORES, register_score
+    from kgfast.use import TrainedRun, load
 
 __version__ = "0.2.0.dev0"
 
@@ -53,6 +54,7 @@ _HOMES = {
     ),
     "kgfast.core.known": ("KnownTriples",),
     "kgfast.reference": ("SCORES", "register_score"),
+    "kgfast.use": ("TrainedRun", "load"),
 }
 _EARLIER = {"fused": "steps"}  # names of 0.1
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

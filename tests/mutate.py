@@ -191,7 +191,7 @@ def main() -> None:
             (shutil.copytree if source.is_dir() else shutil.copy)(source, tree / name)
         changes = chosen(given.lines, given.seed, given.compiled)
         for change in changes:
-            source = (ROOT / change.path).read_text(encoding="utf-8")
+            source = (tree / change.path).read_text(encoding="utf-8")
             begin, end = source.rfind("\n", 0, change.start) + 1, source.find("\n", change.end)
             line = f"{source[begin : change.start]}{change.text}{source[change.end : end]}"
             said = verdict(change, tree, given.compiled)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from contextlib import contextmanager
 
 from rich.table import Table
 
@@ -30,15 +29,11 @@ def print_json(value):
     print_line(STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # the same JSON, which steers no terminal
 
 
-@contextmanager
 def progress_bar(text):
-    """A bar on standard error, where that is a terminal; yields the function to call with (done, total)."""
-    from rich.progress import Progress
+    """`run.progress.progress_bar` on standard error."""
+    from kgfast.run import progress
 
-    console = errors()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(text)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    return progress.progress_bar(errors(), text)
 
 
 def plain_table(headings, left=(0,)):

@@ -8,20 +8,14 @@ from kgfast.cli.console import (
     details_table,
     errors,
     metrics_table,
-    plain_table,
     print_json,
     progress_bar,
     screen,
 )
-from kgfast.errors import CheckpointError
 from kgfast.evaluate.metrics import SAMPLED
 from kgfast.run.folder import run_folder
-from kgfast.run.manifest import read_manifest
-from kgfast.run.memory import use_threads
 from kgfast.run.session import check_triples
-from kgfast.run.settings import check_device, found_device
 from kgfast.train import loop
-from kgfast.train.checkpoint import load_run
 from kgfast.train.config import resolve
 
 FIRST_RELATIONS = 25  # that `evaluate --details` prints
@@ -54,27 +48,11 @@ def train(file, pairs, options, as_json):
     console.print(f"{run / 'report.html'}", soft_wrap=True)
 
 
-def open_run(run, data=None, threads=None, device="auto", names_only=False):
-    """(model, graph) of a run; with `names_only` id maps stand in for the graph, whose data may be gone."""
-    device = found_device(device)
-    check_device(device)
-    use_threads(threads)
-    model, names, config = load_run(run)
-    if names_only:
-        return model, names
-    graph = config.load_graph(data)
-    if graph.fingerprint != read_manifest(run)["graph"]["fingerprint"]:
-        raise CheckpointError(
-            f"{run} was trained on other data than {data or config.data} holds now: names or triples differ"
-        )
-    return model.to(device), graph
-
-
-def evaluate(model, graph, split, details, ties, batch_size, fewer, as_json):
+def evaluate(run, split, details, ties, batch_size, fewer, as_json):
     """kgfast evaluate; `fewer` has the arguments that bound the work"""
     with progress_bar(f"ranking {split}") as advance:
         found = evaluation.evaluate(
-            model, graph, split, batch_size=batch_size, ties=ties, details=details, progress=advance, **fewer
+            run.model, run.graph, split, batch_size=batch_size, ties=ties, details=details, progress=advance, **fewer
         )
     if as_json:
         return print_json(found)
@@ -110,17 +88,3 @@ def show_details(console, found, prefix):
     if "unseen" in found["entities"]:
         entities = [(name, "", part) for name, part in found["entities"].items()]
         console.print(details_table("entities", entities, prefix))
-
-
-def predict(model, graph, head, relation, tail, k, known, as_json):
-    """kgfast predict"""
-    rows = evaluation.predict(model, graph, head=head, relation=relation, tail=tail, k=k, known=known)
-    if as_json:
-        return print_json({"head": head, "relation": relation, "tail": tail, "answers": rows})
-    labelled = any(row["label"] != row["name"] for row in rows)
-    words = ["name"] + ["label"] * labelled
-    table = plain_table(["", *words, "score"] + ["known"] * (known == "mark"), left=range(1, 1 + len(words)))
-    for row in rows:
-        marks = ["yes" if row["known"] else ""] if known == "mark" else []
-        table.add_row(str(row["rank"]), *(row[word] for word in words), f"{row['score']:.4f}", *marks)
-    screen().print(table if rows else "no answers remain: all are known (--known mark shows them)")

@@ -40,15 +40,6 @@ def cells(metrics: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
     return [figure(metrics[key]) if key in metrics else "" for key in columns]
 
 
-def show_answers(console: Console, found: dict[str, Any]) -> None:
-    """Answers to a question, each with the triples that support it."""
-    for answer in found["answers"]:
-        console.print(f"{answer['rank']:>2}  {answer['probability']:.3f}  {answer['label']}", style="bold")
-        for step in answer["support"]:
-            note = "" if step["known"] else "   (predicted, not in the graph)"
-            console.print(f"      {step['head']}  {step['relation']}  {step['tail']}{note}", style="dim")
-
-
 def show_ablation(console: Console, complete: dict[str, Any]) -> None:
     """Joint against alone: mean and spread over seeds."""
     made = plain_table(["task", "metric", "together", "alone", "trained alone", "together is"], left=(0, 1))

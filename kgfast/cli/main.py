@@ -12,7 +12,7 @@ from kgfast.cli.console import errors, plain_table, print_json, print_line, prog
 from kgfast.cli.interrupt import Commands
 from kgfast.cli.options import SettingsCommand, setting
 from kgfast.core.files import naming
-from kgfast.errors import CheckpointError, ConfigError, KgfastError
+from kgfast.errors import ConfigError, KgfastError
 
 # Before torch loads OpenMP: by default its threads spin for a millisecond at every barrier, which makes a training run
 # on a busy machine several times slower and a quiet one no faster.
@@ -154,22 +154,25 @@ def evaluate(
     as_json: Json = False,
 ):
     """Filtered ranking of a run: all triples of a split, both sides, all entities, unless fewer are asked for."""
-    if is_joint_run(run):
-        from kgfast.cli import joint_runs
+    from kgfast.use import load
+    from kgfast.use.loading import is_joint
 
+    if is_joint(run):
         given = {"--details": details, "--ties": ties != "realistic", "--batch-size": batch_size != RANKED_AT_ONCE}
         given |= {"--triples": triples is not None, "--candidates": candidates is not None, "--seed": seed != 0}
         refused = [name for name, used in given.items() if used]
         if refused:
             raise KgfastError(f"{run} is a joint run, whose tasks have measures of their own: {refused[0]} can't apply")
-        return joint_runs.evaluate(run, split, unseen, data, threads, device, as_json)
+        from kgfast.cli import joint_runs
+
+        return joint_runs.evaluate(load(run, data, threads=threads, device=device), split, unseen, as_json)
     if unseen is not None:
         raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --unseen has no meaning")
     from kgfast.cli import graph_runs
 
-    model, graph = open_run(run, data, threads, device)
+    trained = load(run, data, threads=threads, device=device)
     fewer = dict(triples=triples, candidates=candidates, seed=seed)
-    graph_runs.evaluate(model, graph, split, details, ties, batch_size, fewer, as_json)
+    graph_runs.evaluate(trained, split, details, ties, batch_size, fewer, as_json)
 
 
 @app.command()
@@ -181,44 +184,86 @@ def predict(
     ] = None,
     relation: Annotated[str | None, typer.Option(help="Name of the relation.", show_default=False)] = None,
     tail: Annotated[str | None, typer.Option(help="Name of the tail.", show_default=False)] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(help="Queries, one a line: head, relation, tail between tabs, one of them ?.", show_default=False),
+    ] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of answers.")] = 10,
     known: Annotated[str, typer.Option(help="Known answers: exclude, mark or ignore.")] = "exclude",
+    loops: Annotated[
+        bool | None,
+        typer.Option(help="Let an entity answer for itself.", show_default="as the relation does in train"),
+    ] = None,
     data: Data = None,
+    threads: Threads = None,
     as_json: Json = False,
 ):
-    """The best answers: give two of --head, --relation and --tail, or --head-text and --relation."""
+    """The best answers: give two of --head, --relation and --tail, or --head-text and --relation, or --file."""
+    query = {"head": head, "relation": relation, "tail": tail}
+    if file is not None and (head_text is not None or any(query.values())):
+        raise ConfigError("--file has the queries: give no --head, --head-text, --relation or --tail with it")
+    if head_text is not None and (head is not None or tail is not None or relation is None):
+        raise ConfigError("--head-text needs --relation, and neither --head nor --tail")
+    from kgfast.cli import answers
+    from kgfast.use import load
+
+    trained = load(run, data, threads=threads, names_only=known == "ignore")
     if head_text is not None:
-        if head is not None or tail is not None or relation is None:
-            raise ConfigError("--head-text needs --relation, and neither --head nor --tail")
-        if not is_joint_run(run):
-            raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --head-text has no meaning")
-        from kgfast.cli import joint_runs
-
-        return joint_runs.predict_for_text(run, head_text, relation, k, data, as_json)
-    from kgfast.cli import graph_runs
-
-    model, graph = open_run(run, data, names_only=known == "ignore")
-    graph_runs.predict(model, graph, head, relation, tail, k, known, as_json)
+        return answers.predict_for_text(trained, head_text, str(relation), k, as_json)
+    if file is not None:
+        return answers.predict_file(trained, file, as_json, k=k, known=known, loops=loops)
+    return answers.predict(trained, query, as_json, k=k, known=known, loops=loops)
 
 
 @app.command()
 def ask(
     run: Run,
-    question: Annotated[str, typer.Argument(help="A question in words.", show_default=False)],
+    question: Annotated[
+        str | None, typer.Argument(help="A question in words; none on a terminal: a conversation.", show_default=False)
+    ] = None,
     topic: Annotated[str | None, typer.Option(help="Entity asked about.", show_default="found in the question")] = None,
+    file: Annotated[
+        str | None, typer.Option(help="Questions, one a line, maybe a tab and the entity.", show_default=False)
+    ] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of answers.")] = 5,
+    always: Annotated[bool, typer.Option("--always", help="Answer where it doesn't know, too.")] = False,
     data: Data = None,
     threads: Threads = None,
     as_json: Json = False,
 ):
     """Answer a question in words, with the triples that support each answer; the run was trained on questions."""
-    if not is_joint_run(run):
-        raise KgfastError(
-            f"{run} was not trained with questions, so it can't answer {question!r}; try `kgfast predict`"
-        )
-    from kgfast.cli import joint_runs
+    from kgfast.cli import answers
+    from kgfast.use import load
 
-    return joint_runs.ask(run, question, topic, k, data, threads, as_json)
+    answers.check_asked(question, file, topic)
+    trained = load(run, data, threads=threads)
+    if file is not None:
+        return answers.ask_file(trained, file, k, always, as_json)
+    if question is not None:
+        return answers.ask(trained, question, topic, k, always, as_json)
+    return answers.converse(trained, topic, k, always, as_json)
+
+
+@app.command()
+def serve(
+    run: Run,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0: for all who reach this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    data: Data = None,
+    threads: Threads = None,
+    device: Device = "auto",
+):
+    """Answer HTTP requests, and show a page for people: search, neighbourhoods, predictions, questions."""
+    from kgfast.core.optional import needs
+
+    for package in ("fastapi", "uvicorn"):  # before a large run is loaded
+        needs(package, "kgfast serve", "serve")
+    from kgfast.use import load
+    from kgfast.use.server.serve import serve
+
+    serve(load(run, data, threads=threads, device=device), host, port, errors().print)
 
 
 @app.command()
@@ -250,15 +295,15 @@ def export(
     as_json: Json = False,
 ):
     """Write embeddings and names for other programs."""
-    from kgfast.evaluate.export import export
+    from kgfast.use import load
 
-    model, names = open_run(run, names_only=True)
-    written = export(model, names, out, format)
+    trained = load(run, device="cpu", names_only=True)
+    written = trained.export(out, format)
     if as_json:
         return print_json({"format": format, "files": [str(path) for path in written]})
     for path in written:
         print_line(path)
-    if format == "word2vec" and any(name.split() != [name] for name in names.entity_names):
+    if format == "word2vec" and any(name.split() != [name] for name in trained.entities):
         errors().print("white space in names is written as an underscore in .vec files")
 
 
@@ -330,25 +375,6 @@ def show_data(
         return print_json(report.as_dict())
     for line in report.lines():
         print_line(line)
-
-
-def open_run(run, data=None, threads=None, device="auto", names_only=False):
-    """(model, graph) of a run; with `names_only` id maps may stand in for the graph, whose data may be gone."""
-    if is_joint_run(run):
-        from kgfast.cli import joint_runs
-
-        return joint_runs.open_links(run, data, threads, device)
-    from kgfast.cli import graph_runs
-
-    return graph_runs.open_run(run, data, threads, device, names_only)
-
-
-def is_joint_run(run):
-    if not run.is_dir():
-        raise CheckpointError(f"{run}: no such run (a folder that `kgfast train` wrote)")
-    from kgfast.run.manifest import read_manifest
-
-    return read_manifest(run).get("kind") == "joint"
 
 
 if __name__ == "__main__":

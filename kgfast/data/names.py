@@ -73,7 +73,7 @@ def find_by_text(slot: str, name: str, names: Names, texts: Strings | None = Non
         if len(same) == 1:
             return same[0]
         some = ", ".join(repr(names[index]) for index in same[:5])
-        raise DataError(f"--{slot} {name!r} is the text of {len(same)} names, give one of them: {some}")
+        raise DataError(f"{slot} {name!r} is the text of {len(same)} names, give one of them: {some}")
     return find_id(kind, name, names, texts)
 
 

@@ -1,96 +1,180 @@
 """The best answers to (head, relation, ?), (?, relation, tail) or (head, ?, tail), by name."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from kgfast.core.known import KnownTriples
 from kgfast.data.names import find_by_text
 from kgfast.errors import ConfigError
+from kgfast.evaluate.held import Held
 from kgfast.evaluate.metrics import check_model_fits
 
+if TYPE_CHECKING:
+    from kgfast.nn import KGEModel
+
+SLOTS = ("head", "relation", "tail")
 KNOWN = ("exclude", "mark", "ignore")
 
 
-@torch.no_grad()
-def predict(model, graph, head=None, relation=None, tail=None, k=10, known="exclude"):
+@dataclass(frozen=True)
+class Query:
+    """The ids of a triple whose part `slot` (0 head, 1 relation, 2 tail) is asked for and has id 0."""
+
+    ids: tuple[int, int, int]
+    slot: int
+
+    @classmethod
+    def of(cls, graph: Any, head: str | None = None, relation: str | None = None, tail: str | None = None) -> Query:
+        """From two names; ConfigError where it isn't two, DataError with the nearest names for an unknown one."""
+        given = (head, relation, tail)
+        missing = [slot for slot, name in enumerate(given) if name is None]
+        if len(missing) != 1:
+            got = ", ".join(SLOTS[slot] for slot in range(3) if slot not in missing) or "none"
+            raise ConfigError(f"predict needs two of head, relation and tail, got {got}")
+        ids = [0 if name is None else find_id(graph, slot, name) for slot, name in zip(SLOTS, given, strict=True)]
+        return cls((ids[0], ids[1], ids[2]), missing[0])
+
+    @property
+    def own(self) -> int | None:
+        """The entity that the query names, where it names one."""
+        return None if self.slot == 1 else self.ids[2 - self.slot]
+
+
+def predict(
+    model: KGEModel,
+    graph: Any,
+    head: str | None = None,
+    relation: str | None = None,
+    tail: str | None = None,
+    k: int = 10,
+    known: str = "exclude",
+    loops: bool | None = None,
+) -> list[dict[str, Any]]:
     """The k best answers for the one part of a triple that isn't given, best first.
 
-    `head`, `relation` and `tail` are names, or texts that one name has alone; the missing one is asked for.
-    `graph` is a KnowledgeGraph. `known` says what happens to answers that the graph already holds: "exclude"
-    leaves them out, "mark" keeps them with known=True, "ignore" doesn't look (then `graph` may be an id map
-    without triples, and known is None).
+    head, relation, tail  names, or texts that one name has alone; the missing one is asked for
+    graph  a KnowledgeGraph
+    known  what happens to answers that the graph already holds: "exclude" leaves them out, "mark" keeps them with
+           known=True and the split that has them, "ignore" doesn't look (then `graph` may be an id map without triples,
+           and known is None)
+    loops  whether the entity of the query may be its own answer; None: where a training triple of the relation leads
+           from an entity to itself, or where `graph` isn't looked at
 
-    Returns a list of dicts rank, id, name, label, score, known; shorter than k where fewer answers remain.
+    Returns a list of dicts rank, id, name, label, score, known (and split); shorter than k where fewer answers remain.
     Memory: O(k). Raises ConfigError on wrong arguments, DataError on unknown names, with the nearest ones.
     """
-    given = {"head": head, "relation": relation, "tail": tail}
-    missing = [part for part, name in given.items() if name is None]
-    if len(missing) != 1:
-        got = ", ".join(slot for slot in given if slot not in missing) or "none"
-        raise ConfigError(f"predict needs two of head, relation and tail, got {got}")
+    return predict_all(model, graph, [Query.of(graph, head, relation, tail)], k, known, loops)[0]
+
+
+@torch.no_grad()
+def predict_all(
+    model: KGEModel,
+    graph: Any,
+    queries: Sequence[Query],
+    k: int = 10,
+    known: str = "exclude",
+    loops: bool | None = None,
+    held: Held | None = None,
+) -> list[list[dict[str, Any]]]:
+    """`predict` of many queries, in one fused call for each part that is asked for. `held`: the graph's, kept by those
+    who ask again."""
     if k < 1:
         raise ConfigError(f"k={k}: must be at least 1")
     if known not in KNOWN:
         raise ConfigError(f"known={known!r}: must be one of {', '.join(KNOWN)}")
     check_model_fits(model, graph)
-    part = missing[0]
-    query = [0 if name is None else find_id(graph, slot, name) for slot, name in given.items()]
-    held = set() if known == "ignore" else known_answers(graph, query, part)
-    ask = best_relations if part == "relation" else best_entities
-    scores, ids = ask(model, graph, query, part, k, held if known == "exclude" else ())
+    held = None if known == "ignore" else held or Held(graph)
+    answers = [{} if held is None else held.answers(query.ids, query.slot) for query in queries]
+    left_out = [set(found) if known == "exclude" else set() for found in answers]
+    for query, found, out in zip(queries, answers, left_out, strict=True):
+        looped = loops if loops is not None else held is None or query.ids[1] in held.loops
+        if query.own is not None and query.own not in found and not looped:
+            out.add(query.own)
+    best: dict[int, tuple[list[float], list[int]]] = {}
+    for slot, ask in ((0, best_entities), (1, best_relations), (2, best_entities)):
+        places = [place for place, query in enumerate(queries) if query.slot == slot]
+        if places:
+            rows = [queries[place].ids for place in places]
+            results = ask(model, graph, rows, slot, k, [left_out[place] for place in places])
+            best.update(zip(places, results, strict=True))
+    return [
+        described(graph, query.slot == 1, *best[place], None if held is None else found, known == "mark")
+        for place, (query, found) in enumerate(zip(queries, answers, strict=True))
+    ]
+
+
+def described(
+    graph: Any,
+    relations: bool,
+    scores: list[float],
+    ids: list[int],
+    known: Mapping[int, str] | None,
+    with_splits: bool = False,
+) -> list[dict[str, Any]]:
+    """Answers as people read them; `known`: the split that holds each known answer."""
     return [
         {
             "rank": rank,
             "id": answer,
-            "name": str((graph.relation_names if part == "relation" else graph.entity_names)[answer]),
-            "label": relation_label(graph, answer) if part == "relation" else graph.label(answer),
+            "name": str((graph.relation_names if relations else graph.entity_names)[answer]),
+            "label": relation_label(graph, answer) if relations else graph.label(answer),
             "score": score,
-            "known": None if known == "ignore" else answer in held,
+            "known": None if known is None else answer in known,
+            **({"split": (known or {}).get(answer)} if with_splits else {}),
         }
         for rank, (score, answer) in enumerate(zip(scores, ids, strict=True), start=1)
     ]
 
 
-def find_id(graph, slot, name):
+def find_id(graph: Any, slot: str, name: str) -> int:
     """The id of a name, or of the one entity or relation that has it for its text; DataError otherwise."""
     kind = "relation" if slot == "relation" else "entity"
     return find_by_text(slot, name, getattr(graph, f"{kind}_names"), getattr(graph, f"{kind}_text", None))
 
 
-def known_answers(graph, query, part):
-    """The ids that complete `query` to a triple of the graph (all splits)."""
-    slot = ("head", "relation", "tail").index(part)
-    others = [column for column in range(3) if column != slot]
-    held = set()
-    for triples in (graph.train, graph.valid, graph.test):
-        fits = (triples[:, others[0]] == query[others[0]]) & (triples[:, others[1]] == query[others[1]])
-        held.update(triples[fits, slot].tolist())
-    return held
+Found = list[tuple[list[float], list[int]]]  # for each query: scores and ids, best first
 
 
-def best_entities(model, graph, query, part, k, left_out):
-    device = model.entities.device
-    rows = torch.tensor([query], dtype=torch.int64)
+def best_entities(
+    model: KGEModel, graph: Any, queries: list[tuple[int, int, int]], slot: int, k: int, left_out: list[set[int]]
+) -> Found:
+    device, rows = model.entities.device, torch.tensor(queries, dtype=torch.int64)
     exclude = None
-    if left_out:
-        complete = rows.repeat(len(left_out), 1)
-        complete[:, 0 if part == "head" else 2] = torch.tensor(sorted(left_out))
+    if any(left_out):
+        counts = torch.tensor([len(out) for out in left_out])
+        complete = rows.repeat_interleave(counts, 0)
+        complete[:, slot] = torch.tensor([answer for out in left_out for answer in sorted(out)], dtype=torch.int64)
         exclude = KnownTriples.from_triples(complete, graph.num_entities, graph.num_relations).to(device)
-    k = min(k, graph.num_entities)
-    scores, ids = (values[0].tolist() for values in model.topk(rows.to(device), k, part, exclude=exclude))
-    remaining = sum(answer >= 0 for answer in ids)
-    return scores[:remaining], ids[:remaining]
+    found = model.topk(rows.to(device), min(k, graph.num_entities), SLOTS[slot], exclude=exclude)
+    results: Found = []
+    for scores, ids in zip(*(values.tolist() for values in found), strict=True):
+        remaining = sum(answer >= 0 for answer in ids)
+        results.append((scores[:remaining], ids[:remaining]))
+    return results
 
 
-def best_relations(model, graph, query, part, k, left_out):
-    triples = torch.tensor([query], dtype=torch.int64).repeat(graph.num_relations, 1)
-    triples[:, 1] = torch.arange(graph.num_relations)
-    scores = model.score_triples(triples.to(model.entities.device)).double().cpu()
-    scores[list(left_out)] = -torch.inf
-    scores, ids = torch.sort(scores, descending=True, stable=True)
-    count = min(k, graph.num_relations - len(left_out))
-    return scores[:count].tolist(), ids[:count].tolist()
+def best_relations(
+    model: KGEModel, graph: Any, queries: list[tuple[int, int, int]], slot: int, k: int, left_out: list[set[int]]
+) -> Found:
+    count = graph.num_relations
+    triples = torch.tensor(queries, dtype=torch.int64).repeat_interleave(count, 0)
+    triples[:, slot] = torch.arange(count).repeat(len(queries))
+    results: Found = []
+    for scores, out in zip(
+        model.score_triples(triples.to(model.entities.device)).double().cpu().view(-1, count), left_out, strict=True
+    ):
+        scores[list(out)] = -torch.inf
+        scores, ids = torch.sort(scores, descending=True, stable=True)
+        remaining = min(k, count - len(out))
+        results.append((scores[:remaining].tolist(), ids[:remaining].tolist()))
+    return results
 
 
-def relation_label(graph, relation):
+def relation_label(graph: Any, relation: int) -> str:
     texts = getattr(graph, "relation_text", None)  # an id map has names alone
     return (texts[relation] if texts else None) or str(graph.relation_names[relation])

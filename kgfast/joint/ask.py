@@ -2,45 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from kgfast import reference
 from kgfast.core import checks
 from kgfast.errors import ConfigError
-from kgfast.evaluate.predict import find_id, relation_label
+from kgfast.evaluate.predict import described, find_id, relation_label
 from kgfast.joint.model.joint_model import evaluating
+from kgfast.joint.model.packed import Encoded
 from kgfast.joint.tasks.qa.fill import all_scores
-from kgfast.joint.tasks.qa.questions import find_topic, mentions, without_mention
+from kgfast.joint.tasks.qa.questions import Topics, mentions, without_mention
 from kgfast.joint.tasks.qa.walk import Step, support, walk
 from kgfast.joint.unseen import check_texts, rows_of_texts
 
 MAIN = ("together", "following", "embedding")  # whose answers count: the first that there is
 
 
-@torch.no_grad()
-def ask(model, question: str, topic: str | None = None, k: int = 5) -> dict:
-    """The k likeliest answers to a question.
+AT_ONCE = 64  # questions that walk together: num_entities x 64 numbers a hop
 
-    topic: name of the entity asked about; None: the longest name or text that the question mentions. Returns question,
-    topic, and answers: dicts of rank, id, name, label, probability, heads (each head's probability), and support, the
-    likeliest way from topic to answer as dicts of head, relation, tail (labels), known (False: a guess) and share (of
-    the mass that arrived). ConfigError for a model without the task qa, DataError for an unknown topic.
+
+def ask(model, question: str, topic: str | None = None, k: int = 5) -> dict[str, Any]:
+    """The k likeliest answers to a question; `ask_all` has the rest."""
+    return ask_all(model, [question], [topic], k)[0]
+
+
+@torch.no_grad()
+def ask_all(
+    model,
+    questions: Sequence[str],
+    topics: Sequence[str | None] | None = None,
+    k: int = 5,
+    threshold: float | None = None,
+    finder: Topics | None = None,
+) -> list[dict[str, Any]]:
+    """The k likeliest answers to each question, read and walked together.
+
+    topics     names of the entities asked about; None: the longest name or text that the question mentions
+    threshold  a likeliest answer below this probability counts as not known
+    finder     of topics, for those who ask again
+
+    Returns dicts of question, topic, knows (None without a threshold), and answers: dicts of rank, id, name, label,
+    probability, heads (each head's probability), and support, the likeliest way from topic to answer as dicts of head,
+    relation, tail (labels), known (False: a guess) and share (of the mass that arrived). ConfigError for a model
+    without the task qa, DataError for an unknown topic.
     """
     if "qa" not in model.tasks:
         raise ConfigError(f"this model was trained without the task qa; it has: {', '.join(model.tasks) or 'none'}")
     check_count(k, model.graph.num_entities)
-    check_texts(model, [question])
-    graph, task = model.graph, model.tasks["qa"]
-    entity = find_topic(graph, question) if topic is None else find_id(graph, "topic", topic)
-    device = model.relations.device
+    entities = topic_ids(model, questions, topics, finder)
+    results: list[dict[str, Any]] = []
     with evaluating(model):
-        packed = model.texts.pack([without_mention(question, mentions(graph, entity))]).to(device)
-        encoded, topics = model.backbone.encode(packed, task.name), torch.tensor([entity], device=device)
-        found = task.probabilities(model, topics, encoded)
-        main = found[next(head for head in MAIN if head in found)][0]
-        ways = supports(model, topics, encoded) if "following" in found else lambda answer: []
-        best = torch.sort(main, descending=True, stable=True)
+        for start in range(0, len(questions), AT_ONCE):
+            chosen = slice(start, start + AT_ONCE)
+            results += answers_of(model, questions[chosen], entities[chosen], k, threshold)
+    return results
+
+
+def topic_ids(
+    model, questions: Sequence[str], topics: Sequence[str | None] | None = None, finder: Topics | None = None
+) -> list[int]:
+    """The entity that each question is about; DataError for a question that is empty or about none that is known."""
+    check_texts(model, questions)
+    finder = finder or Topics(model.graph)
+    named = topics or [None] * len(questions)
+    return [
+        finder.find(question) if topic is None else find_id(model.graph, "topic", topic)
+        for question, topic in zip(questions, named, strict=True)
+    ]
+
+
+def answers_of(
+    model, questions: Sequence[str], entities: list[int], k: int, threshold: float | None
+) -> list[dict[str, Any]]:
+    """`ask_all` of a few questions, whose topics are known."""
+    graph, task, device = model.graph, model.tasks["qa"], model.relations.device
+    bare = [without_mention(text, mentions(graph, entity)) for text, entity in zip(questions, entities, strict=True)]
+    encoded = model.backbone.encode(model.texts.pack(bare).to(device), task.name)
+    topics = torch.tensor(entities, device=device)
+    found = task.probabilities(model, topics, encoded)
+    ways = supports(model, topics, encoded) if "following" in found else lambda place, answer: []
+    best = torch.sort(found[next(head for head in MAIN if head in found)], descending=True, stable=True)
+    results = []
+    for place, (question, entity) in enumerate(zip(questions, entities, strict=True)):
         answers = [
             {
                 "rank": rank,
@@ -48,27 +95,31 @@ def ask(model, question: str, topic: str | None = None, k: int = 5) -> dict:
                 "name": str(graph.entity_names[answer]),
                 "label": graph.label(answer),
                 "probability": probability,
-                "heads": {head: float(values[0, answer]) for head, values in found.items()},
-                "support": [named(graph, step) for step in ways(answer)],
+                "heads": {head: float(values[place, answer]) for head, values in found.items()},
+                "support": [named(graph, step) for step in ways(place, answer)],
             }
             for rank, (probability, answer) in enumerate(
-                zip(best.values[:k].tolist(), best.indices[:k].tolist(), strict=True), start=1
+                zip(best.values[place, :k].tolist(), best.indices[place, :k].tolist(), strict=True), start=1
             )
         ]
-    return {"question": question, "topic": str(graph.entity_names[entity]), "answers": answers}
+        knows = None if threshold is None else bool(answers[0]["probability"] >= threshold)
+        topic = str(graph.entity_names[entity])
+        results.append({"question": question, "topic": topic, "knows": knows, "answers": answers})
+    return results
 
 
-def supports(model, topics: Tensor, encoded):
-    """answer -> the steps of the likeliest way to it, of the number of hops that brings it the most."""
+def supports(model, topics: Tensor, encoded: Encoded) -> Callable[[int, int], list[Step]]:
+    """(question, answer) -> the steps of the likeliest way there, of the number of hops that brings it the most."""
     task = model.tasks["qa"]
     reading, edges = task.reader(encoded), task.edges_on(topics.device)
     fill = task.link_fill(model, model.entities.all_rows()) if task.both and task.options.predicted else task.fill
     masses = walk(topics, reading.attention, edges, fill)
 
-    def ways(answer: int) -> list[Step]:
-        arrived = [float(share * mass[answer, 0]) for share, mass in zip(reading.hops[:, 0], masses, strict=True)]
+    def ways(place: int, answer: int) -> list[Step]:
+        of_one, shares = [mass[:, place, None] for mass in masses], reading.hops[:, place]
+        arrived = [float(share * mass[answer, 0]) for share, mass in zip(shares, of_one, strict=True)]
         hops = arrived.index(max(arrived))
-        return support(answer, masses[: hops + 1], reading.attention[:hops], edges, fill)
+        return support(answer, of_one[: hops + 1], reading.attention[:hops, :, place, None], edges, fill)
 
     return ways
 
@@ -101,18 +152,7 @@ def predict_for_text(model, text: str, relation: str, k: int = 10, side: str = "
         make = spec.head_query if side == "head" and not reciprocal else spec.tail_query
         scores = all_scores(make(row, relations), model.entities.all_rows(), model.score)[0]
     best = torch.sort(scores, descending=True, stable=True)
-    return [
-        {
-            "rank": rank,
-            "id": answer,
-            "name": str(graph.entity_names[answer]),
-            "label": graph.label(answer),
-            "score": score,
-        }
-        for rank, (score, answer) in enumerate(
-            zip(best.values[:k].tolist(), best.indices[:k].tolist(), strict=True), start=1
-        )
-    ]
+    return described(graph, False, best.values[:k].tolist(), best.indices[:k].tolist(), None)
 
 
 def check_count(k: int, most: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,9 +15,14 @@ SPLITS = ("test", "valid")
 
 
 @torch.no_grad()
-def evaluate_tasks(model: JointModel, split: str, tasks: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+def evaluate_tasks(
+    model: JointModel,
+    split: str,
+    tasks: Iterable[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, dict[str, Any]]:
     """{task: metrics} on "valid" or "test"; tasks that the data holds nothing of are left out. Texts of entities are
-    read with the weights of now. Numbers that aren't finite are None."""
+    read with the weights of now. Numbers that aren't finite are None. `progress(done, total)` counts tasks."""
     if split not in SPLITS:
         raise ConfigError(f"split={split!r}: must be one of {', '.join(SPLITS)}")
     names = [name for name in (tasks or model.tasks) if model.tasks[name].can_evaluate(split)]
@@ -25,7 +30,12 @@ def evaluate_tasks(model: JointModel, split: str, tasks: Iterable[str] | None = 
         raise DataError(f"{model.graph.name} holds nothing in {split} for any of the tasks {', '.join(model.tasks)}")
     with evaluating(model):
         model.refresh()
-        return {name: plain(model.tasks[name].evaluate(model, split)) for name in names}
+        found = {}
+        for done, name in enumerate(names, 1):
+            found[name] = plain(model.tasks[name].evaluate(model, split))
+            if progress is not None:
+                progress(done, len(names))
+        return found
 
 
 def plain(value: Any) -> Any:

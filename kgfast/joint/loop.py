@@ -24,6 +24,7 @@ from kgfast.joint.room import check_batch_room, check_model_room
 from kgfast.joint.step import Step
 from kgfast.run.folder import run_folder
 from kgfast.run.loop import TrainingLoop
+from kgfast.run.progress import progress_bar
 from kgfast.run.session import TrainingError, check_triples, start
 
 LOG_STEPS = 256  # at most, between two reads of the losses
@@ -212,7 +213,10 @@ class JointTraining(TrainingLoop):
         self.say(f"stopped by {stopped} after {self.position.step} steps; evaluating")
         tasks = self.model.tasks
         splits = [split for split in SPLITS if any(task.can_evaluate(split) for task in tasks.values())]
-        found = {split: evaluate_tasks(self.model, split) for split in splits}
+        found = {}
+        for split in splits:
+            with progress_bar(self.console, f"evaluating {split}") as advance:
+                found[split] = evaluate_tasks(self.model, split, progress=advance)
         return {
             "run": str(self.run),
             **{split: found.get(split, {}).get(MAIN) for split in SPLITS},

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 
-from kgfast.errors import KgfastError
+from kgfast.core import optional
 
 
 def needs(package: str) -> ModuleType:
     """The package; KgfastError that says what to install where it is missing."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise KgfastError(
-            f'joint training needs the package {package} ({error}): pip install "kgfast[joint]"'
-        ) from error
+    return optional.needs(package, "joint training", "joint")

@@ -11,7 +11,6 @@ import math
 import signal
 import time
 from abc import ABC, abstractmethod
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from kgfast.core.files import write_whole
 from kgfast.run.checkpoint import Position
 from kgfast.run.monitor import Monitor
+from kgfast.run.progress import LONG, lasting
 from kgfast.run.schedule import learning_rate, part_over
 from kgfast.run.session import leave, peak_memory_bytes, stop_signals
 from kgfast.run.settings import RunSettings
@@ -43,6 +43,7 @@ class TrainingLoop(ABC):
     losses: Tensor  # room for those of the steps since `logged`, a row a step
     rate: float | None  # of the last step; None: none is set yet
     first = True  # whether this process writes the run's files
+    expected: float | None = None  # seconds that training was to take, told once
 
     # What a kind of training fills in
 
@@ -244,7 +245,11 @@ class TrainingLoop(ABC):
         over = part_over(position.step, self.steps, position.elapsed, self.config.minutes)
         left = position.elapsed * (1 - over) / over if over else 0.0
         record = {"step": position.step, "epoch": self.epoch(), **numbers}
-        self.monitor.training(record, over, f"{text}  {timedelta(seconds=round(left))} left", place)
+        self.monitor.training(record, over, f"{text}  {lasting(left)} left", place)
+        if self.expected is None and over:
+            self.expected = left
+            if left >= LONG:
+                self.say(f"training: about {lasting(left)} left")
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)

@@ -17,6 +17,7 @@ from kgfast.evaluate.metrics import all_ranks, evaluate, summarize
 from kgfast.evaluate.report import write_report
 from kgfast.run.folder import run_folder
 from kgfast.run.loop import TrainingLoop
+from kgfast.run.progress import progress_bar
 from kgfast.run.seeds import generator
 from kgfast.run.session import TrainingError, check_triples, start
 from kgfast.train import checkpoint
@@ -198,7 +199,8 @@ class Training(TrainingLoop):
         self.details = None
         metrics: dict[str, Any] = {"test": None, "valid": None, "tasks": {}}
         for split in splits:
-            found = evaluate(self.model, self.graph, split, details=split == splits[0])
+            with progress_bar(self.console, f"ranking {split}") as advance:
+                found = evaluate(self.model, self.graph, split, details=split == splits[0], progress=advance)
             self.details = found if split == splits[0] else self.details
             metrics[split] = {key: found[key] for key in REPORTED}
         return metrics

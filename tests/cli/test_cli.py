@@ -1,7 +1,9 @@
 """The command line, run in this process; what must not import torch, in another one."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -144,6 +146,41 @@ def test_predict(run, kgfast):
     assert code == 2
     assert "'france'" in error
     assert kgfast("predict", folder, "--head", "france")[0] == 2
+
+
+def test_predict_a_file_of_queries(run, kgfast, tmp_path, monkeypatch):
+    folder, _ = run
+    (tmp_path / "queries.txt").write_text("France\tborders\t?\r\n\n?\tcapital\tParis\nfrance\t?\tgermany\n")
+    code, output, _ = kgfast("predict", folder, "--file", tmp_path / "queries.txt", "-k", 2, "--json")
+    rows = [json.loads(line) for line in output.splitlines()]
+    assert code == 0 and [len(row["answers"]) for row in rows] == [2, 2, 2]
+    alone = json.loads(kgfast("predict", folder, "--head", "France", "--relation", "borders", "-k", 2, "--json")[1])
+    assert rows[0] == alone and rows[1]["head"] is None and rows[2]["relation"] is None
+    code, output, _ = kgfast("predict", folder, "--file", tmp_path / "queries.txt", "--known", "mark", "-k", 1200)
+    assert code == 0 and "?  capital  Paris" in output
+    assert re.search(r"\bfrance +France .*in train", output)
+    wrong = {
+        "a\tb\n": "queries.txt:1: must be head, relation and tail",
+        "france\tborders\tspain\n": "queries.txt:1: must be head",
+        "france\tborders\t?\nfrence\tborders\t?\n": "queries.txt:2: no entity is named 'frence'",
+    }
+    for text, said in wrong.items():
+        (tmp_path / "queries.txt").write_text(text)
+        code, output, error = kgfast("predict", folder, "--file", tmp_path / "queries.txt")
+        assert (code, output) == (2, "") and said in " ".join(error.split())
+    monkeypatch.setattr("sys.stdin", io.StringIO("france\tborders\t?\n"))
+    assert kgfast("predict", folder, "--file", "-", "--json")[0] == 0
+    code, _, error = kgfast("predict", folder, "--file", "-", "--head", "france")
+    assert code == 2 and "--file has the queries" in " ".join(error.split())
+
+
+def test_nobody_is_their_own_answer_unless_asked(run, kgfast):
+    folder, _ = run
+    query = ("predict", folder, "--head", "France", "--relation", "borders", "-k", 1200, "--json")
+    names = [row["name"] for row in json.loads(kgfast(*query)[1])["answers"]]
+    assert "france" not in names
+    looped = [row["name"] for row in json.loads(kgfast(*query, "--loops")[1])["answers"]]
+    assert "france" in looped and [name for name in looped if name != "france"] == names
 
 
 def test_predict_when_the_data_is_gone(run, kgfast, tmp_path):

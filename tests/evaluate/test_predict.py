@@ -6,6 +6,8 @@ import torch
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError
 from kgfast.evaluate import predict
+from kgfast.evaluate.held import Held
+from kgfast.evaluate.predict import Query, predict_all
 from kgfast.nn import KGEModel
 from kgfast.train.id_maps import IdMaps
 
@@ -33,9 +35,10 @@ def names(rows):
 @pytest.mark.parametrize("reciprocal", [False, True])
 def test_tails_and_heads(reciprocal):
     graph, model = graph_and_model(reciprocal=reciprocal)
-    tails = predict(model, graph, head="ada", relation="next", known="mark")
+    tails = predict(model, graph, head="ada", relation="next", known="mark", loops=True)
     assert names(tails) == ["bob", "ada", "cy", "dora", "eve"]  # ties by lower id
     assert [row["known"] for row in tails] == [True, False, False, True, False]
+    assert [row["split"] for row in tails] == ["train", None, None, "valid", None]
     assert [row["rank"] for row in tails] == [1, 2, 3, 4, 5]
     assert tails[0]["score"] == 0.0
     assert tails[2]["score"] == -1.0
@@ -46,9 +49,56 @@ def test_tails_and_heads(reciprocal):
 
 def test_known_answers_of_every_split_are_left_out():
     graph, model = graph_and_model()
-    assert names(predict(model, graph, head="ada", relation="next")) == ["ada", "cy", "eve"]
-    assert names(predict(model, graph, relation="next", tail="dora")) == ["bob", "dora", "eve"]
-    assert names(predict(model, graph, head="cy", relation="next", k=1)) == ["cy"]
+    assert names(predict(model, graph, head="ada", relation="next", loops=True)) == ["ada", "cy", "eve"]
+    assert names(predict(model, graph, relation="next", tail="dora", loops=True)) == ["bob", "dora", "eve"]
+    assert names(predict(model, graph, head="cy", relation="next", k=1, loops=True)) == ["cy"]
+
+
+def test_nobody_answers_for_themselves_where_train_has_no_loops():
+    graph, model = graph_and_model()
+    assert names(predict(model, graph, head="ada", relation="next")) == ["cy", "eve"]
+    assert names(predict(model, graph, relation="next", tail="dora", known="mark")) == ["cy", "bob", "ada", "eve"]
+    assert "ada" in names(predict(model, graph, head="ada", relation="next", known="ignore"))
+    looped = KnowledgeGraph.from_arrays(
+        [[0, 0, 1], [1, 0, 1]], [[3, 1, 3]], entity_names=NAMES, relation_names=["next", "same"]
+    )
+    assert names(predict(model, looped, head="ada", relation="next"))[0] == "ada"
+    assert "dora" not in names(predict(model, looped, head="dora", relation="same"))  # valid is not train
+    assert names(predict(model, looped, head="dora", relation="same", known="mark"))[0] == "dora"  # and holds it
+    assert "ada" not in names(predict(model, looped, head="ada", relation="next", loops=False))
+
+
+@pytest.mark.parametrize("reciprocal", [False, True])
+@pytest.mark.parametrize("known", ["exclude", "mark", "ignore"])
+def test_many_queries_are_answered_as_each_alone(known, reciprocal):
+    graph, model = graph_and_model(reciprocal=reciprocal)
+    asked = [
+        (None, "next", "dora"),
+        ("ada", "next", None),
+        ("ada", None, "bob"),
+        (None, "same", "cy"),
+        ("ada", "next", None),
+    ]
+    held = Held(graph)
+    for _ in range(2):  # read, then sorted
+        queries = [Query.of(graph, *names) for names in asked]
+        found = predict_all(model, graph, queries, 3, known, held=held)
+        assert found == [predict(model, graph, *names, k=3, known=known) for names in asked]
+
+
+def test_what_a_graph_holds_of_an_entity():
+    graph = KnowledgeGraph.from_arrays([[0, 0, 1], [1, 0, 1], [1, 1, 2], [0, 1, 1]], [[2, 0, 0]], [[2, 1, 1]])
+    held = Held(graph)
+    first = held.of(1)
+    assert first["train"].tolist() == [[0, 0, 1], [1, 0, 1], [1, 1, 2], [0, 1, 1]]
+    held.sort()
+    for entity in range(3):
+        expected = {
+            split: [row for row in getattr(graph, split).tolist() if entity in (row[0], row[2])]
+            for split in ("train", "valid", "test")
+        }
+        assert {split: rows.tolist() for split, rows in held.of(entity).items()} == expected
+    assert held.loops == {0} and held.answers((0, 0, 1), 1) == {0: "train", 1: "train"}
 
 
 def test_relations():

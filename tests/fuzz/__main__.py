@@ -81,7 +81,8 @@ def wrong_number(case: dict) -> str | None:
 def wrong(count: int, seed: int) -> Iterator[tuple[str, Callable[[], str | None]]]:
     """(line, check) of calls with one or two arguments that are wrong."""
     import wrong_calls
-    from wrong_functions import FUNCTIONS, IMPLS, STEPS
+    from wrong_arguments import IMPLS
+    from wrong_functions import FUNCTIONS, STEPS
 
     chance, names = random.Random(seed), list(FUNCTIONS)
     for _ in range(count):

@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from joint_helpers import SMALL, write_towns
 
-from kgfast.cli.joint_runs import open_run
+from kgfast import load
 from kgfast.cli.main import main
 from kgfast.errors import ConfigError
 
@@ -94,15 +97,52 @@ def test_evaluate(run, kgfast):
 
 
 def test_ask_names_answers_and_triples(run, kgfast):
-    code, output, _ = kgfast("ask", run, "where does town1x1 lie", "--json", "-k", 3)
+    code, output, _ = kgfast("ask", run, "where does town1x1 lie", "--json", "-k", 3, "--always")
     assert code == 0
     found = json.loads(output)
     assert found["topic"] == "town1x1" and [answer["rank"] for answer in found["answers"]] == [1, 2, 3]
     assert sum(bool(answer["support"]) for answer in found["answers"]) > 0
-    code, output, _ = kgfast("ask", run, "where does it lie", "--topic", "town1x1")
+    code, output, _ = kgfast("ask", run, "where does it lie", "--topic", "town1x1", "--always")
     assert code == 0 and " 1  " in output
     code, _, error = kgfast("ask", run, "where does it lie")
     assert code == 2 and "name the topic" in error
+
+
+def test_ask_a_file_of_questions(run, kgfast, tmp_path):
+    (tmp_path / "questions.txt").write_text("where does town1x1 lie\nwhat colour has it\tcountry2\n")
+    code, output, _ = kgfast("ask", run, "--file", tmp_path / "questions.txt", "--json", "-k", 1, "--always")
+    rows = [json.loads(line) for line in output.splitlines()]
+    assert code == 0 and [row["topic"] for row in rows] == ["town1x1", "country2"]
+    assert [len(row["answers"]) for row in rows] == [1, 1]
+    code, output, _ = kgfast("ask", run, "--file", tmp_path / "questions.txt", "-k", 1, "--always")
+    assert code == 0 and output.index("where does town1x1 lie") < output.index("what colour has it")
+    (tmp_path / "questions.txt").write_text("where does town1x1 lie\nwhere is it\n")
+    code, output, error = kgfast("ask", run, "--file", tmp_path / "questions.txt")
+    assert (code, output) == (2, "") and "questions.txt:2: the question" in " ".join(error.split())
+
+
+def test_ask_is_a_conversation_on_a_terminal(run, kgfast, monkeypatch):
+    code, _, error = kgfast("ask", run)
+    assert code == 2 and "give a question, or --file" in " ".join(error.split())
+    lines = iter(["where does town1x1 lie", "where is it", ""])
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    code, output, error = kgfast("ask", run, "--always", "-k", 1)
+    assert code == 0 and re.search(r"^ 1  \d\.\d{3}  ", output, re.M) and "name the topic" in error
+
+
+def test_ask_says_that_it_does_not_know(run, kgfast, tmp_path):
+    """A run whose valid questions asked for more than any probability."""
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["tasks"]["qa"]["valid"]["threshold"] = 1.5
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    code, output, _ = kgfast("ask", other, "where does town1x1 lie")
+    assert code == 0 and "I don't know: no answer is as likely as 1.50" in output
+    found = json.loads(kgfast("ask", other, "where does town1x1 lie", "--json")[1])
+    assert found["knows"] is False and found["answers"] == []
+    assert json.loads(kgfast("ask", other, "where does town1x1 lie", "--always", "--json")[1])["answers"]
 
 
 def test_predict_also_for_a_text(run, kgfast):
@@ -169,7 +209,7 @@ def test_mistakes_cost_a_line_and_code_2(kgfast, words, said):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="device='cuda': no CUDA device is available"):
-        open_run("run", device="cuda")
+        load("run", device="cuda")
 
 
 @pytest.mark.slow

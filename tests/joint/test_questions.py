@@ -23,7 +23,7 @@ from kgfast.joint.tasks.qa.answering import Gate, answer_metrics, look
 from kgfast.joint.tasks.qa.questions import (
     MENTION,
     Questions,
-    find_topic,
+    Topics,
     mentions,
     with_fewer_triples,
     with_questions,
@@ -82,11 +82,11 @@ def test_a_mention_is_a_whole_word_in_any_case():
 
 def test_the_topic_is_the_longest_mention():
     graph = world()
-    assert find_topic(graph, "What is the capital of South Sudan?") == graph.entity_id("south_sudan")
-    assert find_topic(graph, "which countries border niger") == graph.entity_id("niger")
-    assert find_topic(graph, "Where is Washington, D.C.?") == graph.entity_id("washington_d_c")
+    assert Topics(graph).find("What is the capital of South Sudan?") == graph.entity_id("south_sudan")
+    assert Topics(graph).find("which countries border niger") == graph.entity_id("niger")
+    assert Topics(graph).find("Where is Washington, D.C.?") == graph.entity_id("washington_d_c")
     with pytest.raises(DataError, match="mentions no entity of graph 'world'"):
-        find_topic(graph, "what is it?")
+        Topics(graph).find("what is it?")
 
 
 @pytest.mark.parametrize(
@@ -105,10 +105,10 @@ def test_topics_in_every_writing(name):
         f"a\u200b \u00a0{name} b",
     ]
     for question in (*wordings, f"in {other_form}?", f"in  {name.replace(' ', '  ')}?"):
-        assert find_topic(graph, question) == 1, question
+        assert Topics(graph).find(question) == 1, question
         assert MENTION in without_mention(question, mentions(graph, 1))
     with pytest.raises(DataError, match="mentions no entity"):
-        find_topic(graph, "Monday's others")
+        Topics(graph).find("Monday's others")
 
 
 def test_other_questions_and_fewer_triples(family):
@@ -251,6 +251,13 @@ def test_ask_names_answers_and_their_support():
             ask(trained(), empty, topic="egypt")
     with pytest.raises(ConfigError, match="k=0"):
         ask(trained(), "What is the capital of Egypt?", k=0)
+
+
+def test_the_question_that_the_readme_shows():
+    found = ask(trained(), "What is officially spoken in the country governed from Belgrade?", k=1)
+    assert found["topic"] == "belgrade" and found["answers"][0]["label"] == "Serbian"
+    steps = [(step["head"], step["relation"], step["tail"]) for step in found["answers"][0]["support"]]
+    assert steps == [("Serbia", "has the capital", "Belgrade"), ("Serbia", "has the official language", "Serbian")]
 
 
 def test_the_walk_leaves_the_rows_alone_and_the_gate_moves_alone():

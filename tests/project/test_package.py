@@ -1,9 +1,11 @@
 """What is shipped: one version everywhere, the licence, the marks that make types visible."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import tarfile
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -60,6 +62,20 @@ def test_a_build_holds_more_than_modules(tmp_path):
     if told.returncode == 0:  # a copy without its history has no list
         data = [name for name in told.stdout.split() if not name.endswith(".py")]
         assert set(data) <= built
+
+
+def test_a_source_distribution_has_what_is_built_and_what_pages_name(tmp_path):
+    build = ["egg_info", "--egg-base", tmp_path, "sdist", "--dist-dir", tmp_path]
+    subprocess.run([sys.executable, "setup.py", "--quiet", *build], cwd=ROOT, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as packed:
+        held = {name.partition("/")[2] for name in packed.getnames()}
+    named = {"CMakeLists.txt", "csrc/bindings.cpp", "kernels/triton/scores.py", "kgfast/use/server/page/index.html"}
+    for page in ("README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        links = [target for target in re.findall(r"\]\(([^)#]+)", text) if not target.startswith("http")]
+        named |= {os.path.normpath(os.path.join(os.path.dirname(page), target)) for target in links}
+        named |= set(re.findall(r"\bexamples/\w+\.\w+", text))
+    assert "examples/world.yaml" in named and named <= held, sorted(named - held)
 
 
 def test_hooks_run_what_lint_runs():

@@ -89,6 +89,11 @@ kgfast.KnowledgeGraph.load("world").num_entities.upper()  # attr-defined
 total, each, more = kgfast.multitask_loss([])  # misc
 kgfast.steps.OneVsAllStep(kgfast.nn.TransE(3, 1, 4), table)  # arg-type
 kgfast.cpu_level() + 1  # operator
+run = kgfast.load("runs/world")
+run.predict(head="France", relation=3)  # arg-type
+run.ask("where?").append(1)  # attr-defined
+run.ask(["where?"]).keys()  # attr-defined
+run.embedding("France", kind=1)  # arg-type
 """
 
 

@@ -12,6 +12,7 @@ al. 2021).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -133,3 +134,15 @@ def answer_metrics(probabilities: Tensor, offsets: Tensor, answers: Tensor) -> t
     hits = right.gather(1, best.indices)[:, 0] & (best.values[:, 0] > 0)
     both = (named & right).sum(1).double()
     return hits.double(), 2 * both / (named.sum(1) + right.sum(1)).clamp(min=1)
+
+
+def threshold(probabilities: Tensor, right: Tensor) -> float:
+    """The probability from which on answers are worth giving: it makes right answers given minus wrong ones given
+    largest, of n likeliest answers with `probabilities` [n], some `right` [n]. Above all where none is worth it.
+    """
+    sure, order = torch.sort(probabilities, descending=True)
+    gain = (2 * right[order].double() - 1).cumsum(0)
+    last = torch.cat([sure[1:] != sure[:-1], torch.ones(1, dtype=torch.bool)])  # equal ones are given together
+    gain[~last] = -torch.inf
+    best = int(gain.argmax())
+    return float(sure[best]) if gain[best] > 0 else math.nextafter(float(sure[0]), math.inf)

@@ -222,11 +222,13 @@ class QATask(Task):
             batch = self.of(split, rows)
             encoded = model.backbone.encode(batch.texts.to(device), self.name)
             for head, probabilities in self.probabilities(model, batch.topics.to(device), encoded).items():
-                measured = answering.answer_metrics(probabilities.cpu(), batch.offsets, batch.answers)
-                parts.setdefault(head, []).append(torch.stack(measured))
+                probabilities = probabilities.cpu()
+                measured = answering.answer_metrics(probabilities, batch.offsets, batch.answers)
+                parts.setdefault(head, []).append(torch.stack([*measured, probabilities.max(1).values.double()]))
         heads = {head: torch.cat(measured, 1) for head, measured in parts.items()}
         main = next(heads[name] for name in ("together", "following", "embedding") if name in heads)
         result = summary(main) | {"questions": len(questions), "heads": {h: summary(m) for h, m in heads.items()}}
+        result["threshold"] = answering.threshold(main[2], main[0])
         result["hops"] = {
             ("beyond" if count == 0 else str(count)): summary(main[:, chosen]) | {"questions": int(chosen.sum())}
             for count in questions.hops.unique().tolist()

@@ -1,0 +1,149 @@
+"""`kgfast predict` and `kgfast ask`: one question, a file of them, or a conversation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kgfast.cli.console import errors, plain_table, print_json, screen
+from kgfast.errors import ConfigError, DataError, KgfastError
+from kgfast.evaluate.predict import SLOTS
+from kgfast.use import TrainedRun
+
+ASKED = "?"  # in a file of queries, the part that is asked for
+HELD = {"train": "in train", "valid": "held out (valid)", "test": "held out (test)"}
+AT_ONCE = 256  # lines of a file that are answered together
+
+
+def predict(run: TrainedRun, query: dict[str, str | None], as_json: bool, **options: Any) -> None:
+    """kgfast predict"""
+    (rows,) = run.predict_all([run.query(**query)], **options)
+    show_prediction({**query, "answers": rows}, as_json, options["known"])
+
+
+def predict_for_text(run: TrainedRun, text: str, relation: str, k: int, as_json: bool) -> None:
+    """kgfast predict --head-text"""
+    rows = run.predict_for_text(text, relation, k)
+    show_prediction({"head_text": text, "relation": relation, "answers": rows}, as_json, "ignore")
+
+
+def predict_file(run: TrainedRun, file: str, as_json: bool, **options: Any) -> None:
+    """kgfast predict --file: a query a line, its three parts between tabs, ? for the one that is asked for."""
+    asked, queries = [], []
+    for where, line in lines_of(file):
+        parts = line.split("\t")
+        if len(parts) != 3 or parts.count(ASKED) != 1:
+            raise DataError(f"{where}: must be head, relation and tail between tabs, one of them {ASKED}: {line!r}")
+        given = {slot: None if part == ASKED else part for slot, part in zip(SLOTS, parts, strict=True)}
+        with at_line(where):
+            queries.append(run.query(**given))
+        asked.append(given)
+    for start in range(0, len(queries), AT_ONCE):
+        found = run.predict_all(queries[start : start + AT_ONCE], **options)
+        for given, rows in zip(asked[start : start + AT_ONCE], found, strict=True):
+            if not as_json:
+                screen().print("  ".join(given[slot] or ASKED for slot in SLOTS), style="bold", soft_wrap=True)
+            show_prediction({**given, "answers": rows}, as_json, options["known"])
+
+
+def show_prediction(found: dict[str, Any], as_json: bool, known: str) -> None:
+    if as_json:
+        return print_json(found)
+    rows = found["answers"]
+    labelled = any(row["label"] != row["name"] for row in rows)
+    words = ["name"] + ["label"] * labelled
+    table = plain_table(
+        ["", *words, "score"] + ["known"] * (known == "mark"), left=(*range(1, 1 + len(words)), 2 + len(words))
+    )
+    for row in rows:
+        marks = [HELD.get(row["split"], "")] if known == "mark" else []
+        table.add_row(str(row["rank"]), *(row[word] for word in words), f"{row['score']:.4f}", *marks)
+    screen().print(table if rows else "no answers remain: all are known (--known mark shows them)")
+
+
+def ask(run: TrainedRun, question: str, topic: str | None, k: int, always: bool, as_json: bool) -> None:
+    """kgfast ask"""
+    show_answers(run, [run.ask(question, topic, k, always)], as_json)
+
+
+def ask_file(run: TrainedRun, file: str, k: int, always: bool, as_json: bool) -> None:
+    """kgfast ask --file: a question a line, behind a tab maybe the entity that it is about."""
+    run.with_questions()
+    questions, topics = [], []
+    for where, line in lines_of(file):
+        question, _, topic = line.partition("\t")
+        with at_line(where):
+            topics.append(topic or run.entities[run.topics.find(question)])
+        questions.append(question)
+    for start in range(0, len(questions), AT_ONCE):
+        chosen = slice(start, start + AT_ONCE)
+        show_answers(run, run.ask(questions[chosen], topics[chosen], k, always), as_json, headed=True)
+
+
+def converse(run: TrainedRun, topic: str | None, k: int, always: bool, as_json: bool) -> None:
+    """kgfast ask without a question, on a terminal: one after the other, until an empty line or the end of input."""
+    run.with_questions()
+    errors().print("Ask about the graph; an empty line ends.", style="dim")
+    while True:
+        try:
+            question = input("? ").strip()
+        except EOFError:
+            return print()
+        if not question:
+            return
+        try:
+            show_answers(run, [run.ask(question, topic, k, always)], as_json)
+        except KgfastError as error:
+            errors().print(str(error), style="red", soft_wrap=True)
+
+
+def show_answers(run: TrainedRun, results: Sequence[dict[str, Any]], as_json: bool, headed: bool = False) -> None:
+    """Answers to questions, each with the triples that support it."""
+    console = screen()
+    for found in results:
+        if as_json:
+            print_json(found)
+            continue
+        if headed:
+            console.print(found["question"], style="bold", soft_wrap=True)
+        if not found["answers"]:
+            console.print(
+                f"I don't know: no answer is as likely as {run.threshold:.2f}; --always shows the likeliest.",
+                soft_wrap=True,
+            )
+        for answer in found["answers"]:
+            console.print(f"{answer['rank']:>2}  {answer['probability']:.3f}  {answer['label']}", style="bold")
+            for step in answer["support"]:
+                note = "" if step["known"] else "   (predicted, not in the graph)"
+                console.print(f"      {step['head']}  {step['relation']}  {step['tail']}{note}", style="dim")
+
+
+def lines_of(file: str) -> Iterator[tuple[str, str]]:
+    """(place, line) of a text file's lines that aren't empty; "-" is standard input."""
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8: {error}") from None
+    for number, line in enumerate(text.split("\n"), 1):  # a name may hold what else splits lines
+        if line.strip():
+            yield f"{file}:{number}", line.removesuffix("\r")
+
+
+@contextmanager
+def at_line(where: str) -> Iterator[None]:
+    """Errors inside name the line that they are about."""
+    try:
+        yield
+    except KgfastError as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
+def check_asked(question: str | None, file: str | None, topic: str | None) -> None:
+    """ConfigError where there is both a question and a file, or neither and nobody at a terminal."""
+    if file is not None and (question is not None or topic is not None):
+        raise ConfigError("--file has the questions and their topics: give no question and no --topic with it")
+    if question is None and file is None and not sys.stdin.isatty():
+        raise ConfigError("give a question, or --file FILE with one a line (- is standard input)")
