@@ -67,7 +67,7 @@ def test_many_lists_and_many_columns():
                     real(lists, count, dim), allocate)  # fmt: skip
         wide = whole(2, 300_000)
         pairs.score(real(2, 400), real(10, 400), wide, DOT, real(2, 300_000))
-        sampling.sample(whole(3, 2**25), 1, whole(1), 100, Side.TAIL, whole(0), whole(0), *NONE)
+        sampling.sample(whole(3, 2**25), 1, whole(1), 100, Side.TAIL, whole(0), *NONE)
         pairs.query_gradient(real(2, 300_000), real(2, 300_000), real(2, 400), real(10, 400), wide, DOT,
                              real(2, 300_000), real(2, 400))  # fmt: skip
     sizes = grids(found)
