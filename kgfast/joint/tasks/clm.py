@@ -20,6 +20,7 @@ class CausalLanguageTask(LanguageTask):
     unless that is [UNK]."""
 
     name = "clm"
+    ahead = 1
 
     class Options(TaskOptions):
         batch_size: int = Field(32, gt=0, description="pieces of text in a step")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.model.pooling import pick
 from kgfast.joint.task import Task, Term, device_of
 from kgfast.joint.text.corpus import Corpus
+from kgfast.joint.text.ngrams import NGrams
 from kgfast.joint.text.perplexity import perplexity
 from kgfast.joint.text.store import has_texts, unknown_share
 
@@ -60,8 +63,10 @@ class LanguageTask(CorpusTask):
     """
 
     headline = "perplexity"
-    lower_is_better = (*Task.lower_is_better, "unknown")
-    columns = {"perplexity": "perplexity", "loss": "loss", "tokens": "tokens", "unknown": "share of [UNK]"}
+    lower_is_better = (*Task.lower_is_better, "unigram_perplexity", "bigram_perplexity", "unknown")
+    columns = {"perplexity": "perplexity", "unigram_perplexity": "of unigrams", "bigram_perplexity": "of bigrams",
+               "loss": "loss", "tokens": "tokens", "unknown": "share of [UNK]"}  # fmt: skip
+    ahead: ClassVar[int] = 0  # the token that a place asks for stands so many places on
 
     def __init__(self, options, graph, texts, dims, seed):
         super().__init__(options, graph, texts, dims, seed)
@@ -107,15 +112,34 @@ class LanguageTask(CorpusTask):
         return [Term(query, backbone.lm_table, targets, bias=backbone.lm_bias, name=self.name)]
 
     def evaluate(self, model, split: str) -> dict[str, Any]:
-        """Perplexity of the held-out text: exp of the mean loss of its tokens but [UNK], whose share is beside it."""
+        """Perplexity of the held-out text: exp of the mean loss of its tokens but [UNK], whose share is beside it; and
+        that of unigrams and bigrams of the training text on the same tokens."""
         spans = self.spans_of(split)[: self.options.evaluate_texts]
-        batches = (batch for rows in spans.split(64) for batch in self.all_tokens(read(self.texts, rows), split))
         device = device_of(model)
-        found = perplexity(
-            self.terms(model, batch, model.backbone.encode(batch.packed.to(device), self.name))[0] for batch in batches
-        )
+        counted: list[Tensor] = []
+
+        def terms() -> Iterator[Term]:
+            for rows in spans.split(64):
+                packed = read(self.texts, rows)
+                for batch in self.all_tokens(packed, split):
+                    counted.append(self.ngrams.losses(packed, batch.places + self.ahead))
+                    yield self.terms(model, batch, model.backbone.encode(batch.packed.to(device), self.name))[0]
+
+        found = perplexity(terms())
+        known = torch.cat(counted, 1).mean(1).exp().tolist() if found["tokens"] else [math.nan, math.nan]
         places, _ = gather_ranges(spans[:, 0], spans[:, 1])
-        return {**found, "unknown": unknown_share(self.corpus.tokens[places], self.texts.tokenizer)}
+        return {
+            "perplexity": found["perplexity"],
+            **dict(zip(("unigram_perplexity", "bigram_perplexity"), known, strict=True)),
+            "loss": found["loss"],
+            "tokens": found["tokens"],
+            "unknown": unknown_share(self.corpus.tokens[places], self.texts.tokenizer),
+        }
+
+    @cached_property
+    def ngrams(self) -> NGrams:
+        """Of all training text."""
+        return NGrams(read(self.texts, self.spans), len(self.texts.tokenizer))
 
 
 def read(texts: Any, spans: Tensor) -> Packed:
