@@ -8,9 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kgfast.core.csr import gather_ranges
 from kgfast.functional.candidates import linear_cross_entropy
 from kgfast.joint.model.packed import Encoded, Packed
+from kgfast.joint.model.pooling import pool
 from kgfast.joint.task import device_of
+from kgfast.joint.tasks.mention import MentionTask
 from kgfast.joint.text.forms import Said
 from kgfast.joint.text.language import LanguageTask
 
@@ -38,8 +41,24 @@ class FactScorer:
     def __call__(self, said: Sequence[Said], heads: Tensor | None, tails: Tensor) -> Tensor:
         """float64 [n] of triples whose heads are these entities, None where they are not told."""
         asked = self.ask(said, heads, tails)
-        encoded = self.model.backbone.encode(asked.packed.to(device_of(self.model)), self.task.name)
-        return self.by_tokens(asked, encoded)
+        return self.by_tokens(asked, self.encode(asked, self.task.name))
+
+    def encode(self, asked: Asked, task: str) -> Encoded:
+        return self.model.backbone.encode(asked.packed.to(device_of(self.model)), task)
+
+    def by_table(self, said: Sequence[Said], heads: Tensor | None, tails: Tensor, mention: MentionTask) -> Tensor:
+        """float64 [n]: log of the chance, among all entities, that the text names the tail: by the task `mention`."""
+        asked = self.ask(said, heads, tails)
+        hidden = self.encode(asked, mention.name).hidden
+        if self.causal:
+            states = hidden[(asked.first - 1).to(hidden.device)]
+        else:
+            places, offsets = gather_ranges(asked.first, asked.first + asked.length)
+            states = pool(hidden[places.to(hidden.device)], offsets.to(hidden.device), "mean")
+        known = torch.full((len(said),), -1) if heads is None else heads.clone()
+        if self.causal:  # what stands behind is not read yet
+            known[torch.tensor([one.head[0] > one.tail[0] for one in said])] = -1
+        return mention.log_chances(self.model, states, known[:, None].expand(-1, 2).to(hidden.device), tails)
 
     def by_tokens(self, asked: Asked, encoded: Encoded) -> Tensor:
         backbone = self.model.backbone.backbone_of(self.task.name)

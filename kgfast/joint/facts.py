@@ -68,6 +68,13 @@ class Facts:
         """The triple of each answer: int64 [A]."""
         return torch.repeat_interleave(torch.arange(len(self)), self.offsets.diff())
 
+    def normed(self, scores: Tensor) -> Tensor:
+        """Log-likelihoods [A] of answers, normed to chances among the answers of each triple; logs again."""
+        rows, scores = self.rows, scores.double()
+        most = torch.full((len(self),), -torch.inf, dtype=torch.float64).scatter_reduce(0, rows, scores, "amax")[rows]
+        sums = torch.zeros(len(self), dtype=torch.float64).index_add(0, rows, (scores - most).exp())
+        return scores - most - sums.log()[rows]
+
     def mrr(self, scores: Tensor) -> float:
         """Mean reciprocal rank of the right answers by scores [A]; ties count half."""
         rows, scores = self.rows, scores.double().cpu()
@@ -108,14 +115,16 @@ def evaluate_facts(
     asked = list(zip(facts.triples[facts.rows].tolist(), answers, strict=True))
     heads = facts.triples[facts.rows, 0]
     hidden, place = torch.unique(torch.stack([facts.triples[facts.rows, 1], facts.answers], 1), dim=0, return_inverse=True)
-    total, done = 2 * len(asked) + len(hidden), 0
+    mention = model.tasks["mention"] if "mention" in model.tasks else None
+    total, done = (2 if mention is None else 3) * len(asked) + len(hidden), 0
 
-    def scores(said: Sequence[Said], heads: Tensor | None, tails: Tensor) -> Tensor:
+    def scores(said: Sequence[Said], heads: Tensor | None, tails: Tensor, *more) -> Tensor:
         nonlocal done
         parts = []
         for start in range(0, len(said), BATCH):
             chosen = slice(start, start + BATCH)
-            parts.append(score(said[chosen], None if heads is None else heads[chosen], tails[chosen]))
+            ask = score.by_table if more else score
+            parts.append(ask(said[chosen], None if heads is None else heads[chosen], tails[chosen], *more))
             done += len(parts[-1])
             if progress is not None:
                 progress(done, total)
@@ -125,8 +134,14 @@ def evaluate_facts(
         said = [forms.say(labels[head], relation, labels[answer]) for (head, relation, _), answer in asked]
         bare = [forms.say(labels[head], relation, labels[answer], bare=True) for (head, relation, _), answer in asked]
         this = [forms.say(HIDDEN, relation, labels[answer]) for relation, answer in hidden.tolist()]
+        by_tokens = scores(said, heads, facts.answers)
+        if mention is not None:
+            by_table = scores(said, heads, facts.answers, mention)
+            extra = {"mrr_table": facts.mrr(by_table), "mrr_mixed": facts.mrr(torch.logaddexp(facts.normed(by_tokens), facts.normed(by_table)))}
+        else:
+            extra = {}
         found = {
-            "mrr": facts.mrr(scores(said, heads, facts.answers)),
+            "mrr": facts.mrr(by_tokens), **extra,
             "mrr_bare": facts.mrr(scores(bare, heads, facts.answers)),
             "mrr_hidden_subject": facts.mrr(scores(this, None, hidden[:, 1])[place]),
         }

@@ -11,7 +11,7 @@ A step of training, in the words used here:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,7 +35,8 @@ class ModelDims:
     """Sizes that a task's own parameters depend on.
 
     hidden: width H of the Transformer (0 without one); dim: width D of an entity row; relation_width: W of a relation
-    row; vocabulary: number of tokens; causal: whether a token sees only those before it (GPT-like).
+    row; vocabulary: number of tokens; causal: whether a token sees only those before it (GPT-like); embedding: width of a
+    token's embedding.
     """
 
     hidden: int
@@ -45,7 +46,9 @@ class ModelDims:
     num_entities: int
     num_relations: int
     vocabulary: int = 0
+    embedding: int = 0
     causal: bool = False
+    relation_rows: int = 0  # R, or 2 R where relations have rows of their own for heads
 
 
 class TaskOptions(Section):
@@ -64,6 +67,7 @@ class Task(nn.Module, ABC):
     # What it needs
     backbone: ClassVar[bool] = False  # the Transformer
     reads_corpus: ClassVar[bool] = False  # `texts.corpus`
+    reads_mentions: ClassVar[bool] = False  # of entities, in the corpus
 
     # How its metrics are told
     headline: ClassVar[str | None] = None  # the one that stands for the task; None: the first number
@@ -97,6 +101,10 @@ class Task(nn.Module, ABC):
 
     def entities(self, batch: Any) -> Tensor | None:
         """Ids of entities whose texts this batch would rather have fresh (None: no wish); repeats allowed."""
+        return None
+
+    def entity_inputs(self, model: Any) -> Callable[[Tensor], Tensor] | None:
+        """Ids [n] -> vectors [n, E] that enter the Transformer where texts mention these entities (None: none does)."""
         return None
 
     @abstractmethod

@@ -21,15 +21,15 @@ from kgfast.joint.text.tokenizer import Tokenizer
 from kgfast.run.seeds import generator
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\sa-z])")
-SPLITS = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test", "triples")
 
 
 class Corpus:
     """Documents of sentences, tokenized once: sentence i is tokens[offsets[i]:offsets[i + 1]].
 
     tokens int32 [T], offsets int64 [S + 1], document int64 [S] ascending, split int64 [documents]: 0 train, 1 valid,
-    2 test. A document is an entity: the sentences of its text and, in train, its triples put into words; or a paragraph
-    of a text file.
+    2 test, 3 triples. A document is an entity: the sentences of its text and, in train, its triples put into words; or
+    a paragraph of a text file; or a triple of train in words.
 
     With `mentions_of`, a graph, its entities are found in the texts: mentions int64 [M, 3], tokens[first:stop] name an
     entity, the longest at each place; entered int64 [T], at the token behind a name its entity, else -1: there what
@@ -82,12 +82,14 @@ class Corpus:
         triples: bool = True,
         held_out: float = 0.05,
         seed: int = 0,
+        apart: bool = False,
         mentions: bool = False,
     ) -> Corpus:
         """The texts of a graph's entities, the triples of train put into words (`triples`), and lines of text files.
 
         held_out: part of the documents in each of valid and test. A held-out entity's own text and the triples that it
-        is head of are then in no training sentence. Files: a paragraph a line; a blank line is nothing.
+        is head of are then in no training sentence. Files: a paragraph a line; a blank line is nothing. apart: triples
+        of train as documents of their own too, the split "triples"; mentions: entities are found in all texts.
         """
         if not 0 <= held_out < 0.5:
             raise ConfigError(f"held_out={held_out}: must be at least 0 and below 0.5")
@@ -98,10 +100,15 @@ class Corpus:
         count = int(held_out * len(documents))
         split = torch.zeros(len(documents), dtype=torch.int64)
         split[order[:count]], split[order[count : 2 * count]] = 1, 2
-        if triples:
-            for (head, _, _), words in zip(graph.train.tolist(), verbalise(graph, graph.train), strict=True):
-                if split[head] == 0:
-                    documents[head].append(words)
+        if triples or apart:
+            told = graph.train[split[graph.train[:, 0]] == 0]
+            words = verbalise(graph, told)
+            if triples:
+                for head, sentence in zip(told[:, 0].tolist(), words, strict=True):
+                    documents[head].append(sentence)
+            if apart:
+                documents += [[sentence] for sentence in words]
+                split = torch.cat([split, torch.full((len(words),), 3)])
         corpus = cls(tokenizer, documents, split, graph if mentions else None)
         if not bool((corpus.split[corpus.document] == 0).any()):
             raise DataError(f"{graph.name} has no text to learn language from: no texts of entities, no text file")
