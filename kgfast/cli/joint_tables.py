@@ -9,7 +9,7 @@ from rich.console import Console
 
 from kgfast.cli.console import plain_table
 from kgfast.joint import ablate
-from kgfast.joint.tasks import task_class
+from kgfast.joint.facts import told_by
 
 
 def figure(value: Any) -> str:
@@ -25,7 +25,7 @@ def show_tasks(console: Console, tasks: dict[str, dict[str, dict[str, Any]]]) ->
     for name, splits in tasks.items():
         if not splits:
             continue
-        task = task_class(name)
+        task = told_by(name)
         columns = task.columns_of(next(iter(splits.values())))
         made = plain_table([name, *columns.values()])
         for split, found in splits.items():

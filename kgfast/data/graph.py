@@ -84,8 +84,8 @@ class KnowledgeGraph:
 
         A folder holds train, and maybe valid and test, in any of these formats (train.txt, train.tsv.gz,
         ...), and maybe entity2text.txt, entity2desc*.txt or entity2textlong.txt, entity2alias.txt,
-        relation2text.txt, relation2template.txt, qa_{train,valid,test}.txt. Ids are positions in the sorted names (by number where all names are whole
-        numbers, else by UTF-8 bytes).
+        relation2text.txt, relation2template.txt, qa_{train,valid,test}.txt. Ids are positions in the sorted names (by
+        number where all names are whole numbers, else by UTF-8 bytes).
 
         iris      names of N-Triples are "short" (behind the last / or #, where that is unique) or "whole"
         header    whether the first line of separated text names its columns: True, False, or None, where its words

@@ -49,7 +49,7 @@ from kgfast.run.storage import (
 )
 
 KIND = "joint"
-CHANGEABLE = common.CHANGEABLE | {"recipe", "steps"}
+CHANGEABLE = common.CHANGEABLE | {"recipe", "steps", "facts"}
 
 
 @dataclass

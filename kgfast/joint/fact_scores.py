@@ -31,27 +31,34 @@ class Asked(NamedTuple):
 
 
 class FactScorer:
-    """Scores of triples in words by the language model that `task` trains. A causal model gives the log-likelihood of
-    the tail and what stands behind it; a masked one the mean log-likelihood of the tail's tokens, all of them hidden."""
+    """Scores of triples in words by the language model that `task` trains: a causal model gives the log-likelihood of
+    the tail and what stands behind it, a masked one the mean log-likelihood of the tail's tokens, all of them hidden.
+    """
 
     def __init__(self, model, task: LanguageTask):
         self.model, self.task, self.tokenizer = model, task, model.texts.tokenizer
         self.causal = model.backbone.backbone_of(task.name).causal
 
-    def __call__(self, said: Sequence[Said], heads: Tensor | None, tails: Tensor) -> Tensor:
+    def by_tokens(self, said: Sequence[Said], heads: Tensor | None, tails: Tensor) -> Tensor:
         """float64 [n] of triples whose heads are these entities, None where they are not told."""
-        asked = self.ask(said, heads, tails)
-        return self.by_tokens(asked, self.encode(asked, self.task.name))
+        asked, backbone = self.ask(said, heads, tails), self.model.backbone.backbone_of(self.task.name)
+        hidden = self.encode(asked, self.task.name).hidden
+        losses = linear_cross_entropy(
+            backbone.lm_transform(hidden[asked.places.to(hidden.device)]), backbone.lm_table,
+            asked.targets.to(hidden.device), bias=backbone.lm_bias, reduction="none",
+        )  # fmt: skip
+        sums = torch.zeros(len(asked.packed), dtype=torch.float64).index_add(0, asked.owner, -losses.double().cpu())
+        return sums if self.causal else sums / asked.length
 
     def encode(self, asked: Asked, task: str) -> Encoded:
         return self.model.backbone.encode(asked.packed.to(device_of(self.model)), task)
 
-    def by_table(self, said: Sequence[Said], heads: Tensor | None, tails: Tensor, mention: MentionTask) -> Tensor:
+    def by_table(self, mention: MentionTask, said: Sequence[Said], heads: Tensor | None, tails: Tensor) -> Tensor:
         """float64 [n]: log of the chance, among all entities, that the text names the tail: by the task `mention`."""
         asked = self.ask(said, heads, tails)
         hidden = self.encode(asked, mention.name).hidden
         if self.causal:
-            states = hidden[(asked.first - 1).to(hidden.device)]
+            states = hidden[torch.maximum(asked.first - 1, asked.packed.offsets[:-1]).to(hidden.device)]
         else:
             places, offsets = gather_ranges(asked.first, asked.first + asked.length)
             states = pool(hidden[places.to(hidden.device)], offsets.to(hidden.device), "mean")
@@ -60,21 +67,14 @@ class FactScorer:
             known[torch.tensor([one.head[0] > one.tail[0] for one in said])] = -1
         return mention.log_chances(self.model, states, known[:, None].expand(-1, 2).to(hidden.device), tails)
 
-    def by_tokens(self, asked: Asked, encoded: Encoded) -> Tensor:
-        backbone = self.model.backbone.backbone_of(self.task.name)
-        device = encoded.hidden.device
-        query = backbone.lm_transform(encoded.hidden[asked.places.to(device)])
-        losses = linear_cross_entropy(
-            query, backbone.lm_table, asked.targets.to(device), bias=backbone.lm_bias, reduction="none"
-        )
-        sums = torch.zeros(len(asked.packed), dtype=torch.float64).index_add(0, asked.owner, -losses.double().cpu())
-        return sums if self.causal else sums / asked.length
-
     def ask(self, said: Sequence[Said], heads: Tensor | None, tails: Tensor) -> Asked:
         """Texts with the entities that enter them; those that are too long lose tokens in front."""
         tokens, offsets, spans = self.tokenizer.encode_placed([one.text for one in said])
         room = self.model.texts.max_length - (self.tokenizer.begin is not None) - (self.tokenizer.end is not None)
-        bounds, shown, entities, owner, within, first, length = offsets.tolist(), [], [], [], [], [], []
+        bounds, shown, entities = offsets.tolist(), [], []
+        owner: list[int] = []
+        within: list[int] = []
+        first, length = [], []
         for text, one in enumerate(said):
             found = spans[text]
             cut = max(0, len(found) - room)
@@ -86,6 +86,8 @@ class FactScorer:
             if self.causal:
                 enter(entered, tail, int(tails[text]), self.causal)
             asks = range(tail[0], len(ids) if self.causal else tail[1])
+            if self.causal and self.tokenizer.begin is None and tail[0] == 0:
+                asks = asks[1:]  # no state stands before
             owner += [text] * len(asks)
             within += asks
             shown.append(ids)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,13 +15,15 @@ from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError
 from kgfast.joint.fact_scores import FactScorer
 from kgfast.joint.model.joint_model import evaluating
+from kgfast.joint.task import Told
+from kgfast.joint.tasks import task_class
 from kgfast.joint.text.forms import Forms, Said
 from kgfast.joint.text.language import LanguageTask
 from kgfast.run.seeds import generator
 
 OTHERS = 40  # answers of the relation that compete with the right one, at most
+SPLITS = ("test", "valid")
 FEWEST = 5  # answers of a relation that is asked for; of fewer every guess is often right
-HIDDEN = "this"  # stands for the subject where that is hidden
 BATCH = 1024  # texts that are read at once
 
 
@@ -84,13 +87,35 @@ class Facts:
         equal = nothing.index_add(0, rows, (scores == own).double()) - 1
         return float((1 / (1 + above + equal / 2)).mean())
 
+    def random_mrr(self) -> float:
+        """What guessing is expected to reach: the mean of 1 / rank over all ranks."""
+        sizes = self.offsets.diff()
+        harmonic = torch.cat([torch.zeros(1), 1 / torch.arange(1, int(sizes.max()) + 1)]).double().cumsum(0)
+        return float((harmonic[sizes] / sizes).mean())
 
-def language_task(model) -> LanguageTask:
-    """The task whose language model is asked."""
-    for task in model.tasks.values():
-        if isinstance(task, LanguageTask):
-            return task
-    raise ConfigError(f"facts are asked of a language model, and this run has none (mlm, clm): {', '.join(model.tasks)}")
+
+def language_task(model) -> LanguageTask | None:
+    """The task whose language model is asked; None where there is none."""
+    return next((task for task in model.tasks.values() if isinstance(task, LanguageTask)), None)
+
+
+class FactResults(Told):
+    """How results of `evaluate_facts` are told."""
+
+    name = "facts"
+    headline = "mrr"
+    columns = {"mrr": "MRR", "mrr_table": "by table", "mrr_mixed": "mixed", "mrr_bare": "bare",
+               "mrr_hidden_subject": "subject hidden", "mrr_frequency": "by frequency", "mrr_random": "by chance",
+               "facts": "facts"}  # fmt: skip
+
+    @classmethod
+    def columns_of(cls, metrics: Mapping[str, Any]) -> Mapping[str, str]:
+        return {name: heading for name, heading in cls.columns.items() if name in metrics}
+
+
+def told_by(name: str) -> type[Told]:
+    """How the metrics of a task, or of facts, are told."""
+    return FactResults if name == FactResults.name else task_class(name)
 
 
 @torch.no_grad()
@@ -99,62 +124,65 @@ def evaluate_facts(
 ) -> dict[str, Any]:
     """How well the language model knows the facts of a split: mean reciprocal rank of the tail
 
-        mrr                  of the relation's sentence
-        mrr_bare             of head, relation, tail without more
-        mrr_hidden_subject   of the sentence about "this": what is known without knowing of whom
-        mrr_frequency        by how often train has the answer; mrr_random: by chance
+        mrr                  by the tokens of the relation's sentence: a causal model ranks by the log-likelihood of the
+                             answer and what stands behind it, a masked one by the mean log-likelihood of the answer's
+                             tokens, all hidden
+        mrr_table            with the task mention: by the state that asks for the answer, against the entities' rows
+        mrr_mixed            with the task mention: by the mean of both chances, each among the answers that compete
+        mrr_bare             as mrr, of head, relation and tail without more
+        mrr_hidden_subject   as mrr, of the sentence about "this": what is known without knowing of whom
+        mrr_frequency        by how often train has the answer
+        mrr_random           by chance
 
-    A causal model ranks by the log-likelihood of the answer and what stands behind it, a masked one by the mean
-    log-likelihood of the answer's tokens, all hidden.
+    ConfigError without a language model, DataError without a fact (see `Facts.of`, also for `most`).
     """
+    if split not in SPLITS:
+        raise ConfigError(f"split={split!r}: must be one of {', '.join(SPLITS)}")
     task, facts = language_task(model), Facts.of(model.graph, split, most)
+    if task is None:
+        raise ConfigError(f"facts are asked of a language model (mlm, clm), and this run has: {', '.join(model.tasks)}")
     if not len(facts):
         raise DataError(f"{model.graph.name} has no fact in {split} of a relation with {FEWEST} answers or more")
-    forms, score = Forms(model.graph), FactScorer(model, task)
-    labels, answers = forms.labels, facts.answers.tolist()
-    asked = list(zip(facts.triples[facts.rows].tolist(), answers, strict=True))
-    heads = facts.triples[facts.rows, 0]
-    hidden, place = torch.unique(torch.stack([facts.triples[facts.rows, 1], facts.answers], 1), dim=0, return_inverse=True)
+    forms, scorer = Forms(model.graph), FactScorer(model, task)
     mention = model.tasks["mention"] if "mention" in model.tasks else None
-    total, done = (2 if mention is None else 3) * len(asked) + len(hidden), 0
-
-    def scores(said: Sequence[Said], heads: Tensor | None, tails: Tensor, *more) -> Tensor:
-        nonlocal done
-        parts = []
-        for start in range(0, len(said), BATCH):
-            chosen = slice(start, start + BATCH)
-            ask = score.by_table if more else score
-            parts.append(ask(said[chosen], None if heads is None else heads[chosen], tails[chosen], *more))
-            done += len(parts[-1])
-            if progress is not None:
-                progress(done, total)
-        return torch.cat(parts)
-
+    asked = facts.triples[facts.rows]
+    heads, relations, tails = asked[:, 0], asked[:, 1], facts.answers
+    hidden, place = torch.unique(torch.stack([relations, tails], 1), dim=0, return_inverse=True)
+    count = Count((2 if mention is None else 3) * len(asked) + len(hidden), progress)
     with evaluating(model):
-        said = [forms.say(labels[head], relation, labels[answer]) for (head, relation, _), answer in asked]
-        bare = [forms.say(labels[head], relation, labels[answer], bare=True) for (head, relation, _), answer in asked]
-        this = [forms.say(HIDDEN, relation, labels[answer]) for relation, answer in hidden.tolist()]
-        by_tokens = scores(said, heads, facts.answers)
+        by_tokens = count.over(scorer.by_tokens, forms.say_all(heads, relations, tails), heads, tails)
+        found = {"mrr": facts.mrr(by_tokens)}
         if mention is not None:
-            by_table = scores(said, heads, facts.answers, mention)
-            extra = {"mrr_table": facts.mrr(by_table), "mrr_mixed": facts.mrr(torch.logaddexp(facts.normed(by_tokens), facts.normed(by_table)))}
-        else:
-            extra = {}
-        found = {
-            "mrr": facts.mrr(by_tokens), **extra,
-            "mrr_bare": facts.mrr(scores(bare, heads, facts.answers)),
-            "mrr_hidden_subject": facts.mrr(scores(this, None, hidden[:, 1])[place]),
-        }
+            ask = partial(scorer.by_table, mention)
+            by_table = count.over(ask, forms.say_all(heads, relations, tails), heads, tails)
+            mixed = torch.logaddexp(facts.normed(by_tokens), facts.normed(by_table))
+            found |= {"mrr_table": facts.mrr(by_table), "mrr_mixed": facts.mrr(mixed)}
+        bare = forms.say_all(heads, relations, tails, bare=True)
+        found["mrr_bare"] = facts.mrr(count.over(scorer.by_tokens, bare, heads, tails))
+        this = forms.say_all(None, hidden[:, 0], hidden[:, 1])
+        found["mrr_hidden_subject"] = facts.mrr(count.over(scorer.by_tokens, this, None, hidden[:, 1])[place])
     return {
         **found,
         "mrr_frequency": facts.mrr(facts.frequency),
-        "mrr_random": random_mrr(facts),
+        "mrr_random": facts.random_mrr(),
         "facts": len(facts),
     }
 
 
-def random_mrr(facts: Facts) -> float:
-    """What guessing is expected to reach: the mean of 1 / rank over all ranks."""
-    sizes = facts.offsets.diff()
-    harmonic = torch.cat([torch.zeros(1), (1 / torch.arange(1, int(sizes.max()) + 1)).cumsum(0)]).double()
-    return float((harmonic[sizes] / sizes).mean())
+@dataclass
+class Count:
+    """Scores batch by batch, counted for a progress bar."""
+
+    total: int
+    progress: Callable[[int, int], None] | None
+    done: int = 0
+
+    def over(self, ask: Callable[..., Tensor], said: Sequence[Said], heads: Tensor | None, tails: Tensor) -> Tensor:
+        parts = []
+        for start in range(0, len(said), BATCH):
+            chosen = slice(start, start + BATCH)
+            parts.append(ask(said[chosen], None if heads is None else heads[chosen], tails[chosen]))
+            self.done += len(parts[-1])
+            if self.progress is not None:
+                self.progress(self.done, self.total)
+        return torch.cat(parts)

@@ -89,7 +89,8 @@ class Packed:
     def to(self, device) -> Packed:
         entities = None if self.entities is None else self.entities.to(device)
         parts = (self.tokens, self.positions, self.segments, self.offsets)
-        return Packed(*(part.to(device) for part in parts), entities)
+        tokens, positions, segments, offsets = (part.to(device) for part in parts)
+        return Packed(tokens, positions, segments, offsets, entities)
 
     def select(self, ids: Tensor) -> Packed:
         """The texts `ids` [m], in that order, repeats allowed."""

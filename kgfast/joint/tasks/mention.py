@@ -21,6 +21,7 @@ from kgfast.joint.tasks.mlm import show
 from kgfast.joint.tasks.qa.fill import all_scores
 from kgfast.joint.text.language import PieceTask, read
 from kgfast.joint.text.mentioned import anchors_of, mentioned, with_entities_at, with_entities_behind
+from kgfast.run.seeds import global_seed
 
 HIDDEN = 0.3  # of the mentions that a masked model reads
 
@@ -59,12 +60,12 @@ class MentionTask(PieceTask):
     def __init__(self, options, graph, texts, dims: ModelDims, seed: int):
         self.causal = dims.causal
         super().__init__(options, graph, texts, dims, seed)
-        if not len(self.corpus.mentions):
+        if self.corpus.mentions is None or not len(self.corpus.mentions):
             raise DataError(f"task mention: no text names an entity of {graph.name}")
         self.seen = graph.train[:, [0, 2]].unique()
         self.score = dims.score
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(generator(seed, "mention").initial_seed() % 2**63))
+            torch.manual_seed(global_seed(seed, "mention"))
             self.query = MentionQuery(dims)
             self.inputs = EntityInputs(dims.dim, dims.embedding) if options.inputs else None
 
@@ -81,10 +82,10 @@ class MentionTask(PieceTask):
         packed = read(self.texts, spans)
         there = mentioned(self.texts, packed, spans)
         if self.causal:
-            asked = torch.arange(len(there))
-            packed = with_entities_behind(self.texts, packed, spans)
+            asked = (packed.positions[there.first] > 0).nonzero()[:, 0]  # a state stands before
+            packed, which = with_entities_behind(self.texts, packed, spans), there.select(asked)
             anchors = anchors_of(there, asked, None)
-            return MentionBatch(packed, there.first - 1, torch.arange(len(there) + 1), there.entity, anchors)
+            return MentionBatch(packed, which.first - 1, torch.arange(len(asked) + 1), which.entity, anchors)
         chance = torch.rand(len(there), generator=draws)
         least = torch.full((len(spans),), 2.0).scatter_reduce(0, there.text, chance, "amin")
         hidden = (chance < HIDDEN) | (chance == least[there.text])

@@ -62,7 +62,7 @@ class MaskedLanguageTask(LanguageTask):
             yield self.show(packed, places[turn == current], self.texts.tokenizer.mask, spans)
 
     def show(self, packed: Packed, places: Tensor, tokens: Tensor | int, spans: Tensor) -> TokenBatch:
-        """The texts with `tokens` shown at `places`, which ask for what stood there; entities at names that are whole."""
+        """The texts with `tokens` shown at `places`, which ask for what stood there, and entities at whole names."""
         batch = show(packed, places, tokens)
         entered = with_entities_at(self.texts, batch.packed, mentioned(self.texts, packed, spans).without(places))
         return replace(batch, packed=entered)

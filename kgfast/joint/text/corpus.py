@@ -50,7 +50,8 @@ class Corpus:
             torch.arange(len(documents)), torch.tensor([len(document) for document in documents], dtype=torch.int64)
         )
         self.split = split
-        self.mentions = self.entered = None
+        self.mentions: Tensor | None = None
+        self.entered: Tensor | None = None
         if mentions_of is None:
             self.tokens, self.offsets = tokenizer.encode(lines)
         else:
@@ -154,7 +155,7 @@ def sentences(text: str) -> list[str]:
 
 def verbalise(graph: KnowledgeGraph, triples: Tensor) -> list[str]:
     """Triples in words: the relation's template with the labels of head and tail."""
-    return [said.text for said in Forms(graph).of(triples)]
+    return [said.text for said in Forms(graph).say_all(*triples.unbind(1))]
 
 
 def text_lines(path: Path) -> list[str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import DataError
 
 HEAD, TAIL = "[X]", "[Y]"
+THIS = "this"  # stands for a head that is not told
 
 
 class Said(NamedTuple):
@@ -42,10 +45,12 @@ class Forms:
         """A triple in words, of the labels of its head and tail."""
         return fill((self.bare if bare else self.sentences)[relation], head, tail)
 
-    def of(self, triples) -> list[Said]:
-        """The sentences of triples (head, relation, tail) by id."""
+    def say_all(self, heads: Tensor | None, relations: Tensor, tails: Tensor, *, bare: bool = False) -> list[Said]:
+        """Triples by id [n] each in words; None for heads that are not told."""
+        subjects = [THIS] * len(tails) if heads is None else [self.labels[head] for head in heads.tolist()]
         return [
-            self.say(self.labels[head], relation, self.labels[tail]) for head, relation, tail in triples.tolist()
+            self.say(subject, relation, self.labels[tail], bare=bare)
+            for subject, relation, tail in zip(subjects, relations.tolist(), tails.tolist(), strict=True)
         ]
 
 

@@ -102,8 +102,8 @@ class LanguageTask(PieceTask):
     """Query: the transformed state at a place. Table: that of the LM head. No other states become queries.
 
     A subclass says which places of a training step ask for which tokens (`batch`), and how an evaluation asks for all
-    tokens of a pack (`all_tokens`); nothing asks for [UNK], which would be easy to guess. Its options have `batch_size`,
-    `triples` and `evaluate_texts`.
+    tokens of pieces (`all_tokens`); nothing asks for [UNK], which would be easy to guess. Its options have
+    `batch_size`, `triples` and `evaluate_texts`.
     """
 
     headline = "perplexity"

@@ -137,7 +137,7 @@ class Tokenizer:
         return torch.from_numpy(np.concatenate(pieces)), torch.tensor(lengths, dtype=torch.int64).cumsum(0)
 
     def encode_placed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, list[list[tuple[int, int]]]]:
-        """As `encode`, and of each text the characters [start, stop) of its tokens, white space before them left out."""
+        """As `encode`, and of each text the characters [start, stop) of its tokens, without white space before them."""
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         found = [self.plain_tokens(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
         tokens = [id for tokens in found for id, _, _ in tokens]
