@@ -13,6 +13,7 @@ from kgfast.functional.candidates import linear_cross_entropy
 from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.model.pooling import pool
 from kgfast.joint.task import device_of
+from kgfast.joint.tasks.link import link_model
 from kgfast.joint.tasks.mention import MentionTask
 from kgfast.joint.text.forms import Said
 from kgfast.joint.text.language import LanguageTask
@@ -66,6 +67,12 @@ class FactScorer:
         if self.causal:  # what stands behind is not read yet
             known[torch.tensor([one.head[0] > one.tail[0] for one in said])] = -1
         return mention.log_chances(self.model, states, known[:, None].expand(-1, 2).to(hidden.device), tails)
+
+    def by_link(self, triples: Tensor) -> Tensor:
+        """float64 [n]: the score of triples [n, 3], relation for tails."""
+        tables = link_model(self.model, self.model.graph)
+        parts = triples.to(tables.entities.device).split(8192)
+        return torch.cat([tables.score_triples(part) for part in parts]).double().cpu()
 
     def ask(self, said: Sequence[Said], heads: Tensor | None, tails: Tensor) -> Asked:
         """Texts with the entities that enter them; those that are too long lose tokens in front."""

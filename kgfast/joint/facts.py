@@ -104,9 +104,8 @@ class FactResults(Told):
 
     name = "facts"
     headline = "mrr"
-    columns = {"mrr": "MRR", "mrr_table": "by table", "mrr_mixed": "mixed", "mrr_bare": "bare",
-               "mrr_hidden_subject": "subject hidden", "mrr_frequency": "by frequency", "mrr_random": "by chance",
-               "facts": "facts"}  # fmt: skip
+    columns = {"mrr": "MRR", "mrr_table": "table", "mrr_mixed": "mixed", "mrr_link": "link",
+               "mrr_hidden_subject": "no subject", "mrr_frequency": "frequency", "facts": "facts"}  # fmt: skip
 
     @classmethod
     def columns_of(cls, metrics: Mapping[str, Any]) -> Mapping[str, str]:
@@ -129,6 +128,7 @@ def evaluate_facts(
                              tokens, all hidden
         mrr_table            with the task mention: by the state that asks for the answer, against the entities' rows
         mrr_mixed            with the task mention: by the mean of both chances, each among the answers that compete
+        mrr_link             with the task link: by the score of the triple, without any text
         mrr_bare             as mrr, of head, relation and tail without more
         mrr_hidden_subject   as mrr, of the sentence about "this": what is known without knowing of whom
         mrr_frequency        by how often train has the answer
@@ -157,6 +157,8 @@ def evaluate_facts(
             by_table = count.over(ask, forms.say_all(heads, relations, tails), heads, tails)
             mixed = torch.logaddexp(facts.normed(by_tokens), facts.normed(by_table))
             found |= {"mrr_table": facts.mrr(by_table), "mrr_mixed": facts.mrr(mixed)}
+        if "link" in model.tasks:
+            found["mrr_link"] = facts.mrr(scorer.by_link(torch.stack([heads, relations, tails], 1)))
         bare = forms.say_all(heads, relations, tails, bare=True)
         found["mrr_bare"] = facts.mrr(count.over(scorer.by_tokens, bare, heads, tails))
         this = forms.say_all(None, hidden[:, 0], hidden[:, 1])

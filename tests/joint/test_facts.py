@@ -128,7 +128,7 @@ def test_a_run_tells_facts_and_perplexities(graph, tmp_path):
     metrics, _ = run_joint(config, graph)
     facts, told = metrics["tasks"]["facts"], metrics["tasks"]["mlm"]["test"]
     assert set(facts) == {"test", "valid"} and facts["test"]["facts"] == 2
-    for name in ("mrr", "mrr_bare", "mrr_hidden_subject", "mrr_frequency", "mrr_random"):
+    for name in ("mrr", "mrr_link", "mrr_bare", "mrr_hidden_subject", "mrr_frequency", "mrr_random"):
         assert 0 < facts["test"][name] <= 1
     assert 1 < told["bigram_perplexity"] < told["unigram_perplexity"]
     report = (tmp_path / "run" / "report.html").read_text()
