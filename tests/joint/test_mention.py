@@ -178,6 +178,25 @@ def test_texts_learn_the_table(graph, tmp_path, name, backbone, sharing):
     assert found["mrr"] > 2 * sum(1 / rank for rank in range(1, graph.num_entities + 1)) / graph.num_entities
 
 
+@pytest.mark.parametrize("score", ["transe_l1", "rotate", "rescal"])
+@pytest.mark.parametrize("reciprocal", [False, True])
+def test_queries_of_any_score(graph, score, reciprocal):
+    """A state that is sure of relation and subject asks what the score itself would ask."""
+    config = joint_config("unused", tasks=("mlm", "mention"), model=score, reciprocal=reciprocal, dim=8)
+    model = build_model(config, graph)
+    task, relations = model.tasks["mention"], len(model.relations)
+    query = task.query
+    for part in (query.reads, query.gate):
+        torch.nn.init.zeros_(part.weight)
+    with torch.no_grad():
+        query.reads.bias.zero_().view(-1, relations)[:, 1] = 100
+        query.gate.bias.zero_()[1] = 100  # the first entity as head
+        found = task.queries(model, torch.randn(2, 16), torch.tensor([[3, 5], [4, 4]]))
+        expected = query.score.tail_query(model.entities.table[[3, 4]], model.relations[[1, 1]])
+    torch.testing.assert_close(found, expected)
+    assert len(query.makers) == (1 if reciprocal else 2)
+
+
 def test_texts_teach_the_table_only_where_they_are_told_to(graph):
     for teach in (False, True):
         tasks = {"clm": {"batch_size": 8}, "mention": {"batch_size": 8, "teach": teach}}
