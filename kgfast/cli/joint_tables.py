@@ -43,12 +43,14 @@ def cells(metrics: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
 def show_ablation(console: Console, complete: dict[str, Any]) -> None:
     """Joint against alone: mean and spread over seeds."""
     made = plain_table(["task", "metric", "together", "alone", "trained alone", "together is"], left=(0, 1))
+    for place in (1, 4):  # names stay whole, where a terminal is narrow
+        made.columns[place].no_wrap = True
     for task, metric, cells in ablate.rows(complete):
-        joint = cells[0][1]
+        joint, word = cells[0][1], told_by(task).columns.get(metric, metric)
         others: list[tuple[str, Any]] = [*cells[1:]] or [("", None)]
         for run, alone in others:
             told = "" if alone is None else ablate.better(task, metric, joint, alone)
-            made.add_row(task, metric, spread(joint), "" if alone is None else spread(alone), run, told)
+            made.add_row(task, word, spread(joint), "" if alone is None else spread(alone), run, told)
     console.print(made)
     count = len(complete["seeds"])
     console.print(f"{count} seeds, {complete['steps'] or 'timed'} steps; better, worse: by more than the larger spread")
