@@ -9,7 +9,8 @@ from kgfast.cli.joint_tables import show_ablation, show_tasks
 from kgfast.data import KnowledgeGraph
 from kgfast.joint import ablate as ablation
 from kgfast.joint.config import resolve
-from kgfast.joint.evaluate import evaluate_tasks
+from kgfast.joint.evaluate import evaluate_tasks, plain
+from kgfast.joint.facts import FactResults, evaluate_facts
 from kgfast.joint.loop import train_joint
 from kgfast.joint.tasks.link import LinkTask
 from kgfast.joint.unseen import evaluate_unseen
@@ -31,9 +32,12 @@ def train(file, pairs, options, as_json):
     console.print(f"{Path(metrics['run']) / 'report.html'}", soft_wrap=True)
 
 
-def evaluate(run, split, unseen, as_json):
+def evaluate(run, split, unseen, facts, as_json):
     """kgfast evaluate"""
-    if unseen is None:
+    if facts:
+        with progress_bar(f"asking for the facts of {split}") as advance:
+            found = {FactResults.name: plain(evaluate_facts(run.joint, split, progress=advance))}
+    elif unseen is None:
         with progress_bar(f"evaluating {split}") as advance:
             found = evaluate_tasks(run.joint, split, progress=advance)
     else:

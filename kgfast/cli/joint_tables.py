@@ -9,7 +9,7 @@ from rich.console import Console
 
 from kgfast.cli.console import plain_table
 from kgfast.joint import ablate
-from kgfast.joint.tasks import task_class
+from kgfast.joint.facts import told_by
 
 
 def figure(value: Any) -> str:
@@ -25,7 +25,7 @@ def show_tasks(console: Console, tasks: dict[str, dict[str, dict[str, Any]]]) ->
     for name, splits in tasks.items():
         if not splits:
             continue
-        task = task_class(name)
+        task = told_by(name)
         columns = task.columns_of(next(iter(splits.values())))
         made = plain_table([name, *columns.values()])
         for split, found in splits.items():
@@ -43,12 +43,14 @@ def cells(metrics: Mapping[str, Any], columns: Iterable[str]) -> list[str]:
 def show_ablation(console: Console, complete: dict[str, Any]) -> None:
     """Joint against alone: mean and spread over seeds."""
     made = plain_table(["task", "metric", "together", "alone", "trained alone", "together is"], left=(0, 1))
+    for place in (1, 4):  # names stay whole, where a terminal is narrow
+        made.columns[place].no_wrap = True
     for task, metric, cells in ablate.rows(complete):
-        joint = cells[0][1]
+        joint, word = cells[0][1], told_by(task).columns.get(metric, metric)
         others: list[tuple[str, Any]] = [*cells[1:]] or [("", None)]
         for run, alone in others:
             told = "" if alone is None else ablate.better(task, metric, joint, alone)
-            made.add_row(task, metric, spread(joint), "" if alone is None else spread(alone), run, told)
+            made.add_row(task, word, spread(joint), "" if alone is None else spread(alone), run, told)
     console.print(made)
     count = len(complete["seeds"])
     console.print(f"{count} seeds, {complete['steps'] or 'timed'} steps; better, worse: by more than the larger spread")

@@ -148,6 +148,9 @@ def evaluate(
         str | None,
         typer.Option(help="Graph of other entities, known by their texts alone (joint runs).", show_default=False),
     ] = None,
+    facts: Annotated[
+        bool, typer.Option("--facts", help="Ask the language model for the facts of the split (joint runs).")
+    ] = False,
     data: Data = None,
     threads: Threads = None,
     device: Device = "auto",
@@ -163,9 +166,13 @@ def evaluate(
         refused = [name for name, used in given.items() if used]
         if refused:
             raise KgfastError(f"{run} is a joint run, whose tasks have measures of their own: {refused[0]} can't apply")
+        if facts and unseen is not None:
+            raise KgfastError("--facts is of the run's own graph: it doesn't go together with --unseen")
         from kgfast.cli import joint_runs
 
-        return joint_runs.evaluate(load(run, data, threads=threads, device=device), split, unseen, as_json)
+        return joint_runs.evaluate(load(run, data, threads=threads, device=device), split, unseen, facts, as_json)
+    if facts:
+        raise KgfastError(f"{run} was trained on the graph alone and has no language model: --facts has no meaning")
     if unseen is not None:
         raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --unseen has no meaning")
     from kgfast.cli import graph_runs

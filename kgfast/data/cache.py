@@ -22,7 +22,7 @@ from kgfast.data.names import Names
 from kgfast.data.sources import SPLITS, Sources
 from kgfast.data.strings import Strings
 
-FORMAT = 2
+FORMAT = 3
 SMALLEST = 1 << 20  # bytes of source files below which reading is as fast as a cache
 
 
@@ -116,10 +116,12 @@ def write_parts(graph, folder: Path) -> None:
         "iri": graph.entity_names.iris,
         "text": graph.entity_text,
         "description": graph.entity_description,
+        "alias": graph.entity_alias,
     }
     write_table(folder / "entities.arrow", entities)
     names = graph.relation_names
-    write_table(folder / "relations.arrow", {"name": names, "iri": names.iris, "text": graph.relation_text})
+    relations = {"name": names, "iri": names.iris, "text": graph.relation_text, "template": graph.relation_template}
+    write_table(folder / "relations.arrow", relations)
     write_questions(folder / "questions.arrow", graph.questions)
     triples = np.concatenate([getattr(graph, split).numpy() for split in SPLITS])
     np.save(folder / "triples.npy", triples, allow_pickle=False)
@@ -136,7 +138,9 @@ def read_parts(folder: Path) -> dict:
         "relation_names": Names(relations["name"], relations.get("iri")),
         "entity_text": texts(entities, "text"),
         "entity_description": texts(entities, "description"),
+        "entity_alias": texts(entities, "alias"),
         "relation_text": texts(relations, "text"),
+        "relation_template": texts(relations, "template"),
         "questions": read_questions(folder / "questions.arrow"),
         "report": json.loads((folder / "report.json").read_text("utf-8")),
     }

@@ -40,8 +40,9 @@ class KnowledgeGraph:
     name                          str
     train, valid, test            int64 [M, 3] (head, relation, tail), maybe empty, without repeated rows
     entity_names, relation_names  sequences of str by id
-    entity_text, entity_description, relation_text
-                                  sequences of str or None by id; None itself where there is no file
+    entity_text, entity_description, entity_alias, relation_text, relation_template
+                                  sequences of str or None by id; None itself where there is no file; several aliases
+                                  of an entity stand between tabs
     questions                     {split: [(question, topic entity id, [answer ids])]}
     report                        DataReport
     """
@@ -55,13 +56,16 @@ class KnowledgeGraph:
         *,
         entity_text: Strings | None = None,
         entity_description: Strings | None = None,
+        entity_alias: Strings | None = None,
         relation_text: Strings | None = None,
+        relation_template: Strings | None = None,
         questions: dict[str, list[Question]] | None = None,
     ):
         self.train, self.valid, self.test = (splits[split] for split in SPLITS)
         self.entity_names, self.relation_names = entity_names, relation_names
         self.entity_text, self.entity_description = entity_text, entity_description
-        self.relation_text = relation_text
+        self.entity_alias = entity_alias
+        self.relation_text, self.relation_template = relation_text, relation_template
         self.questions = questions or {}
         self.report = report
 
@@ -79,9 +83,9 @@ class KnowledgeGraph:
         ("world").
 
         A folder holds train, and maybe valid and test, in any of these formats (train.txt, train.tsv.gz,
-        ...), and maybe entity2text.txt, entity2desc*.txt or entity2textlong.txt, relation2text.txt,
-        qa_{train,valid,test}.txt. Ids are positions in the sorted names (by number where all names are whole
-        numbers, else by UTF-8 bytes).
+        ...), and maybe entity2text.txt, entity2desc*.txt or entity2textlong.txt, entity2alias.txt,
+        relation2text.txt, relation2template.txt, qa_{train,valid,test}.txt. Ids are positions in the sorted names (by
+        number where all names are whole numbers, else by UTF-8 bytes).
 
         iris      names of N-Triples are "short" (behind the last / or #, where that is unique) or "whole"
         header    whether the first line of separated text names its columns: True, False, or None, where its words
@@ -164,7 +168,7 @@ class KnowledgeGraph:
                 report.notes.append(f"Blank nodes that are in several files, and were taken as the same: {blanks:,}.")
         texts, questions = {}, {}
         for role, path in sources.texts.items():
-            names = relations if role == "relation_text" else entities
+            names = relations if role.startswith("relation") else entities
             texts[role], report.texts[role], resembling = read_texts(path, names)
             report.add_look_alikes(*resembling)
         for split, path in sources.questions.items():

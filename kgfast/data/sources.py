@@ -15,7 +15,9 @@ TEXTS = {
     # what it is: file names, the first that exists is read
     "entity_text": ("entity2text.txt",),
     "entity_description": ("entity2desc.txt", "entity2desc*.txt", "entity2textlong.txt"),
+    "entity_alias": ("entity2alias.txt",),
     "relation_text": ("relation2text.txt",),
+    "relation_template": ("relation2template.txt",),
 }
 # What others call the splits.
 CALLED = {

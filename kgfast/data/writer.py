@@ -21,7 +21,9 @@ BLOCK = 1 << 20  # triples that are written at a time
 TEXTS = {
     "entity2text.txt": ("entity_names", "entity_text"),
     "entity2desc.txt": ("entity_names", "entity_description"),
+    "entity2alias.txt": ("entity_names", "entity_alias"),
     "relation2text.txt": ("relation_names", "relation_text"),
+    "relation2template.txt": ("relation_names", "relation_template"),
 }
 
 

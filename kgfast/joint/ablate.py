@@ -16,8 +16,8 @@ from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
 from kgfast.joint.build import build_model, fit_to_data, load_graph
 from kgfast.joint.config import JointConfig
+from kgfast.joint.facts import told_by
 from kgfast.joint.loop import train_joint
-from kgfast.joint.tasks import task_class
 
 SPLIT = "test"
 
@@ -121,4 +121,4 @@ def better(task: str, metric: str, joint: dict[str, Any], alone: dict[str, Any])
     difference = joint["mean"] - alone["mean"]
     if abs(difference) <= max(joint["spread"] or 0.0, alone["spread"] or 0.0):
         return "same"
-    return "better" if (difference < 0) == (metric in task_class(task).lower_is_better) else "worse"
+    return "better" if (difference < 0) == (metric in told_by(task).lower_is_better) else "worse"

@@ -100,8 +100,10 @@ def build_texts(config: JointConfig, graph: KnowledgeGraph, tokenizer: Tokenizer
     if any(task_class(name).reads_corpus for name in config.tasks):
         corpus = config.corpus
         texts.corpus = Corpus.of_graph(
-            graph, tokenizer, files=corpus.files, triples=corpus.triples, held_out=corpus.held_out, seed=config.seed
-        )
+            graph, tokenizer, files=corpus.files, triples=corpus.triples, held_out=corpus.held_out, seed=config.seed,
+            apart=any(getattr(config.options(name), "triples", 0) for name in config.tasks),
+            mentions=any(task_class(name).reads_mentions for name in config.tasks),
+        )  # fmt: skip
     return texts
 
 
@@ -157,6 +159,7 @@ def build_model(
             hidden=hidden, dim=config.dim, score=config.model, relation_width=seed.relations.shape[1],
             num_entities=graph.num_entities, num_relations=graph.num_relations,
             vocabulary=0 if tokenizer is None else len(tokenizer), causal=bool(backbone and backbone.causal),
+            embedding=0 if backbone is None else backbone.embedding, relation_rows=len(seed.relations),
         )  # fmt: skip
         tasks = {name: task_class(name)(config.options(name), graph, texts, dims, config.seed) for name in config.tasks}
     model = JointModel(

@@ -49,7 +49,7 @@ from kgfast.run.storage import (
 )
 
 KIND = "joint"
-CHANGEABLE = common.CHANGEABLE | {"recipe", "steps"}
+CHANGEABLE = common.CHANGEABLE | {"recipe", "steps", "facts"}
 
 
 @dataclass
@@ -85,6 +85,9 @@ def texts_fingerprint(graph: KnowledgeGraph, config: JointConfig) -> str:
     digest = hashlib.sha256()
     for name, texts in graph_texts(graph).items():
         digest.update(json.dumps([name, list(texts)], ensure_ascii=False).encode())
+    for name, given in (("alias", graph.entity_alias), ("template", graph.relation_template)):
+        if given is not None:
+            digest.update(json.dumps([name, list(given)], ensure_ascii=False).encode())
     for split, questions in graph.questions.items():
         digest.update(json.dumps([split, [list(one) for one in questions]], ensure_ascii=False).encode())
     for file in config.corpus.files:

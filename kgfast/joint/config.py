@@ -18,6 +18,7 @@ from kgfast.joint.sections import (
     CorpusSection,
     EntitySection,
     MixingSection,
+    RelationSection,
     SharingSection,
     TokenizerSection,
     WeightingSection,
@@ -47,6 +48,7 @@ class JointConfig(RunSettings):
     tasks: dict[str, dict[str, Any]] = Field(description="tasks by name, each with its settings: {mlm: {}, link: {}}")
     leave_out: bool = Field(False, description="leave out tasks and texts that the data has nothing for, and say so")
     entities: EntitySection = EntitySection()
+    relations: RelationSection = RelationSection()
     backbone: BackboneSection = BackboneSection()
     tokenizer: TokenizerSection = TokenizerSection()
     corpus: CorpusSection = CorpusSection()
@@ -54,6 +56,9 @@ class JointConfig(RunSettings):
     weighting: WeightingSection = WeightingSection()
     mixing: MixingSection = MixingSection()
 
+    facts: int = Field(
+        500, ge=0, description="held-out facts of a split that the language model is asked for at the end; 0: none"
+    )
     dim: Dim = 128
     lr: float = Field(5e-4, gt=0, description="learning rate of the Transformer and the heads (AdamW)")
     lr_schedule: Course = "linear"
@@ -115,6 +120,8 @@ class JointConfig(RunSettings):
             raise ConfigError(
                 f"backbone.hidden={backbone.hidden}: must be a multiple of backbone.heads={backbone.heads}"
             )
+        if self.entities.kind == "text" and getattr(self.entities, "from") is not None:
+            raise ConfigError("entities.from has no effect with entities.kind=text, which has no table")
         for name, given in self.tasks.items():
             for key, reason in task_class(name).unused_options(self.entities.kind).items():
                 if key in given:

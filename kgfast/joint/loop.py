@@ -18,9 +18,11 @@ from kgfast.joint import build, checkpoint
 from kgfast.joint.balance.mixing import Mixing, Starvation
 from kgfast.joint.config import JointConfig
 from kgfast.joint.evaluate import SPLITS, evaluate_tasks, numbers_of
+from kgfast.joint.facts import FactResults, Facts, evaluate_facts, language_task
 from kgfast.joint.model.joint_model import JointModel
 from kgfast.joint.parallel import Processes
 from kgfast.joint.room import check_batch_room, check_model_room
+from kgfast.joint.start import start_tables
 from kgfast.joint.step import Step
 from kgfast.run.folder import run_folder
 from kgfast.run.loop import TrainingLoop
@@ -97,6 +99,7 @@ class JointTraining(TrainingLoop):
         self.texts = checkpoint.texts_fingerprint(graph, config)
         self.go_on(saved, resume)
         if saved is None:
+            start_tables(config, self.model, lambda text: console.print(text, highlight=False, markup=False))
             self.model.refresh()
         self.model.train()
         check_batch_room(config, self.model)
@@ -217,10 +220,18 @@ class JointTraining(TrainingLoop):
         for split in splits:
             with progress_bar(self.console, f"evaluating {split}") as advance:
                 found[split] = evaluate_tasks(self.model, split, progress=advance)
+        told = list(tasks)
+        if self.config.facts and language_task(self.model) is not None:
+            told.append(FactResults.name)
+            for split in splits:
+                if len(Facts.of(self.graph, split)):
+                    with progress_bar(self.console, f"asking for the facts of {split}") as advance:
+                        facts = evaluate_facts(self.model, split, most=self.config.facts, progress=advance)
+                    found[split][FactResults.name] = facts
         return {
             "run": str(self.run),
             **{split: found.get(split, {}).get(MAIN) for split in SPLITS},
-            "tasks": {name: {split: found[split][name] for split in splits if name in found[split]} for name in tasks},
+            "tasks": {name: {split: found[split][name] for split in splits if name in found[split]} for name in told},
         }
 
     def pace(self) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from kgfast.evaluate.report import (
     table,
     write_page,
 )
+from kgfast.joint.facts import told_by
 from kgfast.joint.model.joint_model import JointModel
-from kgfast.joint.tasks import task_class
 from kgfast.joint.tasks.link import link_model
 
 
@@ -46,8 +46,8 @@ def write_joint_report(run: Path, model: JointModel, metrics: dict[str, Any]) ->
 
 def headline(task: str, metrics: dict[str, Any]) -> tuple[str, float | None]:
     """(heading, value) of the one number that stands for a task."""
-    name, value = task_class(task).headline_of(metrics)
-    return task_class(task).columns.get(name, name), value
+    name, value = told_by(task).headline_of(metrics)
+    return told_by(task).columns.get(name, name), value
 
 
 def tiles(metrics: dict[str, Any]) -> str:
@@ -103,7 +103,7 @@ def results(task: str, splits: dict[str, dict[str, Any]]) -> str:
     columns = [split for split in ("test", "valid") if split in splits]
     found = {split: dict(flat(splits[split])) for split in columns}
     keys = list(dict.fromkeys(key for split in columns for key in found[split]))
-    words = task_class(task).columns
+    words = told_by(task).columns
     rows = [[words.get(key, key), *(found[split].get(key, "") for split in columns)] for key in keys]
     return section(f"Results: {task}", card(table(["Metric", *columns], rows))) if rows else ""
 

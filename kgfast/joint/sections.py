@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, create_model
 
 from kgfast.errors import ConfigError
 from kgfast.run import reading
 from kgfast.run.settings import Section
 
+# `from` is a word that no class statement takes for a name
+FROM: dict[str, Any] = {
+    "from": (str | None, Field(None, description="run of the graph alone whose rows these begin as"))
+}
+StartSection: Any = create_model("StartSection", __base__=Section, **FROM)
 
-class EntitySection(Section):
+
+class RelationSection(StartSection):
+    """Rows of relations."""
+
+
+class EntitySection(StartSection):
     """Rows of entities; see `kgfast.joint.model.encoders.EntityEncoder`."""
 
     kind: Literal["table", "text", "hybrid"] = Field("table", description="rows from a table, from texts, or both")
@@ -84,8 +94,8 @@ class MixingSection(Section):
 
 
 # A section given as one word is that word for this key: `backbone: PATH`, `sharing: soft`.
-SHORT = {"entities": "kind", "backbone": "path", "tokenizer": "path", "corpus": "files", "sharing": "mode",
-         "weighting": "method", "mixing": "method"}  # fmt: skip
+SHORT = {"entities": "kind", "relations": "from", "backbone": "path", "tokenizer": "path", "corpus": "files",
+         "sharing": "mode", "weighting": "method", "mixing": "method"}  # fmt: skip
 
 
 def read_section(name: str, section: type[Section], value: Any) -> Section:

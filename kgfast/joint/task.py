@@ -11,7 +11,7 @@ A step of training, in the words used here:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,7 +35,8 @@ class ModelDims:
     """Sizes that a task's own parameters depend on.
 
     hidden: width H of the Transformer (0 without one); dim: width D of an entity row; relation_width: W of a relation
-    row; vocabulary: number of tokens; causal: whether a token sees only those before it (GPT-like).
+    row; vocabulary: number of tokens; causal: whether a token sees only those before it (GPT-like); embedding: width of
+    a token's embedding; relation_rows: R, or 2 R where relations have rows of their own for heads.
     """
 
     hidden: int
@@ -45,7 +46,9 @@ class ModelDims:
     num_entities: int
     num_relations: int
     vocabulary: int = 0
+    embedding: int = 0
     causal: bool = False
+    relation_rows: int = 0
 
 
 class TaskOptions(Section):
@@ -55,20 +58,41 @@ class TaskOptions(Section):
     weight: float = Field(1.0, ge=0, description="weight of this task's loss where weights are fixed")
 
 
-class Task(nn.Module, ABC):
-    """One kind of question asked of the model. It may have parameters of its own."""
+class Told:
+    """How the metrics under a name of metrics.json are told."""
 
     name: ClassVar[str]  # as in the config and in metrics.json
+
+    headline: ClassVar[str | None] = None  # the one that stands for all; None: the first number
+    columns: ClassVar[Mapping[str, str]] = {}  # of its table: metric and heading; {}: all numbers on top
+    lower_is_better: ClassVar[tuple[str, ...]] = ("perplexity", "loss", "mean_rank")
+
+    @classmethod
+    def headline_of(cls, metrics: Mapping[str, Any]) -> tuple[str, float | None]:
+        """(name, value) of the one number that stands for the task."""
+        name = cls.headline or next(key for key, value in metrics.items() if isinstance(value, float))
+        return name, metrics.get(name)
+
+    @classmethod
+    def columns_of(cls, metrics: Mapping[str, Any]) -> Mapping[str, str]:
+        """{metric: heading} of the task's table."""
+        return cls.columns or {key: key for key, value in metrics.items() if isinstance(value, (int, float))}
+
+    @classmethod
+    def groups_of(cls, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """(name, metrics) of the parts that a table shows under the whole."""
+        yield from ()
+
+
+class Task(nn.Module, Told, ABC):
+    """One kind of question asked of the model. It may have parameters of its own."""
+
     Options: ClassVar[type[TaskOptions]] = TaskOptions
 
     # What it needs
     backbone: ClassVar[bool] = False  # the Transformer
     reads_corpus: ClassVar[bool] = False  # `texts.corpus`
-
-    # How its metrics are told
-    headline: ClassVar[str | None] = None  # the one that stands for the task; None: the first number
-    columns: ClassVar[Mapping[str, str]] = {}  # of its table: metric and heading; {}: all numbers on top
-    lower_is_better: ClassVar[tuple[str, ...]] = ("perplexity", "loss", "mean_rank")
+    reads_mentions: ClassVar[bool] = False  # of entities, in the corpus
 
     options: Any  # of the class that `Options` names
     texts: Any  # a TextStore; None where nothing reads texts
@@ -99,6 +123,10 @@ class Task(nn.Module, ABC):
         """Ids of entities whose texts this batch would rather have fresh (None: no wish); repeats allowed."""
         return None
 
+    def entity_inputs(self, model: Any) -> Callable[[Tensor], Tensor] | None:
+        """Ids [n] -> vectors [n, E] that enter the Transformer where texts mention these entities (None: none does)."""
+        return None
+
     @abstractmethod
     def terms(self, model: Any, batch: Any, encoded: Any) -> Sequence[Term | LossTerm]:
         """The losses of this batch; `encoded` are the hidden states of its requests, in their order (None: none)."""
@@ -120,22 +148,6 @@ class Task(nn.Module, ABC):
     def unused_options(cls, entities: str) -> Mapping[str, str]:
         """Options that have no effect where rows of entities are of this kind, each with the reason."""
         return {}
-
-    @classmethod
-    def headline_of(cls, metrics: Mapping[str, Any]) -> tuple[str, float | None]:
-        """(name, value) of the one number that stands for the task."""
-        name = cls.headline or next(key for key, value in metrics.items() if isinstance(value, float))
-        return name, metrics.get(name)
-
-    @classmethod
-    def columns_of(cls, metrics: Mapping[str, Any]) -> Mapping[str, str]:
-        """{metric: heading} of the task's table."""
-        return cls.columns or {key: key for key, value in metrics.items() if isinstance(value, (int, float))}
-
-    @classmethod
-    def groups_of(cls, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """(name, metrics) of the parts that a table shows under the whole."""
-        yield from ()
 
 
 class Schedule:

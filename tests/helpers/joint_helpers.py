@@ -14,7 +14,7 @@ SMALL = dict(
     backbone=dict(hidden=16, layers=1, heads=2, max_length=24), tokenizer=dict(vocabulary=400),
     corpus=dict(held_out=0.1),
 )  # fmt: skip
-BATCHES = dict(mlm=8, clm=8, nsp=8, link=32, relation=32, qa=16, contrast=8)
+BATCHES = dict(mlm=8, clm=8, nsp=8, link=32, relation=32, qa=16, contrast=8, mention=8)
 
 
 def write_towns(folder, countries=6, towns=6, questions=True, texts=True):

@@ -73,10 +73,12 @@ SETTINGS = [
          table_optimizer="adamw", table_lr=0.01),
     dict(tasks=("mlm", "link"), sharing=dict(mode="routed", experts=2, top_k=1), weighting={"surgery": "pcgrad"},
          entities="hybrid", lr_schedule="cosine"),
+    dict(tasks=("clm", "mention", "link"), backbone=dict(kind="gpt", hidden=16, layers=1, heads=2, max_length=24),
+         entities="hybrid", sharing="soft"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=["uncertainty", "dwa", "gradnorm", "pcgrad"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=["uncertainty", "dwa", "gradnorm", "pcgrad", "mention"])
 def test_a_crash_at_any_step(graph, tmp_path, monkeypatch, settings):
     whole = joint_config(tmp_path / "whole", steps=9, **settings)
     run_joint(whole, graph)

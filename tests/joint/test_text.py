@@ -10,7 +10,8 @@ from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError, ConfigError, DataError, KgfastError
 from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.text.corpus import Corpus, sentences, verbalise
-from kgfast.joint.text.store import TextStore, all_texts, entity_texts, graph_texts, spell
+from kgfast.joint.text.forms import spell
+from kgfast.joint.text.store import TextStore, all_texts, entity_texts, graph_texts
 from kgfast.joint.text.tokenizer import Tokenizer
 
 # --- tokenizer

@@ -61,7 +61,7 @@ def test_unknown_tokens_are_no_targets(name):
         batch = task.batch(step)
         assert len(batch.targets) and (batch.targets != tokens.unknown).all()
     held_out = task.spans_of("test")
-    asked = torch.cat([batch.targets for batch in task.all_tokens(read(store, held_out), "test")])
+    asked = torch.cat([batch.targets for batch in task.all_tokens(held_out, "test")])
     whole = read(store, held_out).tokens
     known = ~torch.isin(whole, torch.tensor([tokens.unknown, tokens.begin, tokens.end]))
     assert not (asked == tokens.unknown).any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ class Backbone(nn.Module):
         rows, width = self.lm_table.shape
         self.lm_bias = nn.Parameter(torch.zeros(rows) if head.bias is None else head.bias.detach().clone())
         self.lm_head: Any = head.transform
+        self.entity_inputs: Callable[[Tensor], Tensor] | None = None  # ids [n] -> vectors [n, E] of entities
         if isinstance(self.lm_head, nn.Identity) and width != self.hidden:
             raise ConfigError(f"{config.model_type}: embeddings of {width} don't fit states of {self.hidden}")
 
@@ -204,7 +206,9 @@ class Backbone(nn.Module):
         return pool(hidden, offsets, self.pooling)
 
     def _packed(self, packed: Packed) -> Tensor:
-        inputs = dict(input_ids=packed.tokens[None], position_ids=packed.positions[None] + self.first_position)
+        inputs = dict(position_ids=packed.positions[None] + self.first_position)
+        embedded = self.with_entities(packed)
+        inputs |= dict(input_ids=packed.tokens[None]) if embedded is None else dict(inputs_embeds=embedded[None])
         if self.pairs:
             inputs["token_type_ids"] = packed.segments[None]
         return self.model(**inputs, packing=attention.Plan.of(packed, self.causal)).last_hidden_state[0]
@@ -214,13 +218,26 @@ class Backbone(nn.Module):
         real = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
 
         def pad(flat: Tensor) -> Tensor:
-            return torch.zeros(real.shape, dtype=flat.dtype, device=flat.device).masked_scatter(real, flat)
+            padded = torch.zeros(*real.shape, *flat.shape[1:], dtype=flat.dtype, device=flat.device)
+            return padded.masked_scatter(real if flat.dim() == 1 else real[..., None], flat)
 
-        inputs = dict(input_ids=pad(packed.tokens), attention_mask=real.long())
+        inputs = dict(attention_mask=real.long())
+        embedded = self.with_entities(packed)
+        inputs |= dict(input_ids=pad(packed.tokens)) if embedded is None else dict(inputs_embeds=pad(embedded))
         inputs["position_ids"] = pad(packed.positions) + self.first_position
         if self.pairs:
             inputs["token_type_ids"] = pad(packed.segments)
         return self.model(**inputs).last_hidden_state[real]
+
+    def with_entities(self, packed: Packed) -> Tensor | None:
+        """[T, E], embeddings of the tokens and vectors of the entities that enter there; None where none do."""
+        if packed.entities is None or self.entity_inputs is None:
+            return None
+        places = (packed.entities >= 0).nonzero()[:, 0]
+        embedded = self.model.get_input_embeddings()(packed.tokens)
+        if not len(places):
+            return embedded
+        return embedded.index_add(0, places, self.entity_inputs(packed.entities[places]).to(embedded.dtype))
 
     def choose_packing(self, packing: str) -> Backbone:
         """Settle on "packed" where the model gives each text the same states packed as alone, else on "padded".

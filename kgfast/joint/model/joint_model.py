@@ -42,6 +42,10 @@ class JointModel(nn.Module):
         self.entities, self.relations = entities, relations
         self.backbone = backbone
         self.tasks: Mapping[str, Task] = nn.ModuleDict(tasks)  # type: ignore[assignment]
+        for task in tasks.values():
+            if backbone is not None and (inputs := task.entity_inputs(self)) is not None:
+                for one in backbone.backbones:
+                    one.entity_inputs = inputs
 
     @property
     def device(self) -> torch.device:

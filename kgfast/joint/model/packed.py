@@ -20,12 +20,14 @@ class Packed:
     positions  int64 [T], 0, 1, .. within each text
     segments   int64 [T], 0, or 1 for the second text of a pair
     offsets    int64 [n + 1], ascending from 0 to T
+    entities   int64 [T], the entity whose row enters at a token, -1 for none; None where none enters anywhere
     """
 
     tokens: Tensor
     positions: Tensor
     segments: Tensor
     offsets: Tensor
+    entities: Tensor | None = None
 
     @classmethod
     def from_flat(cls, tokens: Tensor, offsets: Tensor, segments: Tensor | None = None) -> Packed:
@@ -66,7 +68,10 @@ class Packed:
         tokens, positions, segments = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "positions", "segments")
         )
-        return cls(tokens, positions, segments, torch.cat(bounds))
+        entities = None
+        if any(part.entities is not None for part in parts):
+            entities = torch.cat([part.given_entities() for part in parts])
+        return cls(tokens, positions, segments, torch.cat(bounds), entities)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -82,17 +87,25 @@ class Packed:
         return torch.repeat_interleave(torch.arange(len(self), device=self.tokens.device), self.lengths)
 
     def to(self, device) -> Packed:
-        return Packed(*(part.to(device) for part in (self.tokens, self.positions, self.segments, self.offsets)))
+        entities = None if self.entities is None else self.entities.to(device)
+        parts = (self.tokens, self.positions, self.segments, self.offsets)
+        tokens, positions, segments, offsets = (part.to(device) for part in parts)
+        return Packed(tokens, positions, segments, offsets, entities)
 
     def select(self, ids: Tensor) -> Packed:
         """The texts `ids` [m], in that order, repeats allowed."""
         places, offsets = gather_places(self.offsets, ids)
-        return Packed(self.tokens[places], self.positions[places], self.segments[places], offsets)
+        entities = None if self.entities is None else self.entities[places]
+        return Packed(self.tokens[places], self.positions[places], self.segments[places], offsets, entities)
+
+    def given_entities(self) -> Tensor:
+        """int64 [T], -1 throughout where no entity's row enters."""
+        return torch.full_like(self.tokens, -1) if self.entities is None else self.entities
 
     def distinct(self) -> tuple[Packed, Tensor]:
         """(each text once, in order of first appearance; for every text its place there [n]).
 
-        Texts are equal when tokens and segments are. Found by a 64-bit hash, then compared token by token.
+        Texts are equal when tokens, segments and entities are. Found by a 64-bit hash, then compared token by token.
         """
         if len(self) < 2:
             return self, torch.arange(len(self), device=self.tokens.device)
@@ -106,13 +119,16 @@ class Packed:
         chosen = self.select(kept)
         again = chosen.select(place)
         same = torch.equal(again.offsets, self.offsets) and torch.equal(again.tokens, self.tokens)
-        if not same or not torch.equal(again.segments, self.segments):
+        same = same and torch.equal(again.segments, self.segments)
+        if not same or not torch.equal(again.given_entities(), self.given_entities()):
             return self, texts  # two texts share a hash: encode all rather than confuse them
         return chosen, place
 
     def hashes(self) -> Tensor:
-        """int64 [n] of tokens, segments and their order: sums of mixed words, arithmetic modulo 2^64."""
+        """int64 [n] of tokens, segments, entities and their order: sums of mixed words, arithmetic modulo 2^64."""
         word = (self.tokens * 2 + self.segments + 1) * 0x1F3D5B79 + (self.positions + 1) * 0x5851F42D4C957F2D
+        if self.entities is not None:
+            word = word + (self.entities + 1) * 0x632BE59BD9B4E019
         word = (word ^ (word >> 31)) * 0x2545F4914F6CDD1D
         word = (word ^ (word >> 29)) * 0x14057B7EF767814F
         zero = torch.zeros(len(self), dtype=torch.int64, device=word.device)

@@ -24,6 +24,8 @@ TASKS: dict[str, type[Task]] = {}
 
 def register(cls: type[Task]) -> type[Task]:
     """Class decorator: the task can be named in a config from now on. ConfigError where another class has its name."""
+    if cls.name == "facts":
+        raise ConfigError(f"{path_of(cls)} can't be called 'facts': metrics.json has results of its own there")
     known = TASKS.get(cls.name, cls)
     if path_of(known) != path_of(cls):
         raise ConfigError(f"task {cls.name!r} is {path_of(known)} already; {path_of(cls)} needs a name of its own")

@@ -6,11 +6,13 @@ from collections.abc import Iterable
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from kgfast.errors import ConfigError
 from kgfast.joint.model.packed import Packed
 from kgfast.joint.tasks import ModelDims, TaskOptions, register
-from kgfast.joint.text.language import LanguageTask, TokenBatch
+from kgfast.joint.text.language import LanguageTask, TokenBatch, read
+from kgfast.joint.text.mentioned import with_entities_behind
 from kgfast.joint.text.tokenizer import Tokenizer
 
 
@@ -20,9 +22,11 @@ class CausalLanguageTask(LanguageTask):
     unless that is [UNK]."""
 
     name = "clm"
+    ahead = 1
 
     class Options(TaskOptions):
         batch_size: int = Field(32, gt=0, description="pieces of text in a step")
+        triples: int = Field(0, ge=0, description="triples of train, put into words, that a step reads besides")
         evaluate_texts: int = Field(2000, gt=0, description="held-out pieces of text that an evaluation reads at most")
 
     def __init__(self, options, graph, texts, dims: ModelDims, seed: int):
@@ -33,10 +37,15 @@ class CausalLanguageTask(LanguageTask):
         super().__init__(options, graph, texts, dims, seed)
 
     def batch(self, step: int) -> TokenBatch:
-        return shift(self.pieces(step), self.texts.tokenizer)
+        return self.ask(self.spans_of_step(step))
 
-    def all_tokens(self, packed: Packed, split: str) -> Iterable[TokenBatch]:
-        yield shift(packed, self.texts.tokenizer)
+    def all_tokens(self, spans: Tensor, split: str) -> Iterable[TokenBatch]:
+        yield self.ask(spans)
+
+    def ask(self, spans: Tensor) -> TokenBatch:
+        """Every token of these pieces, entities behind their names."""
+        packed = with_entities_behind(self.texts, read(self.texts, spans), spans)
+        return shift(packed, self.texts.tokenizer)
 
 
 def shift(packed: Packed, tokenizer: Tokenizer) -> TokenBatch:

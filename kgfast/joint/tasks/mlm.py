@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -11,7 +12,8 @@ from torch import Tensor
 from kgfast.errors import ConfigError
 from kgfast.joint.model.packed import Packed
 from kgfast.joint.tasks import ModelDims, TaskOptions, generator, register
-from kgfast.joint.text.language import LanguageTask, TokenBatch
+from kgfast.joint.text.language import LanguageTask, TokenBatch, read
+from kgfast.joint.text.mentioned import mentioned, with_entities_at
 
 
 @register
@@ -25,6 +27,7 @@ class MaskedLanguageTask(LanguageTask):
 
     class Options(TaskOptions):
         batch_size: int = Field(32, gt=0, description="pieces of text in a step")
+        triples: int = Field(0, ge=0, description="triples of train, put into words, that a step reads besides")
         mask: float = Field(0.15, gt=0, lt=1, description="part of the tokens that is hidden")
         evaluate_texts: int = Field(500, gt=0, description="held-out pieces of text that an evaluation reads at most")
 
@@ -38,7 +41,8 @@ class MaskedLanguageTask(LanguageTask):
             raise ConfigError("task mlm: the tokenizer has no [MASK] token")
 
     def batch(self, step: int) -> TokenBatch:
-        packed, tokenizer = self.pieces(step), self.texts.tokenizer
+        spans, tokenizer = self.spans_of_step(step), self.texts.tokenizer
+        packed = read(self.texts, spans)
         draws = generator(self.seed, f"mlm/mask/{step}")
         ordinary = self.ordinary(packed.tokens)
         hidden = ordinary & (torch.rand(len(ordinary), generator=draws) < self.options.mask)
@@ -48,13 +52,20 @@ class MaskedLanguageTask(LanguageTask):
         chance = torch.rand(len(places), generator=draws)
         other = torch.randint(len(tokenizer), (len(places),), generator=draws)
         shown = torch.where(chance < 0.9, other, packed.tokens[places]).masked_fill(chance < 0.8, tokenizer.mask)
-        return show(packed, places, shown)
+        return self.show(packed, places, shown, spans)
 
-    def all_tokens(self, packed: Packed, split: str) -> Iterable[TokenBatch]:
+    def all_tokens(self, spans: Tensor, split: str) -> Iterable[TokenBatch]:
+        packed = read(self.texts, spans)
         places = self.ordinary(packed.tokens).nonzero()[:, 0]
         turn = torch.randperm(len(places), generator=generator(self.seed, f"mlm/{split}")) % self.ROUNDS
         for current in range(self.ROUNDS):
-            yield show(packed, places[turn == current], self.texts.tokenizer.mask)
+            yield self.show(packed, places[turn == current], self.texts.tokenizer.mask, spans)
+
+    def show(self, packed: Packed, places: Tensor, tokens: Tensor | int, spans: Tensor) -> TokenBatch:
+        """The texts with `tokens` shown at `places`, which ask for what stood there, and entities at whole names."""
+        batch = show(packed, places, tokens)
+        entered = with_entities_at(self.texts, batch.packed, mentioned(self.texts, packed, spans).without(places))
+        return replace(batch, packed=entered)
 
     def ordinary(self, tokens: Tensor) -> Tensor:
         """Which tokens may be hidden: all but [CLS], [SEP] and [UNK]."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,8 +16,9 @@ from kgfast.core.csr import gather_ranges
 from kgfast.errors import DataError
 from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.model.pooling import pick
-from kgfast.joint.task import Task, Term, device_of
+from kgfast.joint.task import Schedule, Task, Term, device_of
 from kgfast.joint.text.corpus import Corpus
+from kgfast.joint.text.ngrams import NGrams
 from kgfast.joint.text.perplexity import perplexity
 from kgfast.joint.text.store import has_texts, unknown_share
 
@@ -51,17 +54,10 @@ class CorpusTask(Task):
         return None if has_texts(graph) or config.corpus.files else "texts of entities"
 
 
-class LanguageTask(CorpusTask):
-    """Query: the transformed state at a place. Table: that of the LM head. No other states become queries.
-
-    A subclass says which places of a training step ask for which tokens (`batch`), and how an evaluation asks for all
-    tokens of a pack (`all_tokens`); nothing asks for [UNK], which would be easy to guess. Its options have `batch_size`
-    and `evaluate_texts`.
-    """
-
-    headline = "perplexity"
-    lower_is_better = (*Task.lower_is_better, "unknown")
-    columns = {"perplexity": "perplexity", "loss": "loss", "tokens": "tokens", "unknown": "share of [UNK]"}
+class PieceTask(CorpusTask):
+    """A task that reads pieces of the corpus in training, and `triples` sentences a step that say a triple each. Its
+    options have `batch_size` and `triples`; tasks that `read_as` another and have its sizes read the same pieces, which
+    are encoded once."""
 
     def __init__(self, options, graph, texts, dims, seed):
         super().__init__(options, graph, texts, dims, seed)
@@ -72,7 +68,15 @@ class LanguageTask(CorpusTask):
                 f"task {self.name}: 100 % of the training text's tokens are [UNK], which nothing can be learned from: "
                 f"the tokenizer does not fit the language of the texts"
             )
-        self.schedule_over(len(self.spans))
+        self.schedule = Schedule(len(self.spans), options.batch_size, seed, self.read_as)
+        self.triples = self.spans_of("triples")
+        if options.triples:
+            self.triples_schedule = Schedule(len(self.triples), options.triples, seed, f"{self.read_as}/triples")
+
+    @property
+    def read_as(self) -> str:
+        """The name that decides which pieces a step reads."""
+        return self.name
 
     def spans_of(self, split: str) -> Tensor:
         return self.corpus.spans(split, self.texts.max_length - 2)
@@ -86,15 +90,34 @@ class LanguageTask(CorpusTask):
     def can_evaluate(self, split: str) -> bool:
         return len(self.spans_of(split)) > 0
 
-    def pieces(self, step: int) -> Packed:
-        """The texts of a training step."""
-        return read(self.texts, self.spans[self.schedule.rows(step)])
+    def spans_of_step(self, step: int) -> Tensor:
+        """The pieces of text of a training step: int64 [n, 2]."""
+        spans = self.spans[self.schedule.rows(step)]
+        if not self.options.triples:
+            return spans
+        return torch.cat([spans, self.triples[self.triples_schedule.rows(step)]])
+
+
+class LanguageTask(PieceTask):
+    """Query: the transformed state at a place. Table: that of the LM head. No other states become queries.
+
+    A subclass says which places of a training step ask for which tokens (`batch`), and how an evaluation asks for all
+    tokens of pieces (`all_tokens`); nothing asks for [UNK], which would be easy to guess. Its options have
+    `batch_size`, `triples` and `evaluate_texts`.
+    """
+
+    headline = "perplexity"
+    lower_is_better = (*Task.lower_is_better, "unigram_perplexity", "bigram_perplexity", "unknown")
+    columns = {"perplexity": "perplexity", "unigram_perplexity": "of unigrams", "bigram_perplexity": "of bigrams",
+               "loss": "loss", "tokens": "tokens", "unknown": "share of [UNK]"}  # fmt: skip
+    ahead: ClassVar[int] = 0  # the token that a place asks for stands so many places on
 
     @abstractmethod
     def batch(self, step: int) -> TokenBatch: ...
 
     @abstractmethod
-    def all_tokens(self, packed: Packed, split: str) -> Iterable[TokenBatch]: ...
+    def all_tokens(self, spans: Tensor, split: str) -> Iterable[TokenBatch]:
+        """Batches that ask for every token of these pieces once."""
 
     def requests(self, batch: TokenBatch) -> Packed:
         return batch.packed
@@ -107,15 +130,35 @@ class LanguageTask(CorpusTask):
         return [Term(query, backbone.lm_table, targets, bias=backbone.lm_bias, name=self.name)]
 
     def evaluate(self, model, split: str) -> dict[str, Any]:
-        """Perplexity of the held-out text: exp of the mean loss of its tokens but [UNK], whose share is beside it."""
+        """Perplexity of the held-out text: exp of the mean loss of its tokens but [UNK], whose share is beside it; and
+        that of unigrams and bigrams of the training text on the same tokens."""
         spans = self.spans_of(split)[: self.options.evaluate_texts]
-        batches = (batch for rows in spans.split(64) for batch in self.all_tokens(read(self.texts, rows), split))
         device = device_of(model)
-        found = perplexity(
-            self.terms(model, batch, model.backbone.encode(batch.packed.to(device), self.name))[0] for batch in batches
-        )
+        counted: list[Tensor] = []
+
+        def terms() -> Iterator[Term]:
+            for rows in spans.split(64):
+                packed = read(self.texts, rows)
+                for batch in self.all_tokens(rows, split):
+                    counted.append(self.ngrams.losses(packed, batch.places + self.ahead))
+                    yield self.terms(model, batch, model.backbone.encode(batch.packed.to(device), self.name))[0]
+
+        found = perplexity(terms())
+        known = torch.cat(counted, 1).mean(1).exp().tolist() if found["tokens"] else [math.nan, math.nan]
         places, _ = gather_ranges(spans[:, 0], spans[:, 1])
-        return {**found, "unknown": unknown_share(self.corpus.tokens[places], self.texts.tokenizer)}
+        return {
+            "perplexity": found["perplexity"],
+            **dict(zip(("unigram_perplexity", "bigram_perplexity"), known, strict=True)),
+            "loss": found["loss"],
+            "tokens": found["tokens"],
+            "unknown": unknown_share(self.corpus.tokens[places], self.texts.tokenizer),
+        }
+
+    @cached_property
+    def ngrams(self) -> NGrams:
+        """Of all training text."""
+        read_ones = torch.cat([self.spans, self.triples]) if self.options.triples else self.spans
+        return NGrams(read(self.texts, read_ones), len(self.texts.tokenizer))
 
 
 def read(texts: Any, spans: Tensor) -> Packed:

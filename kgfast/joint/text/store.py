@@ -11,6 +11,7 @@ from torch import Tensor
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, KgfastError
 from kgfast.joint.model.packed import Encoded, Packed, gather_places
+from kgfast.joint.text.forms import relation_texts
 from kgfast.joint.text.tokenizer import Tokenizer
 
 __all__ = ["Encoded", "Packed", "TextStore", "entity_texts", "graph_texts", "relation_texts"]
@@ -143,17 +144,6 @@ def join(label: str | None, description: str | None) -> str | None:
 def has_texts(graph: KnowledgeGraph) -> bool:
     """Whether any entity of the graph may have a text."""
     return graph.entity_text is not None or graph.entity_description is not None
-
-
-def relation_texts(graph: KnowledgeGraph) -> list[str]:
-    """The text of each relation, or else its name with spaces for punctuation."""
-    texts = graph.relation_text if graph.relation_text is not None else [None] * graph.num_relations
-    return [text or spell(name) for text, name in zip(texts, graph.relation_names, strict=True)]
-
-
-def spell(name: str) -> str:
-    """A relation's name as words: /people/person/place_of_birth is "people person place of birth"."""
-    return " ".join("".join(letter if letter.isalnum() else " " for letter in name).split()) or name
 
 
 def graph_texts(graph: KnowledgeGraph) -> dict[str, Sequence[str | None]]:

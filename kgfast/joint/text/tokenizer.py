@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,15 +136,34 @@ class Tokenizer:
                 lengths.append(len(ids))
         return torch.from_numpy(np.concatenate(pieces)), torch.tensor(lengths, dtype=torch.int64).cumsum(0)
 
+    def encode_placed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, list[list[tuple[int, int]]]]:
+        """As `encode`, and of each text the characters [start, stop) of its tokens, without white space before them."""
+        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        found = [self.plain_tokens(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+        tokens = [id for tokens in found for id, _, _ in tokens]
+        offsets = torch.tensor([0, *map(len, found)], dtype=torch.int64).cumsum(0)
+        places = [
+            [(stop - len(text[start:stop].lstrip()), stop) for _, start, stop in tokens]
+            for text, tokens in zip(texts, found, strict=True)
+        ]
+        return torch.tensor(tokens, dtype=torch.int32), offsets, places
+
     def plain_ids(self, text: str) -> list[int]:
-        """Token ids of a text in which the library finds special tokens, since its vocabulary holds them as words: the
-        text is cut in the middle of each; a special token of a single character is left out."""
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        spans = [span for id, span in zip(encoding.ids, encoding.offsets, strict=True) if id in self.special]
-        cuts = sorted({(start + stop) // 2 for start, stop in spans if stop - start > 1})
+        return [id for id, _, _ in self.plain_tokens(text)]
+
+    def plain_tokens(self, text: str, encoding: Any = None) -> list[tuple[int, int, int]]:
+        """(id, start, stop) of the tokens of a text. Where the library finds special tokens in it, since its vocabulary
+        holds them as words, it is cut in the middle of each; a special token of a single character is left out."""
+        encoding = encoding or self.tokenizer.encode(text, add_special_tokens=False)
+        found = [(id, *span) for id, span in zip(encoding.ids, encoding.offsets, strict=True)]
+        cuts = sorted({(start + stop) // 2 for id, start, stop in found if id in self.special and stop - start > 1})
         if not cuts:
-            return [id for id in encoding.ids if id not in self.special]
-        return [id for start, stop in pairwise([0, *cuts, len(text)]) for id in self.plain_ids(text[start:stop])]
+            return [one for one in found if one[0] not in self.special]
+        return [
+            (id, start + first, start + last)
+            for start, stop in pairwise([0, *cuts, len(text)])
+            for id, first, last in self.plain_tokens(text[start:stop])
+        ]
 
     def is_unknown(self, tokens: Tensor) -> Tensor:
         """Which tokens are [UNK]: they stand for anything, and say nothing."""
