@@ -120,6 +120,7 @@ class JointConfig(RunSettings):
             raise ConfigError(
                 f"backbone.hidden={backbone.hidden}: must be a multiple of backbone.heads={backbone.heads}"
             )
+        check_adaptation(backbone, self.sharing.mode)
         if self.entities.kind == "text" and getattr(self.entities, "from") is not None:
             raise ConfigError("entities.from has no effect with entities.kind=text, which has no table")
         for name, given in self.tasks.items():
@@ -138,6 +139,23 @@ class JointConfig(RunSettings):
             raise ConfigError(
                 f"weighting.method='gradnorm' compares the tasks of a step: it needs mixing.method=every, not {mixing}"
             )
+
+
+def check_adaptation(backbone: BackboneSection, sharing: str) -> None:
+    """ConfigError where what shall learn of a pretrained Transformer doesn't fit what else is said of it."""
+    given = {"freeze": backbone.freeze is not False, "lora": backbone.lora is not None}
+    for name in (name for name, used in given.items() if used):
+        if backbone.path is None:
+            raise ConfigError(f"backbone.{name} needs backbone.path: one from scratch has learned nothing yet")
+        whole = name == "lora" or backbone.freeze != "embeddings"
+        if sharing == "routed" and whole:
+            raise ConfigError(f"backbone.{name} and sharing.mode=routed don't go together: experts learn in all layers")
+        if sharing == "soft" and (name == "lora" or backbone.freeze is True):
+            raise ConfigError(
+                f"backbone.{name} and sharing.mode=soft don't go together: the frozen weights of all tasks are the same"
+            )
+    if all(given.values()) and backbone.freeze is not True:
+        raise ConfigError(f"backbone.freeze={backbone.freeze!r} has no effect with backbone.lora, which freezes all")
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kgfast.errors import CheckpointError
+from kgfast.joint.needs import needs
 
+OWN_ACTIVATION = ("bert", "ernie")  # their head has the activation of the layers, others GELU
 TOLERANCE = 1e-4  # of logits from the parts, relative to the largest logit
 # Where masked-LM heads keep (their transform, its activation: None is GELU, its norm); all begin with `dense`.
 TRANSFORMS = (
@@ -21,22 +23,31 @@ TRANSFORMS = (
 
 @dataclass(frozen=True)
 class Head:
-    """transform: states [n, H] -> queries [n, E]; table [V, E], None: the token embeddings; bias [V], None: zeros."""
+    """transform: states [n, H] -> queries [n, E]; table [V, E], None: the token embeddings; bias [V], None: none."""
 
     transform: nn.Module
     table: nn.Parameter | None = None
     bias: Tensor | None = None
 
 
-def new_head(kind: str, hidden: int, embedding: int, spread: float) -> Head:
-    """A head that has learned nothing, on the token embeddings: BERT's transform; a causal model ends in a norm of its
-    own and needs none."""
+def new_head(kind: str, config: Any, vocabulary: int, embedding: int) -> Head:
+    """A head that has learned nothing, on the token embeddings, as the library would make it: BERT's transform and a
+    bias; a causal model ends in a norm of its own and needs neither."""
     if kind != "bert":
         return Head(nn.Identity())
-    dense = nn.Linear(hidden, embedding)
-    nn.init.normal_(dense.weight, std=spread)
+    dense = nn.Linear(config.hidden_size, embedding)
+    nn.init.normal_(dense.weight, std=getattr(config, "initializer_range", 0.02))
     nn.init.zeros_(dense.bias)
-    return Head(nn.Sequential(dense, nn.GELU(), nn.LayerNorm(embedding, eps=1e-12)))
+    between = activation_of(config.hidden_act) if config.model_type in OWN_ACTIVATION else nn.GELU()
+    norm = nn.LayerNorm(embedding, eps=config.layer_norm_eps)
+    return Head(nn.Sequential(dense, between, norm), bias=torch.zeros(vocabulary))
+
+
+def activation_of(name: str) -> nn.Module:
+    needs("transformers")
+    from transformers.activations import ACT2FN
+
+    return nn.GELU() if name == "gelu" else ACT2FN[name]
 
 
 def take_apart(whole: Any, missing: set[str]) -> Head | None:
