@@ -8,6 +8,8 @@ from kgfast.cli.console import errors, print_json, progress_bar, screen
 from kgfast.cli.joint_tables import show_ablation, show_tasks
 from kgfast.data import KnowledgeGraph
 from kgfast.joint import ablate as ablation
+from kgfast.joint import export as exporting
+from kgfast.joint.checkpoint import load_run
 from kgfast.joint.config import resolve
 from kgfast.joint.evaluate import evaluate_tasks, plain
 from kgfast.joint.facts import FactResults, evaluate_facts
@@ -30,6 +32,12 @@ def train(file, pairs, options, as_json):
     memory = speed["peak_memory_bytes"] / 2**20
     console.print(f"{speed['steps']:,} steps in {speed['seconds']:,.1f} s, {memory:,.0f} MiB")
     console.print(f"{Path(metrics['run']) / 'report.html'}", soft_wrap=True)
+
+
+def export_folder(run, out, data):
+    """kgfast export --format hf"""
+    model, config = load_run(run, data)
+    return exporting.export_folder(model, config, run, out)
 
 
 def evaluate(run, split, unseen, facts, as_json):

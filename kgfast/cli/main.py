@@ -298,14 +298,25 @@ def ablate(
 def export(
     run: Run,
     out: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
-    format: Annotated[str, typer.Option(help="npy, safetensors or word2vec.")] = "npy",
+    format: Annotated[
+        str, typer.Option(help="npy, safetensors or word2vec; hf: a folder of transformers (joint runs).")
+    ] = "npy",
+    data: Data = None,
     as_json: Json = False,
 ):
-    """Write embeddings and names for other programs."""
-    from kgfast.use import load
+    """Write embeddings and names for other programs, or a joint run's Transformer with all that belongs to it."""
+    if format == "hf":
+        from kgfast.use.loading import is_joint
 
-    trained = load(run, device="cpu", names_only=True)
-    written = trained.export(out, format)
+        if not is_joint(run):
+            raise KgfastError(f"{run} was trained on the graph alone and has no Transformer: format=hf has no meaning")
+        from kgfast.cli import joint_runs
+
+        written = joint_runs.export_folder(run, out, data)
+    else:
+        from kgfast.use import load
+
+        written = load(run, data, device="cpu", names_only=True).export(out, format)
     if as_json:
         return print_json({"format": format, "files": [str(path) for path in written]})
     for path in written:
