@@ -14,8 +14,7 @@ from kgfast.joint.config import resolve
 from kgfast.joint.evaluate import evaluate_tasks, plain
 from kgfast.joint.facts import FactResults, evaluate_facts
 from kgfast.joint.loop import train_joint
-from kgfast.joint.tasks.link import LinkTask
-from kgfast.joint.unseen import evaluate_unseen
+from kgfast.joint.unseen import evaluate_tasks_unseen
 
 
 def train(file, pairs, options, as_json):
@@ -49,7 +48,7 @@ def evaluate(run, split, unseen, facts, as_json):
         with progress_bar(f"evaluating {split}") as advance:
             found = evaluate_tasks(run.joint, split, progress=advance)
     else:
-        found = {LinkTask.name: evaluate_unseen(run.joint, KnowledgeGraph.load(unseen), split)}
+        found = evaluate_tasks_unseen(run.joint, KnowledgeGraph.load(unseen), split)
     if as_json:
         print_json(found)
     else:

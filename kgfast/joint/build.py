@@ -168,6 +168,7 @@ def build_model(
             num_entities=graph.num_entities, num_relations=graph.num_relations,
             vocabulary=0 if tokenizer is None else len(tokenizer), causal=bool(backbone and backbone.causal),
             embedding=0 if backbone is None else backbone.embedding, relation_rows=len(seed.relations),
+            entities_read=entities.reads, frozen=bool(backbone and backbone.frozen),
         )  # fmt: skip
         tasks = {name: task_class(name)(config.options(name), graph, texts, dims, config.seed) for name in config.tasks}
     check_learning(backbone, tasks)
