@@ -305,6 +305,7 @@ def export(
     as_json: Json = False,
 ):
     """Write embeddings and names for other programs, or a joint run's Transformer with all that belongs to it."""
+    spaces = False
     if format == "hf":
         from kgfast.use.loading import is_joint
 
@@ -316,12 +317,14 @@ def export(
     else:
         from kgfast.use import load
 
-        written = load(run, data, device="cpu", names_only=True).export(out, format)
+        trained = load(run, data, device="cpu", names_only=True)
+        written = trained.export(out, format)
+        spaces = format == "word2vec" and any(name.split() != [name] for name in trained.entities)
     if as_json:
         return print_json({"format": format, "files": [str(path) for path in written]})
     for path in written:
         print_line(path)
-    if format == "word2vec" and any(name.split() != [name] for name in trained.entities):
+    if spaces:
         errors().print("white space in names is written as an underscore in .vec files")
 
 

@@ -170,7 +170,7 @@ def is_joint(file: str | os.PathLike | None, pairs: Iterable[str], options: Mapp
     """Whether these words of a command line ask for a joint run."""
     pairs = list(pairs)
     paired = reading.parse_pairs(pairs)
-    if (options.get("recipe") or paired.get("recipe")) in JOINT or any(key.startswith("tasks.") for key in paired):
+    if (options.get("recipe") or paired.get("recipe")) in JOINT or any(key.split(".")[0] == "tasks" for key in paired):
         return True
     out = options.get("out") or paired.get("out")
     resumed = options.get("resume") or reading.boolean(paired.get("resume", False))

@@ -50,7 +50,10 @@ def export_folder(model: JointModel, config: JointConfig, run: Path, folder: Pat
         found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
         (made / "README.md").write_text(model_card(model, config, task, whole, found), encoding="utf-8")
         written = []
+        mask = os.umask(0)
+        os.umask(mask)
         for path in sorted(made.iterdir()):
+            os.chmod(path, 0o666 & ~mask)  # some versions of safetensors leave files that only their owner can read
             os.replace(path, folder / path.name)
             written.append(folder / path.name)
     return written
@@ -67,7 +70,7 @@ def assemble(model: JointModel, task: str) -> Any:
     backbone.model.config.use_cache = True
     whole = put_together(backbone.model, Head(backbone.lm_head, backbone.untied_table, backbone.lm_bias))
     if backbone.causal and whole.generation_config is not None:
-        tokenizer = model.tokenizer
+        tokenizer: Any = model.tokenizer
         whole.generation_config.eos_token_id = tokenizer.end if tokenizer.end is not None else tokenizer.begin
         whole.generation_config.bos_token_id = tokenizer.begin if tokenizer.begin is not None else tokenizer.end
         whole.generation_config.pad_token_id = tokenizer.pad
@@ -82,7 +85,7 @@ def save_tokenizer(model: JointModel, config: JointConfig, folder: Path) -> None
     enclosed as in training.
     """
     transformers = needs("transformers")
-    tokenizer = model.tokenizer
+    tokenizer: Any = model.tokenizer
     given = config.tokenizer.path or config.backbone.path
     if given is not None and (Path(given) / "tokenizer_config.json").is_file():
         made = transformers.AutoTokenizer.from_pretrained(given, local_files_only=True, trust_remote_code=False)
