@@ -7,6 +7,7 @@ from pathlib import Path
 from kgfast.cli.console import errors, print_json, progress_bar, screen
 from kgfast.cli.joint_tables import show_ablation, show_tasks
 from kgfast.data import KnowledgeGraph
+from kgfast.errors import KgfastError
 from kgfast.joint import ablate as ablation
 from kgfast.joint import export as exporting
 from kgfast.joint.checkpoint import load_run
@@ -15,6 +16,7 @@ from kgfast.joint.evaluate import evaluate_tasks, plain
 from kgfast.joint.facts import FactResults, evaluate_facts
 from kgfast.joint.loop import train_joint
 from kgfast.joint.unseen import evaluate_tasks_unseen
+from kgfast.use.loading import is_joint
 
 
 def train(file, pairs, options, as_json):
@@ -35,6 +37,8 @@ def train(file, pairs, options, as_json):
 
 def export_folder(run, out, data):
     """kgfast export --format hf"""
+    if not is_joint(run):
+        raise KgfastError(f"{run} was trained on the graph alone and has no Transformer: format=hf has no meaning")
     model, config = load_run(run, data)
     return exporting.export_folder(model, config, run, out)
 

@@ -307,10 +307,6 @@ def export(
     """Write embeddings and names for other programs, or a joint run's Transformer with all that belongs to it."""
     spaces = False
     if format == "hf":
-        from kgfast.use.loading import is_joint
-
-        if not is_joint(run):
-            raise KgfastError(f"{run} was trained on the graph alone and has no Transformer: format=hf has no meaning")
         from kgfast.cli import joint_runs
 
         written = joint_runs.export_folder(run, out, data)

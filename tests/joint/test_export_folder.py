@@ -16,7 +16,6 @@ from kgfast.errors import CheckpointError, KgfastError
 from kgfast.joint import export
 from kgfast.joint.checkpoint import load_run
 from kgfast.joint.model.backbone import Backbone
-from kgfast.joint.text.language import read
 from kgfast.joint.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -33,7 +32,7 @@ def own_perplexity(folder, task):
     causal = task.name == "clm"
     model = (transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM).from_pretrained(folder)
     total, count = 0.0, 0
-    for batch in task.all_tokens(read(task.texts, task.spans_of("test")[: task.options.evaluate_texts]), "test"):
+    for batch in task.all_tokens(task.spans_of("test")[: task.options.evaluate_texts], "test"):
         start = 0
         for length in batch.packed.lengths.tolist():
             asked = (batch.places >= start) & (batch.places < start + length)

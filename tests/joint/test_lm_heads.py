@@ -54,7 +54,7 @@ def family_of(name, **changes):
 
 
 def masked_batches(task):
-    yield from task.all_tokens(read(task.texts, task.spans_of("test")[: task.options.evaluate_texts]), "test")
+    yield from task.all_tokens(task.spans_of("test")[: task.options.evaluate_texts], "test")
 
 
 def teach(model, kind, task):
