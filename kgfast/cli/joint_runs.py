@@ -7,13 +7,16 @@ from pathlib import Path
 from kgfast.cli.console import errors, print_json, progress_bar, screen
 from kgfast.cli.joint_tables import show_ablation, show_tasks
 from kgfast.data import KnowledgeGraph
+from kgfast.errors import KgfastError
 from kgfast.joint import ablate as ablation
+from kgfast.joint import export as exporting
+from kgfast.joint.checkpoint import load_run
 from kgfast.joint.config import resolve
 from kgfast.joint.evaluate import evaluate_tasks, plain
 from kgfast.joint.facts import FactResults, evaluate_facts
 from kgfast.joint.loop import train_joint
-from kgfast.joint.tasks.link import LinkTask
-from kgfast.joint.unseen import evaluate_unseen
+from kgfast.joint.unseen import evaluate_tasks_unseen
+from kgfast.use.loading import is_joint
 
 
 def train(file, pairs, options, as_json):
@@ -32,6 +35,14 @@ def train(file, pairs, options, as_json):
     console.print(f"{Path(metrics['run']) / 'report.html'}", soft_wrap=True)
 
 
+def export_folder(run, out, data):
+    """kgfast export --format hf"""
+    if not is_joint(run):
+        raise KgfastError(f"{run} was trained on the graph alone and has no Transformer: format=hf has no meaning")
+    model, config = load_run(run, data)
+    return exporting.export_folder(model, config, run, out)
+
+
 def evaluate(run, split, unseen, facts, as_json):
     """kgfast evaluate"""
     if facts:
@@ -41,7 +52,7 @@ def evaluate(run, split, unseen, facts, as_json):
         with progress_bar(f"evaluating {split}") as advance:
             found = evaluate_tasks(run.joint, split, progress=advance)
     else:
-        found = {LinkTask.name: evaluate_unseen(run.joint, KnowledgeGraph.load(unseen), split)}
+        found = evaluate_tasks_unseen(run.joint, KnowledgeGraph.load(unseen), split)
     if as_json:
         print_json(found)
     else:

@@ -298,19 +298,29 @@ def ablate(
 def export(
     run: Run,
     out: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
-    format: Annotated[str, typer.Option(help="npy, safetensors or word2vec.")] = "npy",
+    format: Annotated[
+        str, typer.Option(help="npy, safetensors or word2vec; hf: a folder of transformers (joint runs).")
+    ] = "npy",
+    data: Data = None,
     as_json: Json = False,
 ):
-    """Write embeddings and names for other programs."""
-    from kgfast.use import load
+    """Write embeddings and names for other programs, or a joint run's Transformer with all that belongs to it."""
+    spaces = False
+    if format == "hf":
+        from kgfast.cli import joint_runs
 
-    trained = load(run, device="cpu", names_only=True)
-    written = trained.export(out, format)
+        written = joint_runs.export_folder(run, out, data)
+    else:
+        from kgfast.use import load
+
+        trained = load(run, data, device="cpu", names_only=True)
+        written = trained.export(out, format)
+        spaces = format == "word2vec" and any(name.split() != [name] for name in trained.entities)
     if as_json:
         return print_json({"format": format, "files": [str(path) for path in written]})
     for path in written:
         print_line(path)
-    if format == "word2vec" and any(name.split() != [name] for name in trained.entities):
+    if spaces:
         errors().print("white space in names is written as an underscore in .vec files")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,12 +13,13 @@ from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError, ConfigError, DataError
 from kgfast.joint.balance.weights import FixedWeights, make_weights
 from kgfast.joint.config import JointConfig
+from kgfast.joint.model import adapt
 from kgfast.joint.model.backbone import Backbone, Shape
 from kgfast.joint.model.encoders import EntityEncoder
 from kgfast.joint.model.joint_model import JointModel
 from kgfast.joint.model.sharing import ENTITIES, make_sharing
 from kgfast.joint.room import check_model_room
-from kgfast.joint.tasks import ModelDims, task_class
+from kgfast.joint.tasks import ModelDims, Task, task_class
 from kgfast.joint.tasks.qa.questions import with_fewer_triples, with_questions
 from kgfast.joint.text.corpus import Corpus
 from kgfast.joint.text.language import LanguageTask
@@ -121,6 +123,12 @@ def build_backbone(config: JointConfig, tokenizer: Tokenizer) -> Backbone:
             )
     if given.checkpoint_activations:
         backbone.checkpoint_activations()
+    if given.lora is None:
+        adapt.freeze(backbone, given.freeze)
+    else:
+        adapt.add_lora(backbone, **given.lora.model_dump())
+    if given.dtype == "bfloat16":
+        adapt.hold_in_bfloat16(backbone)
     return backbone
 
 
@@ -160,13 +168,27 @@ def build_model(
             num_entities=graph.num_entities, num_relations=graph.num_relations,
             vocabulary=0 if tokenizer is None else len(tokenizer), causal=bool(backbone and backbone.causal),
             embedding=0 if backbone is None else backbone.embedding, relation_rows=len(seed.relations),
+            entities_read=entities.reads, frozen=bool(backbone and backbone.frozen),
         )  # fmt: skip
         tasks = {name: task_class(name)(config.options(name), graph, texts, dims, config.seed) for name in config.tasks}
+    check_learning(backbone, tasks)
     model = JointModel(
         graph, score=config.model, entities=entities, relations=nn.Parameter(seed.relations.detach().clone()),
         tasks=tasks, backbone=sharing, texts=texts, bf16=config.precision == "bf16",
     )  # fmt: skip
     return model.to(config.device)
+
+
+def check_learning(backbone: Backbone | None, tasks: Mapping[str, Task]) -> None:
+    """ConfigError for a language task that nothing can learn from: the Transformer and its LM head are frozen."""
+    if backbone is None or not backbone.frozen or any(one.requires_grad for one in backbone.parameters()):
+        return
+    for name, task in tasks.items():
+        if isinstance(task, LanguageTask):
+            raise ConfigError(
+                f"tasks.{name} has nothing to learn: backbone.freeze=true keeps the Transformer and its LM head; "
+                f"leave the task out, freeze a number of layers, or use backbone.lora"
+            )
 
 
 def warnings(config: JointConfig, model: JointModel) -> list[str]:
@@ -208,20 +230,34 @@ def build_optimizers(config: JointConfig, model: JointModel, weights: nn.Module)
     own = tables(model)
     taken = {id(parameter) for parameter in own}
     dense = [parameter for parameter in model.parameters() if id(parameter) not in taken and parameter.requires_grad]
-    matrices = [parameter for parameter in dense if parameter.dim() > 1]
-    others = [parameter for parameter in dense if parameter.dim() <= 1]
     learned = list(weights.parameters())
     optimizers: dict[str, torch.optim.Optimizer] = {}
-    groups = [
-        dict(params=matrices, weight_decay=config.weight_decay),
-        dict(params=others, weight_decay=0.0),
-        dict(params=learned, weight_decay=0.0, times=WEIGHTS_RATE),
-    ]
+    groups: list[dict[str, Any]] = []
+    for part, rate in parts_by_rate(config, model, dense):
+        matrices = [parameter for parameter in part if parameter.dim() > 1]
+        others = [parameter for parameter in part if parameter.dim() <= 1]
+        groups.append(dict(params=matrices, weight_decay=config.weight_decay, **rate))
+        groups.append(dict(params=others, weight_decay=0.0, **rate))
+    groups.append(dict(params=learned, weight_decay=0.0, times=WEIGHTS_RATE))
     groups = [group for group in groups if group["params"]]
     if groups:
         optimizers["dense"] = torch.optim.AdamW(groups, lr=config.lr, fused=True)
     optimizers["tables"] = with_state(TABLE_OPTIMIZERS[config.table_optimizer](own, lr=config.table_lr))
     return optimizers
+
+
+def parts_by_rate(
+    config: JointConfig, model: JointModel, dense: list[nn.Parameter]
+) -> list[tuple[list[nn.Parameter], dict[str, float]]]:
+    """(parameters, what sets their rate apart): those of the Transformer last, where it has its own rate."""
+    if config.backbone.lr is None:
+        return [(dense, {})]
+    of_backbone = set() if model.backbone is None else {id(parameter) for parameter in model.backbone.parameters()}
+    own = [parameter for parameter in dense if id(parameter) in of_backbone]
+    if not own:
+        raise ConfigError(f"backbone.lr={config.backbone.lr} has no effect: no weight of a Transformer learns")
+    others = [parameter for parameter in dense if id(parameter) not in of_backbone]
+    return [(others, {}), (own, {"times": config.backbone.lr / config.lr})]
 
 
 def check_tokenizer(tokenizer: Tokenizer | None, fingerprint: str | None, where: str) -> None:

@@ -2,7 +2,8 @@
 the old or the new one whole (see `kgfast.run.storage`).
 
     checkpoint.json                position, settings, fingerprints of graph, texts and tokenizer, files
-    model-N.safetensors            parameters, memory of entity texts, heads of the tasks
+    model-N.safetensors            parameters, memory of entity texts, heads of the tasks; no frozen weights: those are
+                                   in the folder of the backbone, and checkpoint.json has their sha256
     weights-N.safetensors          state of the tasks' weights
     dense-N, tables-N.safetensors  state of the two optimizers
     entities.txt, relations.txt    names, line i is id i
@@ -28,6 +29,7 @@ from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError
 from kgfast.joint.build import build_model, check_tokenizer, load_graph
 from kgfast.joint.config import JointConfig
+from kgfast.joint.model.adapt import fingerprint, frozen_weights
 from kgfast.joint.model.joint_model import JointModel
 from kgfast.joint.text.store import graph_texts
 from kgfast.run import checkpoint as common
@@ -78,6 +80,7 @@ class Saved:
     weights: dict[str, Tensor]
     optimizers: dict[str, dict[str, Tensor | int | float]]
     tokenizer: str | None  # its fingerprint
+    frozen: str | None  # the fingerprint of weights that don't learn
 
 
 def texts_fingerprint(graph: KnowledgeGraph, config: JointConfig) -> str:
@@ -103,14 +106,17 @@ def save(
     weights: nn.Module,
     optimizers: dict[str, torch.optim.Optimizer],
     texts: str,
+    frozen: str | None = None,
 ) -> None:
     """Write a checkpoint; CheckpointError where the disk is full, which leaves the previous one whole."""
-    parts, numbers = {"model": model.state_dict(), "weights": weights.state_dict()}, {}
+    left_out = frozen_weights(model)
+    learned = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
+    parts, numbers = {"model": learned, "weights": weights.state_dict()}, {}
     for name, optimizer in optimizers.items():
         parts[name], numbers[name] = optimizer_state(optimizer)
     write_checkpoint(
         run, previous_manifest(run), model.graph, position, parts, kind=KIND, texts=texts,
-        tokenizer=model.tokenizer.fingerprint if model.tokenizer else None, config=config.model_dump(),
+        tokenizer=model.tokenizer.fingerprint if model.tokenizer else None, frozen=frozen, config=config.model_dump(),
         optimizer={"names": list(optimizers), "numbers": numbers},
     )  # fmt: skip
 
@@ -139,6 +145,7 @@ def read(run: Path, config: JointConfig, graph: KnowledgeGraph) -> Saved | None:
         weights=tensors("weights"),
         optimizers={name: {**numbers, **tensors(name)} for name, numbers in manifest["optimizer"]["numbers"].items()},
         tokenizer=manifest["tokenizer"],
+        frozen=manifest.get("frozen"),
     )
 
 
@@ -148,12 +155,29 @@ def setting_differences(manifest: dict[str, Any], config: JointConfig) -> Iterat
 
 def restore(saved: Saved, model: JointModel, weights: nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> None:
     """Copy everything into place, bit for bit."""
-    load_state(model, saved.model, "model")
+    load_model(model, saved.model, saved.frozen)
     load_state(weights, saved.weights, "weights")
     for name, optimizer in optimizers.items():
         if name not in saved.optimizers:
             raise CheckpointError(f"the checkpoint has no state of the optimizer {name!r}")
         load_optimizer_state(optimizer, saved.optimizers[name])
+
+
+def frozen_fingerprint(model: JointModel) -> str | None:
+    """Hex sha256 of the weights that stay as they are; None where all learn."""
+    frozen = frozen_weights(model)
+    return fingerprint(frozen) if frozen else None
+
+
+def load_model(model: JointModel, tensors: dict[str, Tensor], frozen: str | None) -> None:
+    """What the run learned, beside frozen weights that are in place already; CheckpointError where those are others."""
+    if frozen_fingerprint(model) != frozen:
+        raise CheckpointError(
+            "the frozen weights of backbone.path are not those that the run was trained beside: the folder holds "
+            "another model now"
+        )
+    load_state(model, {**frozen_weights(model), **tensors}, "model")
+    model.has_read = True
 
 
 def load_state(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
@@ -201,7 +225,7 @@ def load_run(run: str | os.PathLike, data: str | None = None) -> tuple[JointMode
     saved = read_tensors(folder, file_entry(run, manifest, "model"))
     model = build_model(config, graph, run)
     check_tokenizer(model.tokenizer, manifest["tokenizer"], str(run))
-    load_state(model, saved, "model")
+    load_model(model, saved, manifest.get("frozen"))
     model.eval()
     model.refresh()
     return model, config

@@ -120,6 +120,7 @@ class JointConfig(RunSettings):
             raise ConfigError(
                 f"backbone.hidden={backbone.hidden}: must be a multiple of backbone.heads={backbone.heads}"
             )
+        check_adaptation(backbone, self.sharing.mode)
         if self.entities.kind == "text" and getattr(self.entities, "from") is not None:
             raise ConfigError("entities.from has no effect with entities.kind=text, which has no table")
         for name, given in self.tasks.items():
@@ -140,6 +141,23 @@ class JointConfig(RunSettings):
             )
 
 
+def check_adaptation(backbone: BackboneSection, sharing: str) -> None:
+    """ConfigError where what shall learn of a pretrained Transformer doesn't fit what else is said of it."""
+    given = {"freeze": backbone.freeze is not False, "lora": backbone.lora is not None}
+    for name in (name for name, used in given.items() if used):
+        if backbone.path is None:
+            raise ConfigError(f"backbone.{name} needs backbone.path: one from scratch has learned nothing yet")
+        whole = name == "lora" or backbone.freeze != "embeddings"
+        if sharing == "routed" and whole:
+            raise ConfigError(f"backbone.{name} and sharing.mode=routed don't go together: experts learn in all layers")
+        if sharing == "soft" and (name == "lora" or backbone.freeze is True):
+            raise ConfigError(
+                f"backbone.{name} and sharing.mode=soft don't go together: the frozen weights of all tasks are the same"
+            )
+    if all(given.values()) and backbone.freeze is not True:
+        raise ConfigError(f"backbone.freeze={backbone.freeze!r} has no effect with backbone.lora, which freezes all")
+
+
 SECTIONS: dict[str, type[Section]] = {
     name: field.annotation
     for name, field in JointConfig.model_fields.items()
@@ -152,7 +170,7 @@ def is_joint(file: str | os.PathLike | None, pairs: Iterable[str], options: Mapp
     """Whether these words of a command line ask for a joint run."""
     pairs = list(pairs)
     paired = reading.parse_pairs(pairs)
-    if (options.get("recipe") or paired.get("recipe")) in JOINT or any(key.startswith("tasks.") for key in paired):
+    if (options.get("recipe") or paired.get("recipe")) in JOINT or any(key.split(".")[0] == "tasks" for key in paired):
         return True
     out = options.get("out") or paired.get("out")
     resumed = options.get("resume") or reading.boolean(paired.get("resume", False))

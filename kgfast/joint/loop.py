@@ -96,7 +96,7 @@ class JointTraining(TrainingLoop):
         self.position = checkpoint.Position(
             batches=dict.fromkeys(names, 0), last=dict.fromkeys(names, 0), processes=processes.size
         )
-        self.texts = checkpoint.texts_fingerprint(graph, config)
+        self.texts, self.frozen = checkpoint.texts_fingerprint(graph, config), checkpoint.frozen_fingerprint(self.model)
         self.go_on(saved, resume)
         if saved is None:
             start_tables(config, self.model, lambda text: console.print(text, highlight=False, markup=False))
@@ -206,7 +206,9 @@ class JointTraining(TrainingLoop):
 
     def write_checkpoint(self) -> None:
         if self.processes.first:
-            checkpoint.save(self.run, self.config, self.position, self.model, self.weights, self.optimizers, self.texts)
+            checkpoint.save(
+                self.run, self.config, self.position, self.model, self.weights, self.optimizers, self.texts, self.frozen
+            )  # fmt: skip
 
     def epoch(self) -> float:
         return self.position.step / self.mixing.per_epoch

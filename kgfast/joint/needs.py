@@ -7,6 +7,6 @@ from types import ModuleType
 from kgfast.core import optional
 
 
-def needs(package: str) -> ModuleType:
+def needs(package: str, extra: str = "joint", what: str = "joint training") -> ModuleType:
     """The package; KgfastError that says what to install where it is missing."""
-    return optional.needs(package, "joint training", "joint")
+    return optional.needs(package, what, extra)

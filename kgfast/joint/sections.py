@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, ValidationError, create_model
 
 from kgfast.errors import ConfigError
 from kgfast.run import reading
 from kgfast.run.settings import Section
+
+Lower = Annotated[StrictInt, Field(gt=0)]
+
+
+def as_list(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def as_plain(value: Any) -> Any:
+    """What a word of a command line means: true, false, a number, or itself."""
+    if not isinstance(value, str):
+        return value
+    word = value.strip().lower()
+    return {"true": True, "false": False}.get(word, int(word) if word.isdecimal() else value)
+
+
+def as_lora(value: Any) -> Any:
+    """A number is the rank; true, every default."""
+    value = as_plain(value)
+    if isinstance(value, bool):
+        return {} if value else None
+    return {"rank": value} if isinstance(value, int) else value
+
 
 # `from` is a word that no class statement takes for a name
 FROM: dict[str, Any] = {
@@ -29,6 +52,17 @@ class EntitySection(StartSection):
     refresh: int = Field(256, gt=0, description="texts of entities that a step reads anew")
 
 
+class LoraSection(Section):
+    """Low-rank adapters beside the frozen linear layers of a pretrained Transformer (Hu et al. 2022)."""
+
+    rank: int = Field(8, gt=0, description="width of an adapter")
+    alpha: float = Field(16.0, gt=0, description="an adapter counts alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before an adapter")
+    targets: Annotated[list[str] | None, BeforeValidator(as_list)] = Field(
+        None, min_length=1, description="names of linear layers, such as q_proj,v_proj; by default all"
+    )
+
+
 class BackboneSection(Section):
     """The Transformer: a small one from scratch, or a local folder of transformers (`path`)."""
 
@@ -43,6 +77,16 @@ class BackboneSection(Section):
     packing: Literal["auto", "packed", "padded"] = Field("auto", description="how texts lie in a batch")
     pooling: str | None = Field(None, description="mean, first or last; by default mean (bert) or last (gpt)")
     checkpoint_activations: bool = Field(False, description="compute hidden states again instead of keeping them")
+    freeze: Annotated[StrictBool | Lower | Literal["embeddings"], BeforeValidator(as_plain)] = Field(
+        False, description="what of a pretrained Transformer stays: true, embeddings, or a number of lower layers"
+    )
+    lora: Annotated[LoraSection | None, BeforeValidator(as_lora)] = Field(
+        None, description="adapters beside frozen weights; a number is their rank"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: frozen layers are held so, and the Transformer computes so"
+    )
+    lr: float | None = Field(None, gt=0, description="learning rate of the Transformer and its LM head; by default lr")
 
 
 class TokenizerSection(Section):

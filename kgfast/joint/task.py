@@ -36,7 +36,8 @@ class ModelDims:
 
     hidden: width H of the Transformer (0 without one); dim: width D of an entity row; relation_width: W of a relation
     row; vocabulary: number of tokens; causal: whether a token sees only those before it (GPT-like); embedding: width of
-    a token's embedding; relation_rows: R, or 2 R where relations have rows of their own for heads.
+    a token's embedding; relation_rows: R, or 2 R where relations have rows of their own for heads;
+    entities_read: whether texts are part of entity rows; frozen: whether the Transformer doesn't learn.
     """
 
     hidden: int
@@ -49,6 +50,8 @@ class ModelDims:
     embedding: int = 0
     causal: bool = False
     relation_rows: int = 0
+    entities_read: bool = False
+    frozen: bool = False
 
 
 class TaskOptions(Section):

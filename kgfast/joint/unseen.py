@@ -12,6 +12,8 @@ from kgfast.errors import ConfigError, DataError
 from kgfast.evaluate.metrics import evaluate
 from kgfast.joint.model.joint_model import evaluating
 from kgfast.joint.model.sharing import ENTITIES
+from kgfast.joint.tasks.link import LinkTask
+from kgfast.joint.tasks.towers import TowersTask
 from kgfast.joint.text.store import entity_texts
 from kgfast.nn import KGEModel
 
@@ -54,6 +56,17 @@ def model_of_texts(model, other: KnowledgeGraph) -> KGEModel:
     tables.entities = nn.Parameter(rows, False)
     tables.relations = nn.Parameter(model.relations.detach().float()[places.to(model.relations.device)], False)
     return tables.eval()
+
+
+def evaluate_tasks_unseen(model, other: KnowledgeGraph, split: str = "test") -> dict[str, dict]:
+    """{task: metrics} of the tasks that know entities by their texts; `link` where there are none."""
+    found = {}
+    with evaluating(model):
+        if TowersTask.name in model.tasks:
+            found[TowersTask.name] = model.tasks[TowersTask.name].evaluate_unseen(model, other, split)
+    if LinkTask.name in model.tasks or not found:
+        found[LinkTask.name] = evaluate_unseen(model, other, split)
+    return found
 
 
 def evaluate_unseen(model, other: KnowledgeGraph, split: str = "test") -> dict:

@@ -66,6 +66,11 @@ JOINT: dict[str, dict[str, Any]] = {
         tasks=dict(link={"batch_size": 256, "n3": 1e-3}),
         model="complex", dim=128, reciprocal=True, init_scale=1e-2, entities=dict(kind="text"),
     ),
+    # Wang et al. 2022 (SimKGC), over a frozen Transformer: two towers over texts, by which unseen entities are ranked;
+    # it needs backbone.path. All entities compete, which a memory of texts affords.
+    "simkgc": dict(
+        tasks=dict(towers={}), entities=dict(kind="text"), backbone=dict(freeze=True), lr=1e-3, warmup=20, steps=400,
+    ),
 }  # fmt: skip
 
 

@@ -206,6 +206,8 @@ def test_export(run, kgfast, tmp_path):
     code, _, error = kgfast("export", folder, "--format", "zip", "--out", tmp_path / "zip")
     assert code == 2
     assert "npy, safetensors, word2vec" in error
+    code, _, error = kgfast("export", folder, "--format", "hf", "--out", tmp_path / "hf")
+    assert code == 2 and "was trained on the graph alone and has no Transformer" in error
 
 
 def test_ask_says_why_not(run, kgfast):

@@ -98,7 +98,8 @@ def alone(model, name, said):
     if name == "mlm":
         shown[list(asked)] = tokenizer.mask
     hidden = backbone.states(Packed.from_texts([shown]))
-    scores = (backbone.lm_transform(hidden) @ backbone.lm_table.T + backbone.lm_bias).log_softmax(-1)
+    bias = 0 if backbone.lm_bias is None else backbone.lm_bias
+    scores = (backbone.lm_transform(hidden) @ backbone.lm_table.T + bias).log_softmax(-1)
     chances = [float(scores[place - (name == "clm"), whole[place]]) for place in asked]
     return sum(chances) / (1 if name == "clm" else len(chances))
 

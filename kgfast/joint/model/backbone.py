@@ -59,8 +59,10 @@ class Backbone(nn.Module):
 
     model: the transformers model, without heads; kind: "bert" (a token sees its whole text) or "gpt" (those before it);
     hidden, vocabulary, max_length: its sizes; packing: "packed" or "padded", how texts go through it.
-    The LM head is `lm_transform`, then `lm_table` [V, E], the token embeddings where they are tied, `lm_bias` [V].
-    lm_head_found: whether a checkpoint's head was taken; else it begins anew.
+    The LM head is `lm_transform`, then `lm_table` [V, E], the token embeddings where they are tied, and `lm_bias` [V]
+    where the model's head has one. lm_head_found: whether a checkpoint's head was taken; else it begins anew.
+    frozen: no weight of the model learns (see `kgfast.joint.model.adapt`): it computes as in evaluation and keeps no
+    graph. bf16: it computes in bfloat16; its states leave it as float32.
     """
 
     def __init__(
@@ -79,11 +81,12 @@ class Backbone(nn.Module):
         self.max_length = config.max_position_embeddings - self.first_position
         self.pairs = getattr(config, "type_vocab_size", 1) > 1
         self.lm_head_found = head is not None
+        self.frozen = self.bf16 = False
         if head is None:
-            head = new_head(kind, self.hidden, self.embedding, getattr(config, "initializer_range", 0.02))
+            head = new_head(kind, config, self.vocabulary, self.embedding)
         self.untied_table = head.table
-        rows, width = self.lm_table.shape
-        self.lm_bias = nn.Parameter(torch.zeros(rows) if head.bias is None else head.bias.detach().clone())
+        width = self.lm_table.shape[1]
+        self.lm_bias = None if head.bias is None else nn.Parameter(head.bias.detach().clone())
         self.lm_head: Any = head.transform
         self.entity_inputs: Callable[[Tensor], Tensor] | None = None  # ids [n] -> vectors [n, E] of entities
         if isinstance(self.lm_head, nn.Identity) and width != self.hidden:
@@ -199,7 +202,26 @@ class Backbone(nn.Module):
         """Hidden states [T, H] of packed texts."""
         if not len(packed):
             return self.token_embeddings.new_empty(0, self.hidden)
-        return self._packed(packed) if self.packing == "packed" else self._padded(packed)
+        learning = torch.is_grad_enabled() and not self.frozen
+        kind = self.token_embeddings.device.type
+        with (
+            torch.set_grad_enabled(learning),
+            torch.autocast(kind, torch.bfloat16) if self.bf16 else contextlib.nullcontext(),
+        ):
+            hidden = self._packed(packed) if self.packing == "packed" else self._padded(packed)
+        return hidden.float() if self.bf16 else hidden
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Without dropout, where the model is frozen."""
+        super().train(mode)
+        if self.frozen:
+            self.model.eval()
+        return self
+
+    def settle(self) -> None:
+        """Which weights learn was decided: see whether any of the model's do."""
+        self.frozen = not any(parameter.requires_grad for parameter in self.model.parameters())
+        self.train(self.training)
 
     def pool(self, hidden: Tensor, offsets: Tensor) -> Tensor:
         """[n, H]: the mean of a text's states, its first ([CLS]) or its last."""

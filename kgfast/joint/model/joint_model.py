@@ -41,6 +41,7 @@ class JointModel(nn.Module):
         self.tokenizer = None if texts is None else texts.tokenizer
         self.entities, self.relations = entities, relations
         self.backbone = backbone
+        self.has_read = False  # whether the memory holds every text
         self.tasks: Mapping[str, Task] = nn.ModuleDict(tasks)  # type: ignore[assignment]
         for task in tasks.values():
             if backbone is not None and (inputs := task.entity_inputs(self)) is not None:
@@ -54,6 +55,11 @@ class JointModel(nn.Module):
     @property
     def dim(self) -> int:
         return self.entities.dim
+
+    @property
+    def frozen(self) -> bool:
+        """Whether there is a Transformer, and no weight of it learns: a text has the same states in every step."""
+        return self.backbone is not None and all(one.frozen for one in self.backbone.backbones)
 
     def encode_all(self, requests: Mapping[str, Packed]) -> dict[str, Encoded]:
         """Hidden states of all texts of a step, in one pass where the sharing allows it."""
@@ -99,8 +105,9 @@ class JointModel(nn.Module):
         return terms, owners, shared
 
     def entities_to_read(self, batches: Mapping[str, Any], step: int) -> Tensor | None:
-        """Ids of the entities whose texts this step reads; None where no task of the step asks for entities."""
-        if not self.entities.reads:
+        """Ids of the entities whose texts this step reads; None where no task of the step asks for entities, or where
+        the Transformer is frozen, and would say what the memory holds."""
+        if not self.entities.reads or self.frozen:
             return None
         wanted = [self.tasks[name].entities(batch) for name, batch in batches.items()]
         given = [ids.flatten() for ids in wanted if ids is not None]
@@ -111,9 +118,10 @@ class JointModel(nn.Module):
         self.entities.release()
 
     def refresh(self) -> None:
-        """Read all texts of entities with the weights of now."""
-        if self.backbone is not None and self.entities.reads:
+        """Read all texts of entities with the weights of now; once, where these are frozen."""
+        if self.backbone is not None and self.entities.reads and not (self.frozen and self.has_read):
             self.entities.read_all(self.backbone)
+            self.has_read = True
 
 
 @contextmanager

@@ -129,7 +129,7 @@ class SoftSharing(Sharing):
         losses = []
         for place, strength in enumerate(self.strengths):
             layers = [groups[place] for groups in self.groups]
-            if strength == 0 or len(layers) < 2:
+            if strength == 0 or len(layers) < 2 or not layers[0]:
                 continue
             means = [torch.stack(same).mean(0) for same in zip(*layers, strict=True)]
             for layer in layers:
@@ -165,7 +165,7 @@ def cosine_gradients(layer: Sequence[Tensor], means: Sequence[Tensor]) -> tuple[
 
 
 def layer_parameters(backbone: Backbone) -> list[list[nn.Parameter]]:
-    """Parameters by layer: the embeddings, each layer, and the rest."""
+    """Parameters that learn, by layer: the embeddings, each layer, and the rest."""
     layers = [list(layer.parameters()) for layer in layers_of(backbone.model)]
     inside = {id(parameter) for layer in layers for parameter in layer}
     embeddings = [
@@ -177,7 +177,7 @@ def layer_parameters(backbone: Backbone) -> list[list[nn.Parameter]]:
     ]
     inside |= {id(parameter) for parameter in embeddings}
     rest = [parameter for parameter in backbone.parameters() if id(parameter) not in inside]
-    return [embeddings, *layers, rest]
+    return [[one for one in group if one.requires_grad] for group in (embeddings, *layers, rest)]
 
 
 class RoutedSharing(Sharing):
