@@ -174,7 +174,7 @@ class CpuBackend(Backend):
                         *pointers(out.coefficients, out.d_negatives))  # fmt: skip
         return pairs
 
-    def _candidate_loss(self, inputs, options, known: Ranges | None, allocate: Allocate | None, bf16: bool):
+    def _candidate_loss(self, inputs, options, known: Ranges | None, allocate, *, bf16: bool, memory=None, wait=True):
         query, table, bias, starts, ends, answers, weights = inputs
         similarity, objective, smoothing, gradient = options
         self.check_table("table", table)
@@ -198,7 +198,7 @@ class CpuBackend(Backend):
         query, table, bias, starts, ends, answers, weights = inputs
         some = (query[counted], table, bias, starts[counted], ends[counted], answers, weights[counted])
         known = (known[0][counted], known[1][counted], known[2]) if known else None
-        losses, d_query, *rest = self._candidate_loss(some, options, known, self.allocator(None, query), bf16)
+        losses, d_query, *rest = self._candidate_loss(some, options, known, self.allocator(None, query), bf16=bf16)
         gradient = options[-1]
         every = query.new_zeros(query.shape if gradient else (0, query.shape[1]))
         if gradient:
