@@ -1,4 +1,4 @@
-"""How a loss over all candidates is cut where the library multiplies: chunks of queries, and what their sums are made in.
+"""How a loss over all candidates is cut where the library multiplies: chunks of queries, the dtype of their sums.
 
 Numbers alone: no device and no tensor is needed. Why these sizes: docs/gpu_tiles.md.
 """
@@ -18,8 +18,8 @@ WORTH_SPLITTING = 1 << 32  # multiplications from which on a few more launches a
 
 @dataclass(frozen=True)
 class Chunks:
-    """rows: queries of a chunk, at most. stride: numbers from one row of scores to the next. main: columns of the large
-    products; those from there on, padded to `tail` columns, are multiplied apart. wide_sums: the table gradient is added
+    """rows: queries of a chunk, at most. stride: numbers from one row of scores to the next. main: columns of the
+    large products; the others, padded to `tail` columns, are multiplied apart. wide_sums: the table gradient is added
     up in float32 beside the tables of 16 bits."""
 
     rows: int
@@ -52,7 +52,7 @@ def even(batch: int, rows: int) -> int:
 
 
 def plan(batch: int, count: int, dim: int, itemsize: int, wide: bool) -> Chunks:
-    """Chunks of `batch` queries against `count` rows of `dim` numbers; wide: 16-bit products can be added to float32 sums.
+    """Chunks of `batch` queries against `count` rows of `dim` numbers; wide: 16-bit products add to float32 sums.
 
     The scores kept are never more than [batch, count] in the table's dtype (rows padded to 128 bytes). Tables of 16
     bits: at most 4 chunks, whose sums lose little, or float32 sums where those take less memory than such long chunks.

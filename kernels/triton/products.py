@@ -2,8 +2,9 @@
 
 Queries come in chunks (chunks.py). A chunk's scores are made by torch.mm, turned into losses and dL/dscore where they
 lie by one kernel (in_place.py), and multiplied with the table and with the queries. So nothing is multiplied twice, as
-candidates.py does, whose memory is smaller. A call is one launch that lists the rows that count, one that clears
-nothing it need not, and four for each chunk: three products and the kernel between. No atomics.
+candidates.py does, whose memory is smaller. A call is one launch that lists the rows that count, and four for each
+chunk: three products and the kernel between. A bias takes one more; rows that don't count take four for a call; a table
+of 16 bits whose rows are no multiple of 8 takes three more products for each chunk and three copies. No atomics.
 """
 
 from __future__ import annotations
@@ -89,6 +90,35 @@ def block_of(width: int, dtype: torch.dtype, device) -> tuple[int, int]:
     return block, max(1, min(8, block // 256))
 
 
+def loss_arguments(width: int, count: int, bias, known, objective: int, smoothing: float, dtype, device) -> dict:
+    """Arguments of the kernel between products that are the same for every chunk."""
+    padded = bias if len(bias) in (0, width) else torch.nn.functional.pad(bias, (0, width - count))
+    block, warps = block_of(width, dtype, device)
+    lists = dict(zip(("known_starts_ptr", "known_ends_ptr", "known_ids_ptr"), known or (None,) * 3, strict=True))
+    return lists | dict(
+        width=width,
+        count=count,
+        bias_ptr=padded,
+        answer_label_bits=bits(1.0 - smoothing),
+        smooth_label_bits=bits(smoothing / count),
+        HAS_BIAS=len(bias) > 0,
+        HAS_KNOWN=known is not None,
+        OBJECTIVE=int(objective),
+        SMOOTH=smoothing != 0,
+        ACC=TYPES[sum_dtype(dtype)],
+        BLOCK=block,
+        BLOCK_N=32,
+        num_warps=warps,
+    )
+
+
+def add_columns(sums: Tensor, grad_scores: Tensor, first: bool) -> None:
+    """sums[0] (+)= the sum of the chunk's rows; sums[1] is used on the way."""
+    torch.sum(grad_scores, 0, dtype=sums.dtype, out=sums[int(not first)])
+    if not first:
+        sums[0] += sums[1]
+
+
 @torch.no_grad()
 def candidate_loss(
     query, table, bias, starts, ends, answers, weights, objective: int, smoothing: float, gradient: bool,
@@ -109,49 +139,38 @@ def candidate_loss(
     found = losses, grad_query, grad_table, grad_bias
     total = 0
     if batch and count:
-        active_rows = allocate("active_rows", (batch,), torch.int32)
-        num_active = allocate("num_active", (1,), torch.int32)
-        list_active(weights, starts, ends, objective, allocate("max_weight", (1,), acc), active_rows, num_active)
-        total = int(num_active) if wait else batch
+        active = allocate("active_rows", (batch,), torch.int32), allocate("num_active", (1,), torch.int32)
+        list_active(weights, starts, ends, objective, allocate("max_weight", (1,), acc), *active)
+        total = int(active[1]) if wait else batch
     if total == 0:
         return tuple(one.zero_() for one in found)
-    cut = plan(total, count, dim, dtype.itemsize, wide=ADDS_WIDE or query.device.type == "cpu")
     whole = wait and total == batch
-    queries = grad_queries = query
-    if whole:
-        grad_queries = grad_query
-    else:
+    queries, grad_queries = query, grad_query
+    if not whole:  # a chunk's gradient takes the place of its queries, which are read until then
         losses.zero_()
         queries = grad_queries = allocate("active_query", (total, dim), dtype)
-        gather_active(query, active_rows, num_active, queries)
+        gather_active(query, *active, queries)
+    cut = plan(total, count, dim, dtype.itemsize, wide=ADDS_WIDE or query.device.type == "cpu")
     operands = Table(table, grad_table, cut, gradient, allocate)
     scores = allocate("scores", (cut.rows, cut.stride), dtype)
     bias_sums = allocate("d_bias_sums", (2, len(grad_bias)), acc)
-    wide_bias = bias if len(bias) in (0, cut.stride) else torch.nn.functional.pad(bias, (0, cut.stride - count))
-    block, warps = block_of(cut.stride, dtype, query.device)
-    lists = dict(zip(("known_starts_ptr", "known_ends_ptr", "known_ids_ptr"), known or (None,) * 3, strict=True))
+    shared = loss_arguments(cut.stride, count, bias, known, objective, smoothing, dtype, query.device)
+    rows = dict(starts_ptr=starts, ends_ptr=ends, answer_ids_ptr=answers, weights_ptr=weights, losses_ptr=losses)
+    rows |= dict(zip(("active_rows_ptr", "num_active_ptr"), active, strict=True))
     for begin in range(0, total, cut.rows):
-        rows = queries[begin : begin + cut.rows]
-        part, first = scores[: len(rows)], begin == 0
-        operands.scores(rows, part)
-        loss_in_place[(len(rows),)](
-            scores_ptr=part, width=cut.stride, bias_ptr=wide_bias, starts_ptr=starts, ends_ptr=ends,
-            answer_ids_ptr=answers, **lists, active_rows_ptr=active_rows, num_active_ptr=num_active,
-            weights_ptr=weights, losses_ptr=losses, first_place=begin, count=count,
-            answer_label_bits=bits(1.0 - smoothing), smooth_label_bits=bits(smoothing / count),
-            HAS_BIAS=len(bias) > 0, HAS_KNOWN=known is not None, OBJECTIVE=int(objective), SMOOTH=smoothing != 0,
-            GRADIENT=gradient, ACC=TYPES[acc], BLOCK=block, BLOCK_N=32, num_warps=warps,
-        )  # fmt: skip
+        chunk = queries[begin : begin + cut.rows]
+        part, first = scores[: len(chunk)], begin == 0
+        operands.scores(chunk, part)
+        loss_in_place[(len(chunk),)](scores_ptr=part, first_place=begin, GRADIENT=gradient, **rows, **shared)
         if gradient:
-            operands.add_gradient(part, rows, first)
+            operands.add_gradient(part, chunk, first)
+            operands.query_gradient(part, grad_queries[begin : begin + cut.rows])
             if len(bias):
-                torch.sum(part[:, :count], 0, dtype=acc, out=bias_sums[int(not first)])
-                if not first:
-                    bias_sums[0] += bias_sums[1]
-            operands.query_gradient(part, grad_queries[begin : begin + cut.rows])  # may overwrite the chunk's queries
+                add_columns(bias_sums, part[:, :count], first)
     if gradient:
         operands.finish()
-        grad_bias.copy_(bias_sums[0])
+        if len(bias):
+            grad_bias.copy_(bias_sums[0])
         if not whole:
-            scatter_active(grad_queries, active_rows, num_active, grad_query.zero_())
+            scatter_active(grad_queries, *active, grad_query.zero_())
     return found

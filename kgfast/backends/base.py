@@ -211,16 +211,9 @@ class Backend(ABC):
 
     @abstractmethod
     def _candidate_loss(
-        self,
-        inputs,
-        options,
-        known: Ranges | None,
-        allocate: Allocate | None,
-        *,
-        bf16: bool,
-        memory: Memory,
+        self, inputs, options, known: Ranges | None, allocate: Allocate | None, *, bf16: bool, memory: Memory,
         wait: bool,
-    ):
+    ):  # fmt: skip
         """wait: what lies on the device may be read back."""
 
     @abstractmethod

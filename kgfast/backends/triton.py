@@ -115,16 +115,9 @@ class TritonBackend(Backend):
         return out.pairs
 
     def _candidate_loss(
-        self,
-        inputs,
-        options,
-        known: Ranges | None,
-        allocate: Allocate | None,
-        *,
-        bf16: bool,
-        memory: Memory,
+        self, inputs, options, known: Ranges | None, allocate: Allocate | None, *, bf16: bool, memory: Memory,
         wait: bool,
-    ):
+    ):  # fmt: skip
         """Dot products by the library's matrix products unless memory is low; float16, which lacks the range of
         dL/dscore, and distances by own tiles."""
         if options[1] not in OVER_CANDIDATES:

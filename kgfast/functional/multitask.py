@@ -85,9 +85,8 @@ def multitask_loss(
         checks.table(f"terms[{place}].query", term.query)
     if asked:
         backend = backends.choose(impl, next(iter(asked.values())).query.device)
-        losses.update(
-            zip(asked, term_losses(asked, backend, kept), strict=True)
-        )  # |= breaks a compiled graph of torch 2.6
+        found = term_losses(asked, backend, kept)
+        losses.update(zip(asked, found, strict=True))  # |= breaks a compiled graph of torch 2.6
     per_task = torch.stack([losses[place] for place in range(len(terms))])
     weighted = per_task.new_tensor(own_weights) * per_task
     return (weighted if weights is None else outer_weights(weights, per_task) * weighted).sum(), per_task
