@@ -1,10 +1,8 @@
 """Losses over lists of negatives that many queries share: tiles of queries against a list.
 
-Dots run on the tensor cores. `list_scores` writes the [B, N] scores (-inf where masked), `list_loss` makes them
-dL/dscore a row at a time, and the tiles of gradients multiply those with the list's rows (query gradient) and with the
-queries (the rows' gradient). Lists g and queries b belong together where g = b G // B. Memory: the scores B N, the
-lists' rows G N D; float32 and distances: transposed copies of lists and queries; where lists are few, up to 16 G N D of
-sums over parts of the queries.
+`list_scores` writes [B, N] scores (-inf where masked), `list_loss` makes them dL/dscore, tiles multiply those with rows
+and queries; dots of float32 and float64 in groups of one size are the library's products. Lists g and queries b belong
+together where g = b G // B. Memory: B N, G N D; tiles: transposed copies, for few lists up to 16 G N D of partial sums.
 """
 
 from __future__ import annotations
@@ -290,9 +288,17 @@ def parts_of(programs: int, queries: int, device) -> int:
     return max(1, min(wanted, ceil_div(queries, 64), 16))
 
 
+def by_library(query, groups: int, similarity: int) -> bool:
+    """Whether the library multiplies: dots whose scores have the dtype of their sums, in groups of one size."""
+    return is_product(similarity) and query.dtype == sum_dtype(query.dtype) and len(query) % groups == 0
+
+
 def score_lists(query, lists, similarity: int, scores) -> None:
     """Fills scores [B, N]."""
     (batch, dim), (groups, count, _) = query.shape, lists.shape
+    if by_library(query, groups, similarity):
+        torch.bmm(query.view(groups, -1, dim), lists.transpose(1, 2), out=scores.view(groups, -1, count))
+        return
     largest = ceil_div(batch, groups)
     sizes = tiles("scores", query.dtype, similarity, query.device, largest)
     row_tiles, column_tiles = ceil_div(largest, sizes.rows), ceil_div(count, sizes.columns)
@@ -317,6 +323,11 @@ def score_lists(query, lists, similarity: int, scores) -> None:
 def multiply_gradients(grad_scores, query, lists, similarity: int, grad_query, grad_negatives, allocate) -> None:
     """Adds to grad_query [B, D] and fills grad_negatives [G, N, D] from coefficients [B, N]."""
     (batch, dim), (groups, count, _), dtype = query.shape, lists.shape, query.dtype
+    if by_library(query, groups, similarity):
+        coefficients, sums = grad_scores.view(groups, -1, count), grad_query.view(groups, -1, dim)
+        torch.baddbmm(sums, coefficients, lists, out=sums)
+        torch.bmm(coefficients.transpose(1, 2), query.view(groups, -1, dim), out=grad_negatives)
+        return
     largest, length = ceil_div(batch, groups), coordinates(dim, similarity)
     for_queries, for_lists = (gradient_tiles(dtype, similarity, query.device, most) for most in (largest, count))
     copies = transposes(query, similarity)
@@ -350,6 +361,7 @@ def multiply_gradients(grad_scores, query, lists, similarity: int, grad_query, g
         torch.sum(sums, 0, out=grad_negatives)
 
 
+@torch.no_grad()
 def loss(query, table, targets, negatives, starts, ends, known, weights, similarity: int, objective: int, margin: float,
          temperature: float, losses, grad_query, grad_targets, grad_negatives, allocate) -> None:  # fmt: skip
     """Fills losses [B] and, unless grad_query is empty, grad_query [B, D], the targets' coefficients [B, 1] and
