@@ -1,8 +1,10 @@
 """Losses over lists of negatives that many queries share: tiles of queries against a list.
 
-`list_scores` writes [B, N] scores (-inf where masked), `list_loss` makes them dL/dscore, tiles multiply those with rows
-and queries; dots of float32 and float64 in groups of one size are the library's products. Lists g and queries b belong
-together where g = b G // B. Memory: B N, G N D; tiles: transposed copies, for few lists up to 16 G N D of partial sums.
+Dots run on the tensor cores, or are the library's products (shared_products.py). `list_scores` writes the [B, N] scores
+(-inf where masked), `list_loss` makes them dL/dscore a row at a time, and the tiles of gradients multiply those with the
+list's rows (query gradient) and with the queries (the rows' gradient). Lists g and queries b belong together where
+g = b G // B. Memory: the scores B N, the lists' rows G N D; float32 in tiles and distances: transposed copies of lists
+and queries; where lists are few, up to 16 G N D of sums over parts of the queries.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import triton.language as tl
 
 from kgfast.core.sums import sum_dtype
 
-from . import configurations
+from . import configurations, shared_products
 from .configurations import arithmetic, bits, tiles
 from .launching import ceil_div, coordinates, gradient_blocks, is_far, is_product, score_blocks, strided, transposes
 from .objectives import ObjectiveFormulae, first_largest, negative_weights, part_of, visit_negatives
 from .sampled import MASKED
 from .sampling import contains, known_range
 from .scores import coefficient
+from .shared_products import by_library
 from .tiles import gradient_tile, load_halves, number, score_tile, split_program, store_halves, tile_of
 
 
@@ -288,17 +291,9 @@ def parts_of(programs: int, queries: int, device) -> int:
     return max(1, min(wanted, ceil_div(queries, 64), 16))
 
 
-def by_library(query, groups: int, similarity: int) -> bool:
-    """Whether the library multiplies: dots whose scores have the dtype of their sums, in groups of one size."""
-    return is_product(similarity) and query.dtype == sum_dtype(query.dtype) and len(query) % groups == 0
-
-
 def score_lists(query, lists, similarity: int, scores) -> None:
     """Fills scores [B, N]."""
     (batch, dim), (groups, count, _) = query.shape, lists.shape
-    if by_library(query, groups, similarity):
-        torch.bmm(query.view(groups, -1, dim), lists.transpose(1, 2), out=scores.view(groups, -1, count))
-        return
     largest = ceil_div(batch, groups)
     sizes = tiles("scores", query.dtype, similarity, query.device, largest)
     row_tiles, column_tiles = ceil_div(largest, sizes.rows), ceil_div(count, sizes.columns)
@@ -323,11 +318,6 @@ def score_lists(query, lists, similarity: int, scores) -> None:
 def multiply_gradients(grad_scores, query, lists, similarity: int, grad_query, grad_negatives, allocate) -> None:
     """Adds to grad_query [B, D] and fills grad_negatives [G, N, D] from coefficients [B, N]."""
     (batch, dim), (groups, count, _), dtype = query.shape, lists.shape, query.dtype
-    if by_library(query, groups, similarity):
-        coefficients, sums = grad_scores.view(groups, -1, count), grad_query.view(groups, -1, dim)
-        torch.baddbmm(sums, coefficients, lists, out=sums)
-        torch.bmm(coefficients.transpose(1, 2), query.view(groups, -1, dim), out=grad_negatives)
-        return
     largest, length = ceil_div(batch, groups), coordinates(dim, similarity)
     for_queries, for_lists = (gradient_tiles(dtype, similarity, query.device, most) for most in (largest, count))
     copies = transposes(query, similarity)
@@ -372,7 +362,10 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
     gradient, acc = len(grad_query) > 0, sum_dtype(dtype)
     scores = allocate("raw_scores", (batch, count), acc)
     lists = table.index_select(0, negatives.clamp(min=0).view(-1)).view(groups, count, dim)
-    if count:
+    library = by_library(query, groups, similarity)
+    if count and library:
+        shared_products.score_lists(query, lists, scores)
+    elif count:
         score_lists(query, lists, similarity, scores)
     grad_scores = scores
     if gradient and is_product(similarity) and acc != dtype:  # tensor cores take both factors in one dtype
@@ -407,5 +400,7 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
         BLOCK_D=min(1024, max(32, triton.next_power_of_2(dim))),
         num_warps=4,
     )
-    if gradient and count:
+    if gradient and count and library:
+        shared_products.multiply_gradients(grad_scores, query, lists, grad_query, grad_negatives)
+    elif gradient and count:
         multiply_gradients(grad_scores, query, lists, similarity, grad_query, grad_negatives, allocate)
