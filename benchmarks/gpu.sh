@@ -7,7 +7,7 @@
 # Each stage has its own time limit and leaves its own part, so that one that fails or hangs does not lose the others. The
 # last stage joins the parts into one dated file, results/gpu/<chip>-<date>.json (or FOLDER). --device cpu --tiny runs every
 # path here on the CPU (Triton's interpreter, CUDA kernels on the host), so that no slip of the pen waits for a GPU.
-# The stage `tests`, which must be named, runs the test suite there. --quick: fewer rounds of each op and half of the recipe's time.
+# Two stages must be named: `tests` runs the test suite there, `heads` times losses over all candidates beside all rivals. --quick: fewer rounds of each op and half of the recipe's time.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD device=cuda tiny= out= python=python3 data= quick= stages=()
@@ -95,6 +95,8 @@ fi
 stage tests 240 bash -c "'$interpreter' -m pytest -v --tb=short -p no:cacheprovider -n 12 2>&1 | grep -vE ' (PASSED|SKIPPED) '; exit \${PIPESTATUS[0]}"
 stage launches 75 "$interpreter" -m benchmarks.gpu.launches "${options[@]}" --part "$parts/launches.json"
 stage ops 150 "$interpreter" -m benchmarks.gpu.ops "${options[@]}" --part "$parts/ops.json" ${quick:+--seconds 0.5}
+# must be named: losses over all candidates beside everything that is here
+stage heads 175 "$interpreter" -m benchmarks.gpu.heads "${options[@]}" --part "$parts/heads.json" ${quick:+--seconds 0.3}
 stage training 90 "$interpreter" -m benchmarks.gpu.training "${options[@]}" --part "$parts/training.json" ${data:+--data "$data"} ${quick:+--seconds 25}
 stage report 20 "$interpreter" -m benchmarks.gpu.report "${options[@]}" --parts "$parts" --out "$out"
 ((${#failed[@]} == 0)) || { echo "failed: ${failed[*]}" >&2; exit 1; }

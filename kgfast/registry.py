@@ -8,6 +8,7 @@ optimizer are listed where their formulae stand, in reference/; `kgfast.register
 from kgfast.core.codes import (
     SCORES,
     Code,
+    Memory,
     Regularizer,
     Score,
     Side,
@@ -30,6 +31,7 @@ __all__ = [
     "RULES",
     "SCORES",
     "Code",
+    "Memory",
     "Objective",
     "Regularizer",
     "Rule",

@@ -7,13 +7,15 @@ from collections.abc import Callable
 import torch
 
 from kgfast.core.sums import sum_dtype
-from kgfast.kernels.triton import all_scores, candidates, multitask, ranking
+from kgfast.kernels.triton import all_scores, candidates, multitask, products, ranking
 from kgfast.registry import Objective, Similarity
 
 DOT, L1, L2, MODULUS = Similarity
 SOFTMAX, BCE = Objective.SOFTMAX, Objective.BCE
 FLOAT, DOUBLE, BFLOAT, HALF = torch.float32, torch.float64, torch.bfloat16, torch.float16
 LANGUAGE = (8192, 128256, 4096)  # tokens, words, hidden size
+ODD = (8192, 50257, 1024)  # GPT-2's words
+FEW = (1024, 237, 768)
 GRAPH = (1024, 14541, 2000)  # FB15k-237, ComplEx of rank 1000
 DISTANCES = (1024, 14541, 400)
 
@@ -36,6 +38,14 @@ def loss(sizes, dtype, similarity=DOT, objective=SOFTMAX, smoothing=0.0, bias=Fa
                               real(count if bias else 0, dtype=dtype), *answers(batch),
                               real(batch, dtype=sum_dtype(dtype)), similarity, objective, smoothing, gradient=True,
                               known=answers(batch) if known else None)  # fmt: skip
+
+
+def loss_in_products(sizes, dtype, objective=SOFTMAX, smoothing=0.0, bias=False, known=False):
+    batch, count, dim = sizes
+    products.candidate_loss(real(batch, dim, dtype=dtype), real(count, dim, dtype=dtype),
+                            real(count if bias else 0, dtype=dtype), *answers(batch),
+                            real(batch, dtype=sum_dtype(dtype)), objective, smoothing, gradient=True,
+                            known=answers(batch) if known else None)  # fmt: skip
 
 
 def rank(sizes, dtype, similarity):
@@ -84,6 +94,12 @@ CASES: dict[str, Callable[[], object]] = {
     "links, float64": lambda: loss(GRAPH, DOUBLE),
     "links with known answers, float32": lambda: loss(GRAPH, FLOAT, known=True),
     "links with known answers by bce, bfloat16": lambda: loss(GRAPH, BFLOAT, objective=BCE, known=True),
+    "head in products, bfloat16": lambda: loss_in_products(LANGUAGE, BFLOAT),
+    "odd head with bias in products, bfloat16": lambda: loss_in_products(ODD, BFLOAT, bias=True),
+    "relations in products, bfloat16": lambda: loss_in_products(FEW, BFLOAT),
+    "links in products, float32": lambda: loss_in_products(GRAPH, FLOAT, smoothing=0.1),
+    "links in products, float64": lambda: loss_in_products(GRAPH, DOUBLE),
+    "links with known answers by bce in products, float32": lambda: loss_in_products(GRAPH, FLOAT, BCE, known=True),
     "l1": lambda: loss(DISTANCES, FLOAT, L1),
     "l2": lambda: loss(DISTANCES, FLOAT, L2),
     "modulus": lambda: loss(DISTANCES, FLOAT, MODULUS),

@@ -89,15 +89,47 @@ def list_active(weights, starts, ends, objective: int, max_weight, active_rows_p
     )
 
 
+@triton.jit(do_not_specialize=["count"])
+def scatter_rows(
+    rows_ptr,  # [count, D]
+    active_rows_ptr,  # [B]
+    num_active_ptr,  # [1]
+    out_ptr,  # [B, D]
+    count, dim, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """out[active_rows[i]] = rows[i], i below num_active."""
+    block, part = split_program(tl.program_id(0), tl.cdiv(dim, BLOCK_D))
+    place, d = block * BLOCK_B + tl.arange(0, BLOCK_B), part * BLOCK_D + tl.arange(0, BLOCK_D)
+    kept = (place < tl.minimum(count, tl.load(num_active_ptr)))[:, None] & (d < dim)[None, :]
+    row = tl.load(active_rows_ptr + place, mask=place < count, other=0).to(tl.int64)
+    found = tl.load(rows_ptr + place[:, None].to(tl.int64) * dim + d[None, :], mask=kept, other=0.0)
+    tl.store(out_ptr + row[:, None] * dim + d[None, :], found, mask=kept)
+
+
 def gather_active(query, active_rows, num_active, out) -> None:
-    """Fills out [B, D] with the queries that count, then zeros: kernels then read rows that lie together."""
-    (batch, dim), width = query.shape, 64
+    """Fills out [.., D] with the queries that count, then zeros: kernels then read rows that lie together."""
+    (batch, dim), width = out.shape, 64
     gather_rows[(ceil_div(batch, 16) * ceil_div(dim, width),)](
         query_ptr=query,
         active_rows_ptr=active_rows,
         num_active_ptr=num_active,
         out_ptr=out,
         batch=batch,
+        dim=dim,
+        BLOCK_B=16,
+        BLOCK_D=width,
+    )
+
+
+def scatter_active(rows, active_rows, num_active, out) -> None:
+    """Puts the rows back where `gather_active` took them; others of `out` stay."""
+    (count, dim), width = rows.shape, 64
+    scatter_rows[(ceil_div(count, 16) * ceil_div(dim, width),)](
+        rows_ptr=rows,
+        active_rows_ptr=active_rows,
+        num_active_ptr=num_active,
+        out_ptr=out,
+        count=count,
         dim=dim,
         BLOCK_B=16,
         BLOCK_D=width,

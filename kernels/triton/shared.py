@@ -1,10 +1,10 @@
 """Losses over lists of negatives that many queries share: tiles of queries against a list.
 
-Dots run on the tensor cores. `list_scores` writes the [B, N] scores (-inf where masked), `list_loss` makes them
-dL/dscore a row at a time, and the tiles of gradients multiply those with the list's rows (query gradient) and with the
-queries (the rows' gradient). Lists g and queries b belong together where g = b G // B. Memory: the scores B N, the
-lists' rows G N D; float32 and distances: transposed copies of lists and queries; where lists are few, up to 16 G N D of
-sums over parts of the queries.
+Dots run on the tensor cores, or are the library's products (shared_products.py). `list_scores` writes the [B, N] scores
+(-inf where masked), `list_loss` makes them dL/dscore a row at a time, and the tiles of gradients multiply those with the
+list's rows (query gradient) and with the queries (the rows' gradient). Lists g and queries b belong together where
+g = b G // B. Memory: the scores B N, the lists' rows G N D; float32 in tiles and distances: transposed copies of lists
+and queries; where lists are few, up to 16 G N D of sums over parts of the queries.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import triton.language as tl
 
 from kgfast.core.sums import sum_dtype
 
-from . import configurations
+from . import configurations, shared_products
 from .configurations import arithmetic, bits, tiles
 from .launching import ceil_div, coordinates, gradient_blocks, is_far, is_product, score_blocks, strided, transposes
 from .objectives import ObjectiveFormulae, first_largest, negative_weights, part_of, visit_negatives
 from .sampled import MASKED
 from .sampling import contains, known_range
 from .scores import coefficient
+from .shared_products import by_library
 from .tiles import gradient_tile, load_halves, number, score_tile, split_program, store_halves, tile_of
 
 
@@ -350,6 +351,7 @@ def multiply_gradients(grad_scores, query, lists, similarity: int, grad_query, g
         torch.sum(sums, 0, out=grad_negatives)
 
 
+@torch.no_grad()
 def loss(query, table, targets, negatives, starts, ends, known, weights, similarity: int, objective: int, margin: float,
          temperature: float, losses, grad_query, grad_targets, grad_negatives, allocate) -> None:  # fmt: skip
     """Fills losses [B] and, unless grad_query is empty, grad_query [B, D], the targets' coefficients [B, 1] and
@@ -360,7 +362,10 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
     gradient, acc = len(grad_query) > 0, sum_dtype(dtype)
     scores = allocate("raw_scores", (batch, count), acc)
     lists = table.index_select(0, negatives.clamp(min=0).view(-1)).view(groups, count, dim)
-    if count:
+    library = by_library(query, groups, similarity)
+    if count and library:
+        shared_products.score_lists(query, lists, scores)
+    elif count:
         score_lists(query, lists, similarity, scores)
     grad_scores = scores
     if gradient and is_product(similarity) and acc != dtype:  # tensor cores take both factors in one dtype
@@ -395,5 +400,7 @@ def loss(query, table, targets, negatives, starts, ends, known, weights, similar
         BLOCK_D=min(1024, max(32, triton.next_power_of_2(dim))),
         num_warps=4,
     )
-    if gradient and count:
+    if gradient and count and library:
+        shared_products.multiply_gradients(grad_scores, query, lists, grad_query, grad_negatives)
+    elif gradient and count:
         multiply_gradients(grad_scores, query, lists, similarity, grad_query, grad_negatives, allocate)

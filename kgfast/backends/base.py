@@ -35,7 +35,7 @@ from kgfast.core import checks
 from kgfast.core.sums import sum_dtype
 from kgfast.errors import KgfastError
 from kgfast.reference.scores import adjoint
-from kgfast.registry import Regularizer, Score, Side, Update, score_at
+from kgfast.registry import Memory, Regularizer, Score, Side, Update, score_at
 
 
 class Backend(ABC):
@@ -192,11 +192,13 @@ class Backend(ABC):
 
     def candidate_loss(
         self, query, table, bias, starts, ends, answers, weights, similarity: int, objective: int, smoothing: float,
-        gradient: bool, *, known: Ranges | None = None, allocate=None, check=True, bf16=False,
+        gradient: bool, memory: int = Memory.FAST, *, known: Ranges | None = None, allocate=None, check=True,
+        bf16=False,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         """(losses [B], weighted; d_query, d_table [C, D], d_bias [C], empty without gradient) of the answers against
         all rows. Rows of weight 0 cost nothing. bf16: operands of dot products are rounded to bfloat16, sums stay
-        float32; KgfastError where `bf16_reason` has one. known: rows that do not compete, unless they are answers."""
+        float32; KgfastError where `bf16_reason` has one. known: rows that do not compete, unless they are answers.
+        memory: what a GPU keeps of the scores; the CPU's kernels keep little in any case."""
         if bf16 and self.bf16_reason():
             raise KgfastError(f"bf16=True can't serve: {self.bf16_reason()}")
         if check:
@@ -204,10 +206,15 @@ class Backend(ABC):
             if known is not None:
                 checks.csr_range("known", *known, len(table))
         inputs = CandidateInputs(query, table, bias, starts, ends, answers, weights)
-        return self._candidate_loss(inputs, (similarity, objective, smoothing, gradient), known, allocate, bf16)
+        options = similarity, objective, smoothing, gradient
+        return self._candidate_loss(inputs, options, known, allocate, bf16=bf16, memory=Memory(memory), wait=check)
 
     @abstractmethod
-    def _candidate_loss(self, inputs, options, known: Ranges | None, allocate: Allocate | None, bf16: bool): ...
+    def _candidate_loss(
+        self, inputs, options, known: Ranges | None, allocate: Allocate | None, *, bf16: bool, memory: Memory,
+        wait: bool,
+    ):  # fmt: skip
+        """wait: what lies on the device may be read back."""
 
     @abstractmethod
     def answers(self, starts, ends, ids, targets) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,7 @@ from kgfast.backends.base import Backend
 from kgfast.backends.operands import Allocate, Constants, Ranges, RowUpdate, Sampled, Workspace
 from kgfast.core import checks
 from kgfast.errors import KgfastError
-from kgfast.registry import Regularizer, Score, Side, Update
+from kgfast.registry import Memory, Regularizer, Score, Side, Update
 
 # The module shares torch's OpenMP runtime, so torch must come first.
 from kgfast import _C  # isort: skip
@@ -174,14 +174,17 @@ class CpuBackend(Backend):
                         *pointers(out.coefficients, out.d_negatives))  # fmt: skip
         return pairs
 
-    def _candidate_loss(self, inputs, options, known: Ranges | None, allocate: Allocate | None, bf16: bool):
+    def _candidate_loss(
+        self, inputs, options, known: Ranges | None, allocate: Allocate | None, *, bf16: bool, memory: Memory,
+        wait: bool,
+    ):  # fmt: skip
         query, table, bias, starts, ends, answers, weights = inputs
         similarity, objective, smoothing, gradient = options
         self.check_table("table", table)
         if allocate is None:  # a step has no rows of weight 0
             counted = weights.nonzero()[:, 0]
             if len(counted) < len(query):
-                return self._counted_loss(counted, inputs, options, known, bf16)
+                return self._counted_loss(counted, inputs, options, known, bf16=bf16, memory=memory, wait=wait)
         allocate, rows = self.allocator(allocate, query), len(query) if gradient else 0
         losses = allocate("losses", (len(query),), query.dtype)
         d_query = allocate("d_query", (rows, query.shape[1]), query.dtype).zero_()
@@ -193,12 +196,12 @@ class CpuBackend(Backend):
                           *(pointers(*known) if known else (0, 0, 0)))  # fmt: skip
         return losses, d_query, d_table, d_bias
 
-    def _counted_loss(self, counted, inputs, options, known: Ranges | None, bf16: bool):
+    def _counted_loss(self, counted, inputs, options, known: Ranges | None, **how):
         """The loss of the rows that count, in the place of all."""
         query, table, bias, starts, ends, answers, weights = inputs
         some = (query[counted], table, bias, starts[counted], ends[counted], answers, weights[counted])
         known = (known[0][counted], known[1][counted], known[2]) if known else None
-        losses, d_query, *rest = self._candidate_loss(some, options, known, self.allocator(None, query), bf16)
+        losses, d_query, *rest = self._candidate_loss(some, options, known, self.allocator(None, query), **how)
         gradient = options[-1]
         every = query.new_zeros(query.shape if gradient else (0, query.shape[1]))
         if gradient:

@@ -28,6 +28,7 @@ from kgfast.kernels.triton import (
     candidates,
     multitask,
     pairs,
+    products,
     ranking,
     rows,
     sampled,
@@ -37,7 +38,7 @@ from kgfast.kernels.triton import (
 from kgfast.kernels.triton import queries as operators
 from kgfast.kernels.triton import updates as rules
 from kgfast.kernels.triton.scores import Operator
-from kgfast.registry import Objective, Regularizer, Score, Side, Update
+from kgfast.registry import Memory, Objective, Regularizer, Score, Side, Similarity, Update
 
 OVER_CANDIDATES = (Objective.SOFTMAX, Objective.BCE)  # what candidate_tiles.py has
 ROUNDED = (torch.bfloat16,)  # tables of 16 bits that can be trained: rounded stochastically
@@ -113,10 +114,18 @@ class TritonBackend(Backend):
         shared.loss(*inputs, *options, out.losses, out.d_query, out.coefficients, out.d_negatives, allocate)
         return out.pairs
 
-    def _candidate_loss(self, inputs, options, known: Ranges | None, allocate: Allocate | None, bf16: bool):
+    def _candidate_loss(
+        self, inputs, options, known: Ranges | None, allocate: Allocate | None, *, bf16: bool, memory: Memory,
+        wait: bool,
+    ):  # fmt: skip
+        """Dot products by the library's matrix products unless memory is low; float16, which lacks the range of
+        dL/dscore, and distances by own tiles."""
         if options[1] not in OVER_CANDIDATES:
             word = Objective(options[1]).word
             raise KgfastError(f"objective {word!r} over all candidates is not in kernels/triton/candidate_tiles.py")
+        similarity, *others = options
+        if memory is Memory.FAST and similarity == Similarity.DOT and inputs[1].dtype != torch.float16:
+            return products.candidate_loss(*inputs, *others, allocate, known, wait)
         return candidates.candidate_loss(*inputs, *options, allocate, known)
 
     def task_losses(self, tasks):

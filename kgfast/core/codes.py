@@ -86,6 +86,14 @@ class Similarity(Code):
 
 
 @listed
+class Memory(Code):
+    """How losses over all candidates use a GPU's memory: scores kept in chunks, or made twice in bounded panels."""
+
+    FAST = 0
+    LOW = 1
+
+
+@listed
 class Regularizer(Code):
     """The penalty on the rows of a batch."""
 

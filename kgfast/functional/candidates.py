@@ -13,7 +13,7 @@ from kgfast.core.known import KnownTriples
 from kgfast.errors import KgfastError
 from kgfast.functional.answers import check_known, no_answers, right_answers, share_weights, single_answers
 from kgfast.ops import autograd
-from kgfast.registry import ALL_OBJECTIVES, Objective, Side, Similarity
+from kgfast.registry import ALL_OBJECTIVES, Memory, Objective, Side, Similarity
 
 FEW_LOGITS = 1 << 19  # the most that are ever stored
 FEW_CLASSES, FEW_PRODUCTS = 32, 8_000_000  # below which torch is faster than tiles
@@ -29,6 +29,7 @@ def one_vs_all_loss(
     objective: str = "softmax",
     label_smoothing: float = 0.0,
     known: KnownTriples | None = None,
+    memory: str = "fast",
     impl: str | None = None,
 ) -> Tensor:
     """Mean over the batch of f(scores of all entities, right answers).
@@ -36,9 +37,11 @@ def one_vs_all_loss(
     f = softmax: -sum_c y_c log softmax(s)_c, y = (1 - e) / (number of answers) at each + e / C  (Lacroix et al. 2018)
         bce:     mean_c of -y_c log sigma(s_c) - (1 - y_c) log sigma(-s_c), y = (1 - e) at each answer + e / C
     e = `label_smoothing`. The target is the answer (1vsAll); with `known` all known answers of the query are (KvsAll).
-    side="both" is the mean of both sides. Memory O(B D) and 20 MB of scores at most (64 MB on a GPU), whatever B and C;
-    the gradient of the entities is dense [E, D], as every row has one.
+    side="both" is the mean of both sides. Memory O(B D) and 20 MB of scores at most, whatever B and C; the gradient of
+    the entities is dense [E, D], as every row has one. On a GPU `memory` says what dot products keep: "fast" chunks of
+    the scores (see `linear_cross_entropy`), "low" 64 MB, for a fourth product; distances always keep 64 MB.
     """
+    kept = Memory.of(memory, "memory")
     entities, relations, spec = checks.tables(entities, relations, score)
     triples = checks.triples(triples, entities)
     checks.choose("side", side, (*Side.words(), "both"))
@@ -51,12 +54,13 @@ def one_vs_all_loss(
     if backend == "reference":
         return reference.one_vs_all_loss(entities, relations, triples, side=side, **options)
     if side == "both":
-        losses = [one_vs_all_loss(entities, relations, triples, side=one, impl=impl, **options) for one in Side.words()]
+        both = dict(impl=impl, memory=memory, **options)
+        losses = [one_vs_all_loss(entities, relations, triples, side=one, **both) for one in Side.words()]
         return (losses[0] + losses[1]) / 2
     asked = Side.of(side, "side")
     query = autograd.apply(autograd.Queries, entities, relations, triples, spec.code, int(asked), False, backend)
     answers = right_answers(known, triples, asked, len(entities), len(relations), backend)
-    codes = (int(spec.similarity_code), int(code), smoothing)
+    codes = (int(spec.similarity_code), int(code), smoothing, int(kept))
     gradient = autograd.wants_gradient(entities, relations)
     lists = (*answers, share_weights(None, len(triples), entities), *no_answers(triples))
     no_bias = entities.new_empty((0,))
@@ -86,17 +90,21 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    memory: str = "fast",
     impl: str | None = None,
 ) -> Tensor:
     """cross_entropy(hidden @ weight.T + bias, targets), without storing the logits where they are many.
 
     hidden [.., D], weight [C, D], targets int64 [..], bias [C]. Rows whose target is `ignore_index` are skipped, not
     masked: they cost nothing. reduction: mean over the others (0 where there are none), sum, or none ([..]).
-    Memory: 20 MB of logits at most (64 MB on a GPU), and the gradients. On CPUs, unless `impl` is given, torch's own
+    Memory: 20 MB of logits at most, and the gradients. On a GPU `memory` says what is kept of the logits: "fast" some
+    2,048 rows in the dtype of the weight (of 16 bits: a quarter of the rows, or 4,096 and the weight's gradient in
+    float32), never more than [B, C]; "low" 64 MB, for a fourth product. On CPUs, unless `impl` is given, torch's own
     product and cross_entropy serve where they are faster: with half a million logits at most, for fewer than 32 classes
     or fewer than 8 million multiplications (64 rows, 1,000 classes, 124 numbers).
     """
     checks.choose("reduction", reduction, ("mean", "sum", "none"))
+    kept = Memory.of(memory, "memory")
     hidden, weight, targets, shape = flat_inputs(hidden, weight, targets)
     bias = bias_of("bias", bias, weight)
     ignore_index = checks.integer("ignore_index", ignore_index, -(2**63), 2**63)
@@ -123,7 +131,7 @@ def linear_cross_entropy(
     ranges, share = single_answers(targets, ignore_index, weight)
     if reduction != "mean":
         share = (share != 0).to(share.dtype)
-    inputs = (hidden, weight, bias, (int(Similarity.DOT), int(Objective.SOFTMAX), smoothing))
+    inputs = (hidden, weight, bias, (int(Similarity.DOT), int(Objective.SOFTMAX), smoothing, int(kept)))
     lists = (*ranges, share, *no_answers(targets))
     if reduction == "none":
         return autograd.apply(autograd.CandidateLosses, *inputs, backend, *lists).reshape(shape)

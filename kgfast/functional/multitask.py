@@ -22,7 +22,7 @@ from kgfast.functional.answers import no_answers, single_answers
 from kgfast.functional.candidates import bias_of, candidate_objective
 from kgfast.ops import autograd
 from kgfast.reference.multitask import term_loss as reference_loss
-from kgfast.registry import Similarity
+from kgfast.registry import Memory, Similarity
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,22 @@ class LossTerm:
 
 
 def multitask_loss(
-    terms: Sequence[Term | LossTerm], weights: Sequence[float] | Tensor | None = None, *, impl: str | None = None
+    terms: Sequence[Term | LossTerm],
+    weights: Sequence[float] | Tensor | None = None,
+    *,
+    memory: str = "fast",
+    impl: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(sum_i weights_i * term_i.weight * loss_i, [loss_1 .. loss_T]), loss_i the mean of term i.
 
     A mean is over the rows with an answer; a `LossTerm` brings its losses.
 
     weights: T numbers, or a tensor [T] through which gradients flow; None: all 1. A term without any answer counts 0.
-    Memory: 20 MB of scores at most (64 MB on a GPU), and the gradients of queries and tables.
+    Memory: 20 MB of scores at most, and the gradients of queries and tables. On a GPU `memory` says what dot products
+    keep: "fast" chunks of one task's scores at a time, as in `linear_cross_entropy`; "low" 64 MB for all tasks, which
+    then share launches.
     """
+    kept = Memory.of(memory, "memory")
     terms = listed_terms(terms)
     asked = {place: term for place, term in enumerate(terms) if isinstance(term, Term)}
     losses = {place: ready_loss(term, place) for place, term in enumerate(terms) if isinstance(term, LossTerm)}
@@ -78,7 +85,8 @@ def multitask_loss(
         checks.table(f"terms[{place}].query", term.query)
     if asked:
         backend = backends.choose(impl, next(iter(asked.values())).query.device)
-        losses.update(zip(asked, term_losses(asked, backend), strict=True))  # |= breaks a compiled graph of torch 2.6
+        found = term_losses(asked, backend, kept)
+        losses.update(zip(asked, found, strict=True))  # |= breaks a compiled graph of torch 2.6
     per_task = torch.stack([losses[place] for place in range(len(terms))])
     weighted = per_task.new_tensor(own_weights) * per_task
     return (weighted if weights is None else outer_weights(weights, per_task) * weighted).sum(), per_task
@@ -118,9 +126,9 @@ def ready_loss(term: LossTerm, place: int) -> Tensor:
     return losses.sum() / max(losses.numel(), 1)
 
 
-def term_losses(asked: Mapping[int, Term], backend: str) -> list[Tensor]:
-    """Mean loss of each term, given by its place, over its rows with an answer; where the backend can, terms share its
-    launches."""
+def term_losses(asked: Mapping[int, Term], backend: str, memory: Memory) -> list[Tensor]:
+    """Mean loss of each term, given by its place, over its rows with an answer; where the backend can and memory is to
+    be low, terms share its launches."""
     terms = list(asked.values())
     ready = [prepare(term, f"terms[{place}]") for place, term in asked.items()]
     if backend == "reference":  # which reads the same things its own way
@@ -133,22 +141,23 @@ def term_losses(asked: Mapping[int, Term], backend: str) -> list[Tensor]:
     ]
     # torch.compile and torch.func see op by op
     apart = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if len(alike) > 1 and not apart and backends.get(backend).shares_launches:
+    together = memory is Memory.LOW and backends.get(backend).shares_launches
+    if len(alike) > 1 and not apart and together:
         tensors = [one for place in alike for one in ready[place]]
         objectives = [int(candidate_objective("objective", terms[place].objective)) for place in alike]
         losses |= dict(zip(alike, autograd.apply(TaskLosses, backend, objectives, *tensors), strict=True))
     for place, (term, own) in enumerate(zip(terms, ready, strict=True)):
         if place not in losses:
-            losses[place] = term_loss(term, own, backend)
+            losses[place] = term_loss(term, own, backend, memory)
     return [losses[place] for place in range(len(terms))]
 
 
-def term_loss(term: Term, tensors: Sequence[Tensor], backend: str) -> Tensor:
+def term_loss(term: Term, tensors: Sequence[Tensor], backend: str, memory: Memory) -> Tensor:
     query, table, bias, *lists = tensors
     if len(table) == 0:  # no candidate and no answer
         return (query.sum() + table.sum() + bias.sum()) * 0
     similarity = Similarity.of(term.similarity, "similarity")
-    options = (int(similarity), int(candidate_objective("objective", term.objective)), 0.0)
+    options = (int(similarity), int(candidate_objective("objective", term.objective)), 0.0, int(memory))
     gradient = autograd.wants_gradient(query, table, bias)
     return autograd.apply(autograd.CandidateLoss, query, table, bias, options, gradient, backend, *lists)[0]
 

@@ -80,6 +80,19 @@ def no_pairs(table):
     return table.new_empty((0, table.shape[1])), table, empty.long(), empty
 
 
+def candidate_loss(backend: str, tensors, options, gradient: bool):
+    """The op; options: similarity, objective, smoothing, memory. It reads the device's ids, which are checked."""
+    *formula, memory = options
+    return ops.of(backend).candidate_loss(*tensors, *formula, gradient, memory, True)
+
+
+def scaled(gradients, g: Tensor) -> list[Tensor]:
+    """Gradients that nobody else has, times dL/dloss: in their own memory, as a table's may be large."""
+    if torch._C._are_functorch_transforms_active():
+        return [one * g for one in gradients]
+    return [one.mul_(g) for one in gradients]
+
+
 def wants_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
 
@@ -238,7 +251,7 @@ class CandidateLoss(Function):
 
     @staticmethod
     def forward(query, table, bias, options, gradient, backend, *lists):
-        losses, *gradients = ops.of(backend).candidate_loss(query, table, bias, *lists, *options, gradient, True)
+        losses, *gradients = candidate_loss(backend, (query, table, bias, *lists), options, gradient)
         return as_dtype(total(losses), query.dtype), *gradients
 
     @staticmethod
@@ -262,9 +275,9 @@ class CandidateLoss(Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             options, backend = ctx.options
-            gradients = ops.of(backend).candidate_loss(*inputs, *options, True, False)[1:]
+            gradients = candidate_loss(backend, inputs, options, True)[1:]
         if g.device.type != "cpu" or float(g) != 1:
-            gradients = [gradient * g for gradient in gradients]
+            gradients = scaled(gradients, g)
         return *gradients, *nothing
 
 
@@ -273,7 +286,7 @@ class CandidateLosses(Function):
 
     @staticmethod
     def forward(query, table, bias, options, backend, *lists):
-        losses = ops.of(backend).candidate_loss(query, table, bias, *lists, *options, False, True)[0]
+        losses = candidate_loss(backend, (query, table, bias, *lists), options, False)[0]
         return as_dtype(losses, query.dtype)
 
     @staticmethod
@@ -288,5 +301,5 @@ class CandidateLosses(Function):
         query, table, bias, starts, ends, answers, weights, *known = ctx.saved_tensors
         options, backend = ctx.options
         lists = starts, ends, answers, weights * g, *known
-        gradients = ops.of(backend).candidate_loss(query, table, bias, *lists, *options, True, False)[1:]
+        gradients = candidate_loss(backend, (query, table, bias, *lists), options, True)[1:]
         return *gradients, *[None] * (len(ctx.needs_input_grad) - 3)

@@ -120,15 +120,15 @@ register(
 
 def candidate_loss(backend, query, table, bias, starts, ends, answers, weights, *rest):
     """Empty ranges of known rows stand for none."""
-    *known, similarity, objective, smoothing, gradient, check = rest
+    *known, similarity, objective, smoothing, gradient, memory, check = rest
     return backend.candidate_loss(
-        query, table, bias, starts, ends, answers, weights, similarity, objective, smoothing, gradient,
+        query, table, bias, starts, ends, answers, weights, similarity, objective, smoothing, gradient, memory,
         known=tuple(known) if known[0].numel() else None, check=check,
     )  # fmt: skip
 
 
 def candidate_loss_fake(query, table, bias, *rest):
-    *_, gradient, _ = rest
+    *_, gradient, _, _ = rest
     rows = [tensor.shape[0] if gradient else 0 for tensor in (query, table, bias)]
     return (
         query.new_empty((query.shape[0],)),
@@ -141,7 +141,7 @@ def candidate_loss_fake(query, table, bias, *rest):
 register(
     "candidate_loss(Tensor query, Tensor table, Tensor bias, Tensor starts, Tensor ends, Tensor answers,"
     " Tensor weights, Tensor known_starts, Tensor known_ends, Tensor known, int similarity, int objective,"
-    " float smoothing, bool gradient, bool check) -> (Tensor, Tensor, Tensor, Tensor)",
+    " float smoothing, bool gradient, int memory, bool check) -> (Tensor, Tensor, Tensor, Tensor)",
     candidate_loss_fake,
     candidate_loss,
 )

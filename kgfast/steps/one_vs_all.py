@@ -14,7 +14,7 @@ from kgfast.errors import KgfastError
 from kgfast.functional.candidates import candidate_objective
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
-from kgfast.registry import Objective, Similarity, Update
+from kgfast.registry import Memory, Objective, Similarity, Update
 from kgfast.steps.step import Columns, KnownAnswers, SideBatch, Step
 
 ExtraRows: TypeAlias = list[tuple[Tensor, Tensor]]  # ids, gradients
@@ -25,16 +25,18 @@ class OneVsAllStep(Step):
 
     answers: KnownTriples of which all are right besides the target (KvsAll); None: the target alone. relation_weight:
     adds that times the cross-entropy of the relation given head and tail (Chen et al. 2021). bf16: dot products of
-    operands rounded to bfloat16, summed in float32, on CPUs that have the instructions; tables stay float32.
+    operands rounded to bfloat16, summed in float32, on CPUs that have the instructions; tables stay float32. memory:
+    as in `kgfast.one_vs_all_loss`.
     """
 
     def __init__(
         self, model: KGEModel, optimizer: RowOptimizer, *, objective: str = "softmax", label_smoothing: float = 0.0,
         answers: KnownTriples | None = None, side: str = "both", seed: int = 0, regularizer: str | None = None,
         regularizer_weight: float = 0.0, query_dropout: float = 0.0, relation_weight: float = 0.0,
-        bf16: bool = False, impl: str | None = None,
+        bf16: bool = False, memory: str = "fast", impl: str | None = None,
     ):  # fmt: skip
         self.objective = candidate_objective("objective", objective)
+        self.memory = Memory.of(memory, "memory")
         self.smoothing = checks.finite("label_smoothing", label_smoothing, 0.0, 1.0)
         self.relation_weight = checks.finite("relation_weight", relation_weight, 0.0)
         super().__init__(model, optimizer, side=side, seed=seed, regularizer=regularizer,
@@ -64,7 +66,7 @@ class OneVsAllStep(Step):
         query, mask = self.queries(batches, index)
         losses, d_query, d_table, _ = self.backend.candidate_loss(
             query, self.entities, self.entities.new_empty(0), starts, ends, answers, shares, self.similarity,
-            self.objective, self.smoothing, True, allocate=self.workspace, check=False, bf16=self.bf16,
+            self.objective, self.smoothing, True, self.memory, allocate=self.workspace, check=False, bf16=self.bf16,
         )  # fmt: skip
         d_anchor, d_relation = self.adjoints(d_query, mask, batches)
         extras = [(columns.anchors, d_anchor), *self.regularize(columns, d_anchor, d_relation)]
@@ -95,7 +97,7 @@ class OneVsAllStep(Step):
         share = torch.full((len(triples),), self.relation_weight / len(triples), dtype=self.dtype, device=self.device)
         _, d_query, d_table, _ = self.backend.candidate_loss(
             query.detach().contiguous(), self.relations, query.new_empty(0), places, places + 1,
-            triples[:, 1].contiguous(), share, self.similarity, Objective.SOFTMAX, 0.0, True, check=False,
+            triples[:, 1].contiguous(), share, self.similarity, Objective.SOFTMAX, 0.0, True, self.memory, check=False,
         )  # fmt: skip
         d_heads, d_tails = torch.autograd.grad(query, (head_rows, tail_rows), d_query)
         return (

@@ -5,7 +5,7 @@ import torch
 from candidate_cases import OBJECTIVES, CandidateCase
 
 from kgfast import testing
-from kgfast.registry import Similarity
+from kgfast.registry import Memory, Similarity
 
 SIMILARITIES = Similarity.words()
 HALF = (torch.bfloat16, torch.float16)
@@ -23,12 +23,14 @@ pytestmark = pytest.mark.lanes(tiles=True)
     several=(False, True),
     skipped=(False, True),
     known=(False, True),
+    memory=("fast", "low"),
 )
 def test_candidate_loss(lane, setting):
     """Sizes: one group, several groups in several slots, queries in parts of their own."""
     setting = dict(setting)
     batch, rows, dim = map(int, setting.pop("size").split("x"))
-    CandidateCase(batch, rows, dim, **setting).check(lane.backend, lane.device)
+    memory = Memory.of(setting.pop("memory"), "memory")
+    CandidateCase(batch, rows, dim, **setting).check(lane.backend, lane.device, memory=memory)
 
 
 @pytest.mark.lanes(tiles=True, impls=("triton",))
@@ -44,12 +46,14 @@ def test_candidate_loss(lane, setting):
         several=(False, True),
         skipped=(False, True),
         known=(False, True),
+        memory=("fast", "low"),
     ),
     ids=lambda s: "-".join(map(str, s.values())),
 )
 def test_tables_of_16_bits(lane, setting):
     setting = dict(setting)
-    CandidateCase(*setting.pop("size"), **setting).check(lane.backend, lane.device)
+    memory = Memory.of(setting.pop("memory"), "memory")
+    CandidateCase(*setting.pop("size"), **setting).check(lane.backend, lane.device, memory=memory)
 
 
 @pytest.mark.lanes(tiles=True, widest=True)

@@ -16,7 +16,7 @@ import kgfast
 from kgfast import backends, optim, reference, testing
 from kgfast.backends.base import Backend
 from kgfast.ops import library
-from kgfast.registry import ALL_OBJECTIVES, Objective, Similarity
+from kgfast.registry import ALL_OBJECTIVES, Memory, Objective, Similarity
 
 KERNELS = Backend.__abstractmethods__
 # methods with a default that a backend may replace: what it can, where it runs, what it does in one launch
@@ -311,10 +311,12 @@ def test_multitask_loss(lane, watch, similarity):
         if any(word in name for word in LEFT_TO_TORCH):
             continue
         check(watch, lambda term=term: kgfast.multitask_loss([term], impl=lane.impl)[0], {"_candidate_loss"})
-    kernels = {"task_losses"} if similarity == "dot" and lane.backend.shares_launches else {"_candidate_loss"}
-    gradients = {"task_gradients"} if "task_losses" in kernels else set()
     pair = list(found.values())[:2]
-    check(watch, lambda: kgfast.multitask_loss(pair, [1.0, 0.5], impl=lane.impl)[0], kernels, gradients)
+    for memory in Memory.words():
+        together = memory == "low" and similarity == "dot" and lane.backend.shares_launches
+        kernels, gradients = ({"task_losses"}, {"task_gradients"}) if together else ({"_candidate_loss"}, set())
+        check(watch, lambda memory=memory: kgfast.multitask_loss(pair, [1.0, 0.5], memory=memory, impl=lane.impl)[0],
+              kernels, gradients)  # fmt: skip
 
 
 @pytest.mark.lanes(widest=True)

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import kgfast
 from kgfast import backends, reference, testing
 from kgfast.core.sums import sum_dtype
+from kgfast.registry import Memory
 
 if backends.why_not("triton", "cuda" if torch.cuda.is_available() else "cpu"):
     pytest.skip("needs a GPU, or TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
@@ -31,10 +32,10 @@ def test_several_panels_give_the_same(known, monkeypatch):
         case = CandidateCase(
             7, 70, 4, dtype, similarity, bias=True, several=True, skipped=True, smoothing=0.1, known=known
         )
-        whole = case.computed(triton, DEVICE)
+        whole = case.computed(triton, DEVICE, memory=Memory.LOW)
         with monkeypatch.context() as patch:
             patch.setattr(candidates, "workspace_bytes", lambda batch, count, dim: 1)
-            in_panels = case.computed(triton, DEVICE)
+            in_panels = case.computed(triton, DEVICE, memory=Memory.LOW)
         for one, two in zip(whole, in_panels, strict=True):
             torch.testing.assert_close(one, two, rtol=2e-2 if dtype == BFLOAT else 1e-4, atol=1e-6)
 
@@ -60,7 +61,7 @@ def test_no_matrix_of_scores_is_allocated(similarity, monkeypatch):
     code = SIMILARITIES.index(similarity)
     query, table, _, starts, ends, answers, _ = case.inputs(DEVICE)
     with Largest() as seen:
-        case.computed(triton, DEVICE)
+        case.computed(triton, DEVICE, memory=Memory.LOW)
         ranking.rank(query, table, answers, starts, ends, answers, code)
         ranking.topk(query, table, starts, ends, answers, 5, code)
     assert seen.most < 20 * 200 * 4
@@ -231,7 +232,7 @@ def test_multitask_loss_shares_launches(monkeypatch):
             kgfast.Term(q, t, targets.to(DEVICE), similarity="l1"),
             kgfast.Term(q, t, tuple(on_device(*several)), objective="bce"),
         ]
-        total, per_task = kgfast.multitask_loss(terms, weights, impl=impl)
+        total, per_task = kgfast.multitask_loss(terms, weights, impl=impl, memory="low")
         total.backward()
         return [total.detach().cpu(), per_task.detach().cpu(), *(leaf.grad.cpu() for leaf in leaves)]
 

@@ -98,10 +98,11 @@ class CandidateCase:
         )
         return [one.cpu() for one in found]
 
-    def check(self, backend, device) -> None:
+    def check(self, backend, device, **options) -> None:
         """The backend is no worse than the specification in the same dtype; losses are of the dtype of sums."""
         dtype, wide = self.query.dtype, torch.float64
-        found, eager, truth = self.computed(backend, device), self.specified(dtype), self.specified(wide)
+        found = self.computed(backend, device, **options)
+        eager, truth = self.specified(dtype), self.specified(wide)
         assert found[0].dtype == sum_dtype(dtype)
         for mine, same, right in zip([found[0].to(dtype), *found[1:]], eager, truth, strict=True):
             testing.assert_no_worse(mine, same, right)
