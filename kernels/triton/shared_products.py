@@ -1,4 +1,4 @@
-"""Scores and gradients of shared negatives in products of the library: dots of float32 and float64, groups of one size."""
+"""Scores and gradients of shared negatives in library products: dots of float32 and float64, groups of one size."""
 
 from __future__ import annotations
 
