@@ -1,10 +1,10 @@
 """Losses over lists of negatives that many queries share: tiles of queries against a list.
 
-Dots run on the tensor cores, or are the library's products (shared_products.py). `list_scores` writes the scores
-[B, N] (-inf where masked), `list_loss` makes them dL/dscore a row at a time, and the tiles of gradients multiply those with the
-list's rows (query gradient) and with the queries (the rows' gradient). Lists g and queries b belong together where
-g = b G // B. Memory: the scores B N, the lists' rows G N D; float32 in tiles and distances: transposed copies of lists
-and queries; where lists are few, up to 16 G N D of sums over parts of the queries.
+Dots run on the tensor cores, or are the library's products (shared_products.py). `list_scores` writes the scores [B, N]
+(-inf where masked), `list_loss` makes them dL/dscore a row at a time, the tiles of gradients multiply those with the
+list's rows (query gradient) and with the queries (the rows' gradient). Lists g and queries b belong together where g =
+b G // B. Memory: the scores B N, the lists' rows G N D; float32 in tiles and distances: transposed copies of lists and
+queries; where lists are few, up to 16 G N D of sums over parts of the queries.
 """
 
 from __future__ import annotations
