@@ -54,6 +54,26 @@ def transposed(name: str, rows, multiple: int) -> dict:
     return strided(name, copy, 1, width)
 
 
+def grouped_operand(name: str, tensor, stride_group: int, stride_row: int, stride_dim: int) -> dict:
+    return strided(name, tensor, stride_row, stride_dim) | {f"{name}_stride_group": stride_group}
+
+
+def transposed_by_group(name: str, rows, groups: int, multiple: int = 16) -> dict:
+    """Rows [B, D] as [G, D, L] with zeros, L the next multiple of the largest group."""
+    batch, dim = rows.shape
+    largest = ceil_div(batch, groups)
+    width = ceil_div(largest, multiple) * multiple
+    copy = rows.new_zeros((groups, dim, width))
+    if batch == groups * largest:
+        copy[:, :, :largest] = rows.view(groups, largest, dim).transpose(1, 2)
+    else:
+        first, stop = (-(-torch.arange(one, groups + one, device=rows.device) * batch // groups) for one in (0, 1))
+        place = first[:, None] + torch.arange(largest, device=rows.device)
+        picked = rows[place.clamp(max=batch - 1)].masked_fill_((place >= stop[:, None])[:, :, None], 0)
+        copy[:, :, :largest] = picked.transpose(1, 2)
+    return grouped_operand(name, copy, dim * width, 1, width)
+
+
 def transposes(rows, similarity: int) -> bool:
     """Whether gradients read the rows that they sum over from a transposed copy: Hopper's tensor cores take TF32 that
     way alone. So does the interpreter, to check it."""
@@ -88,6 +108,12 @@ def workspace_bytes(batch: int, count: int, dim: int) -> int:
     if scores < FEW_SCORES:
         return WORKSPACE_BYTES
     return min(max(scores * 6 // 125 - 4 * batch * dim, WORKSPACE_BYTES // 2), WORKSPACE_BYTES)
+
+
+def parts_of(programs: int, queries: int, device) -> int:
+    """Into how many parts the queries of a list are cut, so that every multiprocessor has a sum to make."""
+    wanted = ceil_div(2 * configurations.device_properties(device)[1], programs)
+    return max(1, min(wanted, ceil_div(queries, 64), 16))
 
 
 def view_of(workspace, shape, dtype):

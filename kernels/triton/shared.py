@@ -17,9 +17,21 @@ import triton.language as tl
 
 from kgfast.core.sums import sum_dtype
 
-from . import configurations, shared_products
+from . import shared_products
 from .configurations import arithmetic, bits, tiles
-from .launching import ceil_div, coordinates, gradient_blocks, is_far, is_product, score_blocks, strided, transposes
+from .launching import (
+    ceil_div,
+    coordinates,
+    gradient_blocks,
+    grouped_operand,
+    is_far,
+    is_product,
+    parts_of,
+    score_blocks,
+    strided,
+    transposed_by_group,
+    transposes,
+)
 from .objectives import ObjectiveFormulae, first_largest, negative_weights, part_of, visit_negatives
 from .sampled import MASKED
 from .sampling import contains, known_range
@@ -260,35 +272,9 @@ def list_row_gradient(
 # ---- launches ------------------------------------------------------------------------------------------------
 
 
-def grouped_operand(name: str, tensor, stride_group: int, stride_row: int, stride_dim: int) -> dict:
-    return strided(name, tensor, stride_row, stride_dim) | {f"{name}_stride_group": stride_group}
-
-
-def transposed_by_group(name: str, rows, groups: int, multiple: int = 16) -> dict:
-    """Rows [B, D] as [G, D, L] with zeros, L the next multiple of the largest group."""
-    batch, dim = rows.shape
-    largest = ceil_div(batch, groups)
-    width = ceil_div(largest, multiple) * multiple
-    copy = rows.new_zeros((groups, dim, width))
-    if batch == groups * largest:
-        copy[:, :, :largest] = rows.view(groups, largest, dim).transpose(1, 2)
-    else:
-        first, stop = (-(-torch.arange(one, groups + one, device=rows.device) * batch // groups) for one in (0, 1))
-        place = first[:, None] + torch.arange(largest, device=rows.device)
-        picked = rows[place.clamp(max=batch - 1)].masked_fill_((place >= stop[:, None])[:, :, None], 0)
-        copy[:, :, :largest] = picked.transpose(1, 2)
-    return grouped_operand(name, copy, dim * width, 1, width)
-
-
 def gradient_tiles(dtype, similarity: int, device, rows: int):
     sizes = tiles("gradients", dtype, similarity, device, rows)
     return replace(sizes, columns=min(sizes.columns, 128))  # wider tiles don't fit the registers
-
-
-def parts_of(programs: int, queries: int, device) -> int:
-    """Into how many parts the queries of a list are cut, so that every multiprocessor has a sum to make."""
-    wanted = ceil_div(2 * configurations.device_properties(device)[1], programs)
-    return max(1, min(wanted, ceil_div(queries, 64), 16))
 
 
 def score_lists(query, lists, similarity: int, scores) -> None:
