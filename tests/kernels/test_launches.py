@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 
 from kgfast import backends
 from kgfast.backends.cpu import _C
@@ -99,9 +100,10 @@ def test_own_negatives_of_many_columns():
 
 @pytest.mark.parametrize("count, far", [(2**20, False), (20_000_000, True)])
 def test_strides_of_64_bits_where_a_tile_is_that_far_apart(count, far):
-    """Beyond 2^23 columns: rows of a tile may lie 2^31 numbers apart."""
+    """Beyond 2^23 columns: rows of a tile may lie 2^31 numbers apart. Wide dots with shared lists have no tiles."""
     with noted() as found:
-        inputs = real(64, 8), real(9, 8), whole(64), whole(1, count), *NONE, real(64)
+        tables = (real(rows, 8, dtype=torch.bfloat16) for rows in (64, 9))
+        inputs = *tables, whole(64), whole(1, count), *NONE, real(64)
         shared.loss(*inputs, DOT, Objective.LOGISTIC, 0.0, 0.0, real(64), real(64, 8), real(64, 1),
                     real(1, count, 8), allocate)  # fmt: skip
         all_scores.all_scores_gradient(real(64, count), real(64, count), real(64, 8), real(count, 8), DOT)
