@@ -81,7 +81,7 @@ def test_recipes_start(data, kgfast, tmp_path, recipe, tasks):
         "train", "--recipe", recipe, "--data", data, "--dim", 16, *small, "--out", tmp_path / "run", "--json"
     )
     assert code == 0, error
-    assert set(json.loads(output)["tasks"]) == (tasks or {"mlm", "nsp", "link", "qa"})
+    assert set(json.loads(output)["tasks"]) == (tasks or {"mlm", "nsp", "link", "qa", "facts"})
 
 
 def test_evaluate(run, kgfast):
