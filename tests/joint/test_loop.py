@@ -40,7 +40,7 @@ def test_a_run_leaves_everything(graph, tmp_path):
     assert {"config.yaml", "tokenizer.json", "metrics.json", "history.jsonl", "report.html", "checkpoint"} <= found
     assert json.loads((run / "metrics.json").read_text()) == metrics
     assert metrics["test"]["mrr"] == metrics["tasks"]["link"]["test"]["mrr"]
-    assert set(metrics["tasks"]) == set(tasks) and metrics["tasks"]["mlm"]["test"]["perplexity"] > 1
+    assert set(metrics["tasks"]) == {*tasks, "facts"} and metrics["tasks"]["mlm"]["test"]["perplexity"] > 1
     assert 0 <= metrics["tasks"]["qa"]["test"]["hits@1"] <= 1 and 0 <= metrics["tasks"]["nsp"]["test"]["accuracy"] <= 1
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     logged = [line for line in history if "losses" in line]
