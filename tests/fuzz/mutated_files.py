@@ -54,7 +54,7 @@ SEEDS: dict[str, dict[str, str]] = {
     "settings": {"settings.yaml": SETTINGS},
     "joint_settings": {
         "settings.yaml": "data: world\ntasks: {mlm: {weight: 1.0}, link: {weight: 0.5}}\n"
-        "backbone: {layers: 2, dim: 16, heads: 2}\nlr: 0.1\nseed: 3\n"
+        "backbone: {layers: 2, hidden: 16, heads: 2}\nlr: 0.1\nseed: 3\n"
     },
     "run": {},
 }

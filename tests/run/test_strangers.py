@@ -142,7 +142,7 @@ def test_optimizer_state_of_another_shape(graph, finished):
     tensors = {f"{key}x": value for key, value in load_file(path).items()} | {"0/more": torch.zeros(2, 2, 2)}
     save_file(tensors, path)
     rewrite(finished, lambda manifest: manifest["files"].update(optimizer=describe(path)))
-    with pytest.raises(CheckpointError, match="optimizer state 0/.* has shape"):
+    with pytest.raises(CheckpointError, match="optimizer state [01]/.* has shape"):
         run(small_config(finished, epochs=1), graph, resume=True)
 
 
