@@ -4,9 +4,8 @@ import torch
 
 from kgfast import functional
 from kgfast.errors import ConfigError
+from kgfast.reference.ranking import TIE_SHARES
 from kgfast.registry import Side
-
-SHARES = {"optimistic": 0.0, "pessimistic": 1.0, "realistic": 0.5}  # of the ties that stand before the right answer
 
 
 class SampledRanks:
@@ -40,7 +39,7 @@ class SampledRanks:
         aside = self.place[targets]
         scores[aside >= 0, aside[aside >= 0]] = -torch.inf
         better, equal = (~(scores <= own)).sum(1), (scores == own).sum(1)  # NaN counts as better, as in `kgfast.rank`
-        return 1.0 + better.double() + SHARES[ties] * equal.double()
+        return 1.0 + better.double() + TIE_SHARES[ties] * equal.double()
 
     def known_among_candidates(self, triples, side, known):
         """(rows, columns) of the scores that belong to known answers."""

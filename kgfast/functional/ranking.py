@@ -8,6 +8,7 @@ from kgfast import backends, ops, reference
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
 from kgfast.functional.answers import known_answers
+from kgfast.reference.ranking import TIE_SHARES
 from kgfast.registry import Side
 
 TIES = ("optimistic", "pessimistic", "realistic")
@@ -44,8 +45,7 @@ def rank(
     greater, equal, _ = ops.of(backend).rank(
         query, entities, targets, starts, ends, known_ids, int(spec.similarity_code)
     )
-    share = {"optimistic": 0.0, "pessimistic": 1.0, "realistic": 0.5}[ties]
-    return 1.0 + greater.double() + share * equal.double()
+    return 1.0 + greater.double() + TIE_SHARES[ties] * equal.double()
 
 
 def topk(
