@@ -25,12 +25,16 @@ demo: build
 	@echo "To look around: $(BIN)/kgfast serve $(RUN)"
 	@echo "What was learned, as a page: file://$(abspath $(RUN))/report.html"
 
+# Tests run side by side, one process a core; JOBS=0 runs them in this process, one after another.
+JOBS ?= auto
+SIDE_BY_SIDE := -n $(JOBS) --dist worksteal
+
 test: build
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # For the loop of a day: one case of every test that is not slow.
 quick: build
-	$(BIN)/python -m pytest --quick
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --quick
 
 lint: build
 	$(BIN)/ruff check

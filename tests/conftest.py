@@ -6,6 +6,8 @@ import pytest
 
 # Before torch loads OpenMP: threads that wait give their core up soon, as the tests may share the machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, each has one core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import lanes  # noqa: E402
 import torch  # noqa: E402
