@@ -4,7 +4,7 @@ import pytest
 from data_helpers import folder, named, write
 
 from kgfast.data import KnowledgeGraph
-from kgfast.data.names import Names, find_by_text, mention, mention_key
+from kgfast.data.names import Names, find_by_text, find_mentions, mention_key
 from kgfast.errors import DataError
 from kgfast.train.id_maps import IdMaps
 
@@ -215,4 +215,8 @@ def test_names_find_all_as_find(tmp_path):
     ],
 )
 def test_mentions_in_running_text(name, text, found):
-    assert bool(mention(mention_key(name)).search(mention_key(text))) == found
+    assert bool(find_mentions(mention_key(name), mention_key(text))) == found
+
+
+def test_each_mention_once():
+    assert find_mentions("a a", "xa a a, a a a; A A") == [(3, 6), (8, 11), (15, 18)]

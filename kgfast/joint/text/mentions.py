@@ -15,7 +15,7 @@ from kgfast.data import KnowledgeGraph
 from kgfast.data.cache import SMALLEST, cache_folder, unusable
 from kgfast.data.names import LETTER
 
-PIECE = re.compile(rf"{LETTER}+|[^\s]")  # a word, or a sign that needs no space around it
+PIECE = re.compile(rf"{LETTER.pattern}+|[^\s]")  # a word, or a sign that needs no space around it
 FORMAT = 1
 
 
@@ -48,7 +48,7 @@ class Finder:
         for piece in PIECE.finditer(text):
             for name, entity in self.by_piece.get(piece.group(), ()):
                 start, stop = piece.start(), piece.start() + len(name)
-                if text.startswith(name, start) and not re.match(LETTER, text[stop : stop + 1]):
+                if text.startswith(name, start) and not LETTER.match(text, stop):
                     found.append((start, stop, entity))
         return found
 

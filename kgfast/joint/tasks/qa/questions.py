@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kgfast.data import KnowledgeGraph
-from kgfast.data.names import mention, mention_key, tidy
+from kgfast.data.names import find_mentions, mention_key, tidy
 from kgfast.data.texts import read_questions
 from kgfast.errors import DataError
 from kgfast.joint.model.packed import gather_places
@@ -72,9 +72,9 @@ def without_mention(text: str, names: list[str]) -> str:
     """`text` with the first of `names` that it holds, as a whole word in any case, replaced by MENTION."""
     tidied = tidy(text)
     for name in map(tidy, names):
-        replaced, count = mention(name).subn(MENTION, tidied) if name else (text, 0)
-        if count:
-            return replaced
+        if found := find_mentions(name, tidied):
+            borders = [0, *(place for span in found for place in span), len(tidied)]
+            return MENTION.join(tidied[start:end] for start, end in zip(borders[::2], borders[1::2], strict=True))
     return text
 
 
@@ -94,7 +94,7 @@ class Topics:
         """The entity mentioned: of all texts and names that the question holds, the longest; DataError if there is
         none, or two entities share the longest."""
         asked = mention_key(question)
-        held = [key for key in self.entities if key in asked and mention(key).search(asked)]
+        held = [key for key in self.entities if key in asked and find_mentions(key, asked)]
         if not held:
             raise DataError(
                 f"the question {question!r} mentions no entity of graph {self.graph.name!r}: name the topic"
