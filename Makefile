@@ -6,7 +6,7 @@ RUN ?= runs/demo
 
 COMPILED := $(shell find csrc kernels/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: build demo test quick lint format bench cubins sanitize fuzz mutate torch-matrix clean
+.PHONY: build demo test quick lint docs format bench cubins sanitize fuzz mutate torch-matrix clean
 
 build: $(VENV)/built
 
@@ -14,7 +14,7 @@ build: $(VENV)/built
 $(VENV)/built: setup.py pyproject.toml constraints.txt CMakeLists.txt kgfast/__init__.py $(COMPILED)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch setuptools wheel cmake ninja pybind11
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[test,lint,docs]'
 	touch $@
 
 demo: build
@@ -41,6 +41,10 @@ lint: build
 	$(BIN)/ruff format --check
 	$(BIN)/clang-format --dry-run -Werror $(COMPILED)
 	$(BIN)/mypy
+
+# The pages and the reference of the API, as a site in build/site; a dead link is an error.
+docs: build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: build
 	$(BIN)/ruff check --fix
