@@ -95,6 +95,7 @@ def test_a_run_keeps_rows_and_is_drawn(tmp_path):
     options = ["--size", "tiny", "--threads", "1", "--seconds", "0.01", "--results", str(rows)]
     options += ["-k", "score_triples or row_adagrad"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTEST_XDIST_WORKER", None)  # benchmarks don't run side by side
     run = [sys.executable, "-m", "pytest", str(ROOT / "benchmarks"), *options]
     subprocess.run(run, cwd=ROOT, env=environment, check=True, capture_output=True)
     found = [json.loads(line) for line in rows.read_text().splitlines()]
