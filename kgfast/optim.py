@@ -173,13 +173,14 @@ class RowOptimizer(Optimizer):
                 table = checks.table("params", param.detach())
                 if table.data_ptr() != param.data_ptr():
                     raise KgfastError("params must be contiguous tables")
+                backend = backends.get(backends.choose(None, table.device))
+                backend.check_table("params", table)
                 gradient = param.grad
                 if gradient.shape != table.shape or gradient.dtype != table.dtype or gradient.device != table.device:
                     raise KgfastError(
                         f"gradient {list(gradient.shape)} {gradient.dtype} on {gradient.device} is not of its table, "
                         f"{list(table.shape)} {table.dtype} on {table.device}: that was replaced since backward"
                     )
-                backend = backends.get(backends.choose(None, table.device))
                 if gradient.is_sparse:
                     self.update_sparse(param, table, gradient, backend)
                 else:

@@ -94,6 +94,7 @@ def negative_sampling_loss(case: Case, inputs: Inputs) -> None:
             case["count"], seed=case["seed"], step=3, known=inputs.known, shared=case["lists"]
         )
     options = dict(score=case["score"], side=case["side"], objective=case["objective"], known=inputs.known)
+    options["reduction"] = case["reduction"]
     numbers = dict(margin=case["margin"], adversarial_temperature=case["temperature"])
     weights, triples = inputs.weights(batch), laid_out(inputs.triples, case["layout"])
 
@@ -115,6 +116,7 @@ def one_vs_all_loss(case: Case, inputs: Inputs) -> None:
         objective=case["objective"],
         label_smoothing=case["smoothing"],
         known=inputs.known,
+        reduction=case["reduction"],
     )
     triples = laid_out(inputs.triples, case["layout"])
     compared(inputs, "one_vs_all_loss", [*inputs.tables], lambda f, e, r, **more: f(e, r, triples, **options, **more))
@@ -205,7 +207,7 @@ def rank(case: Case, inputs: Inputs) -> None:
     scores = reference.score_candidates(*wide, inputs.triples, score=case["score"], side=case["side"])
     target = scores.gather(1, inputs.triples[:, 2 if case["side"] == "tail" else 0, None])
     doubt = (
-        1e-3 if case["dtype"] == "float32" else 1e-11
+        1e-11 if case["dtype"] == "float64" else 1e-3
     )  # rows so near to the target that rounding may order them otherwise
     near = ((scores - target).abs() < doubt * (1 + target.abs())).sum(1) - 1
     exact = reference.rank(*wide, inputs.triples, **options)
