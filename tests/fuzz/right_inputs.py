@@ -191,7 +191,7 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
         return torch.stack([tensor, tensor + 1], -1)[..., 0]
     if layout == "offset":
         return torch.cat([tensor.new_ones(1), tensor.flatten()])[1:].view(tensor.shape)
-    if layout == "negated" and tensor.is_floating_point():
+    if layout == "negated" and tensor.is_floating_point() and tensor.dtype != torch.bfloat16:  # has no complex numbers
         return torch.complex(tensor, -tensor).conj().imag  # negative, and only by a mark on the tensor
     if layout == "expanded" and tensor.dim() > 1 and tensor.shape[0] == 1:
         return tensor[0].expand(tensor.shape)
