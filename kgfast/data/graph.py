@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from kgfast import peers
 from kgfast.core import checks
 from kgfast.core.codes import is_one_of
 from kgfast.core.known import KnownTriples, as_ids, check_triples
@@ -72,7 +73,7 @@ class KnowledgeGraph:
     @classmethod
     def load(
         cls,
-        source: str | os.PathLike,
+        source: Any,
         *,
         cache: bool = True,
         iris: str = "short",
@@ -87,7 +88,8 @@ class KnowledgeGraph:
         number where all names are whole numbers, else by UTF-8 bytes).
 
         Args:
-            source: a folder, a file (.tsv .csv .txt .nt, also .gz; .parquet), or the name of a built-in graph.
+            source: a folder, a file (.tsv .csv .txt .nt, also .gz; .parquet), or the name of a built-in graph. Or a
+                dataset or triples factory of PyKEEN, or "pykeen:" and the name of its dataset, with PyKEEN's ids.
             cache: keep what was read, memory-mapped when opened again, in $KGFAST_CACHE or ~/.cache/kgfast.
             iris: names of N-Triples are "short" (behind the last / or #, where that is unique) or "whole".
             header: whether the first line of separated text names its columns: True, False, or None, where its words
@@ -100,6 +102,10 @@ class KnowledgeGraph:
         if not is_one_of(iris, ("short", "whole")):
             raise DataError(f"iris must be 'short' or 'whole', not {iris!r}")
         cache, choice = checks.flag("cache", cache), ColumnChoice.of(header, columns)
+        if (others := peers.graph_arguments(source)) is not None:
+            if choice != ColumnChoice() or iris != "short":
+                raise DataError(f"{source}: iris, header and columns have no meaning, as no file is read")
+            return cls.from_arrays(**others)
         sources = find_sources(source)
         if choice != ColumnChoice() and not any(format_of(path).columns for path in sources.triples.values()):
             raise DataError(f"{source}: header and columns have no meaning, as no file of triples has columns")
