@@ -294,6 +294,11 @@ FUNCTIONS: dict[str, Function] = {
         impls=False,
     ),
     "KGEModel": Function(nn.KGEModel, MODEL_OPTIONS | {"score": SCORE}, impls=False),
+    "KGEModel.from_tables": Function(
+        nn.KGEModel.from_tables,
+        {name: TABLES[name] for name in ("entities", "relations")} | {"score": SCORE, "reciprocal": FLAG, "copy": FLAG},
+        impls=False,
+    ),
     "TransE": Function(
         nn.TransE,
         MODEL_OPTIONS
