@@ -132,13 +132,20 @@ def checked(term: Term, place: int) -> Term:
     if query.shape[1] != table.shape[1] or query.dtype != table.dtype:
         shapes = f"query {list(query.shape)} {query.dtype} and table {list(table.shape)} {table.dtype}"
         raise KgfastError(f"terms[{place}]: {shapes} don't fit")
-    return replace(term, query=query, table=table, **found)
+    return with_fields(term, query=query, table=table, **found)
+
+
+def with_fields(term: Term, **fields: Any) -> Term:
+    """The term with other fields; itself where they are its own, as a new one takes as long as a small loss."""
+    same = all(value is getattr(term, name) for name, value in fields.items())
+    return term if same else replace(term, **fields)
 
 
 def as_int64(ids: Any) -> Any:
     """Ids of int32, alone or in a CSR, as int64; all else as it is."""
     if isinstance(ids, (tuple, list)):
-        return tuple(as_int64(one) for one in ids)
+        found = tuple(as_int64(one) for one in ids)
+        return ids if all(one is other for one, other in zip(found, ids, strict=True)) else found
     return ids.long() if isinstance(ids, Tensor) and ids.dtype == torch.int32 else ids
 
 
@@ -193,7 +200,7 @@ def term_losses(asked: Mapping[int, Term], backend: str, memory: Memory) -> list
 def read_by(backend: str, term: Term) -> Term:
     """The term with its tables as a backend reads them."""
     query, table = autograd.as_read(backend, term.query, checks.table("table", term.table))
-    return replace(term, query=query, table=table)
+    return with_fields(term, query=query, table=table)
 
 
 def term_loss(term: Term, tensors: Sequence[Tensor], backend: str, memory: Memory) -> Tensor:

@@ -210,3 +210,62 @@ def test_a_compiled_model_is_one_graph():
     triples = testing.make_triples(5, num_entities=9, num_relations=3)
     torch._dynamo.reset()
     assert torch.equal(torch.compile(model, fullgraph=True, backend="eager")(triples), model(triples))
+
+
+@pytest.mark.no_poison
+@pytest.mark.parametrize("loss", ["own", "all", "terms"])
+def test_compiled_losses_of_16_bits(loss):
+    """One graph, whose gradients come back in the tables' dtype."""
+    case = testing.make_case("complex", 6, 5, 4, dtype=torch.bfloat16)
+    functions = {
+        "own": lambda *t: kgfast.negative_sampling_loss(*t, case.triples, case.negatives, score="complex", side="tail"),
+        "all": lambda *t: kgfast.one_vs_all_loss(*t, case.triples.int(), score="complex", side="head"),
+        "terms": lambda e, r: kgfast.multitask_loss([kgfast.Term(r, e, torch.arange(5, dtype=torch.int32))])[0],
+    }
+    tables = [case.entities, case.relations]
+    torch._dynamo.reset()
+    compiled = torch.compile(functions[loss], fullgraph=True, backend="aot_eager")
+    found, expected = (testing.evaluate(function, tables) for function in (compiled, functions[loss]))
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.bfloat16
+        torch.testing.assert_close(one, other)
+
+
+def test_a_model_of_tables_that_are_there():
+    """A copy of them, or themselves, which an optimizer of the embeddings then moves."""
+    embeddings = nn.Embedding(9, 6), nn.Embedding(4, 6)
+    copied = kgfast.nn.KGEModel.from_tables(*embeddings, score="distmult", reciprocal=True)
+    assert (copied.num_entities, copied.num_relations, copied.dim, len(copied.relations)) == (9, 2, 6, 4)
+    assert torch.equal(copied.entities, embeddings[0].weight) and copied.entities is not embeddings[0].weight
+    shared = kgfast.nn.KGEModel.from_tables(*embeddings, score="distmult", copy=False)
+    assert shared.entities is embeddings[0].weight and shared.relations is embeddings[1].weight
+    table = torch.randn(9, 6)
+    assert (
+        kgfast.nn.KGEModel.from_tables(table, table, score="distmult", copy=False).entities.data_ptr()
+        == table.data_ptr()
+    )
+    with pytest.raises(KgfastError, match="relations have 3 rows; a reciprocal model has two for each relation"):
+        kgfast.nn.KGEModel.from_tables(torch.ones(9, 6), torch.ones(3, 6), score="distmult", reciprocal=True)
+
+
+@pytest.mark.parametrize("kind", [kgfast.steps.NegativeSamplingStep, kgfast.steps.OneVsAllStep])
+def test_steps_take_ids_of_32_bits(kind):
+    triples = testing.make_triples(6, num_entities=9, num_relations=3)
+    learned = []
+    for ids in (triples, triples.int()):
+        model = kgfast.nn.DistMult(9, 3, 6)
+        options = {"negatives": 3} if kind is kgfast.steps.NegativeSamplingStep else {}
+        kind(model, kgfast.optim.RowAdagrad(model.parameters()), **options)(ids, 0)
+        learned.append(model.entities.detach())
+    assert torch.equal(*learned) and not torch.equal(learned[0], kgfast.nn.DistMult(9, 3, 6).entities)
+
+
+def test_a_row_optimizer_names_a_dtype_that_the_cpu_lacks():
+    table = nn.Parameter(torch.ones(3, 4, dtype=torch.bfloat16))
+    table.grad = torch.ones_like(table)
+    with pytest.raises(KgfastError, match="params has dtype torch.bfloat16; impl='cpu' takes float32 and float64"):
+        kgfast.optim.RowAdagrad([table]).step()
+    model = kgfast.nn.DistMult(9, 3, 6, dtype=torch.bfloat16)
+    step = kgfast.steps.OneVsAllStep(model, kgfast.optim.RowAdagrad(model.parameters()))
+    with pytest.raises(KgfastError, match="entities has dtype torch.bfloat16; impl='cpu' takes float32 and float64"):
+        step(testing.make_triples(6, num_entities=9, num_relations=3), 0)
