@@ -1,5 +1,5 @@
-"""What users of PyTorch hand in: an nn.Embedding for a table, ids of int32, tables of 16 bits on any device, a number of
-negatives."""
+"""What users of PyTorch hand in: an nn.Embedding for a table, ids of int32, tables of 16 bits on any device, a number
+of negatives."""
 
 import pytest
 import torch
