@@ -49,13 +49,15 @@ def graph_arguments(source: Any) -> dict[str, Any]:
 def named_dataset(name: str) -> Dataset:
     """A dataset of PyKEEN's by name, from its package or as PyKEEN downloads it."""
     optional.needs("pykeen", f"source={PYKEEN}{name}", "pykeen")
-    from pykeen.datasets import dataset_resolver, get_dataset
+    from pykeen.datasets import dataset_resolver
 
     known = {kind.__name__ for kind in dataset_resolver.lookup_dict.values()}
     if dataset_resolver.normalize(name) not in dataset_resolver.lookup_dict:
         raise DataError(str(refuse("source", f"{PYKEEN}{name}", (f"{PYKEEN}{one}" for one in sorted(known)))))
     try:
-        return get_dataset(dataset=name)
+        found = dataset_resolver.make(name)
+        found.training  # noqa: B018  which is read, or fetched, now
+        return found
     except Exception as error:  # of whatever kind: files, archives and the network
         raise DataError(f"{PYKEEN}{name}: PyKEEN can't load it: {type(error).__name__}: {error}") from error
 

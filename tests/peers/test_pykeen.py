@@ -1,6 +1,7 @@
 """PyKEEN's graphs and models come in with the same ids and scores, and ours go into its pipeline."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from kgfast.evaluate import evaluate
 pytest.importorskip("pykeen", reason="PyKEEN isn't installed (pip install kgfast[pykeen])")
 
 from pykeen import losses, models  # noqa: E402
-from pykeen.datasets import Nations, get_dataset  # noqa: E402
+from pykeen.datasets import Nations  # noqa: E402
 from pykeen.evaluation import RankBasedEvaluator  # noqa: E402
 from pykeen.pipeline import pipeline  # noqa: E402
 from pykeen.triples import CoreTriplesFactory  # noqa: E402
@@ -122,12 +123,15 @@ def test_graphs_that_are_none_are_refused(monkeypatch):
     with pytest.raises(DataError, match="iris, header and columns have no meaning"):
         KnowledgeGraph.load("pykeen:Nations", header=True)
 
-    def offline(**options):
+    def offline(*arguments, **options):
         raise OSError("no network")
 
-    monkeypatch.setattr("pykeen.datasets.get_dataset", offline)
+    monkeypatch.setattr("pykeen.datasets.FB15k237._load", offline)
     with pytest.raises(DataError, match="pykeen:FB15k237: PyKEEN can't load it: OSError: no network"):
         KnowledgeGraph.load("pykeen:FB15k237")
+    monkeypatch.setitem(sys.modules, "pykeen", None)
+    with pytest.raises(KgfastError, match=r"source=pykeen:Nations needs the package pykeen .*kgfast\[pykeen\]"):
+        KnowledgeGraph.load("pykeen:Nations")
 
 
 @pytest.mark.parametrize("loop, inverse", [("slcwa", False), ("lcwa", True)])
@@ -135,7 +139,7 @@ def test_a_fused_model_trains_in_the_pipeline(loop, inverse):
     """And its metrics, ranks of heads and tails by PyKEEN, are those that kgfast finds."""
     from kgfast.peers.fused_model import FusedModel
 
-    dataset = get_dataset(dataset="nations", dataset_kwargs=dict(create_inverse_triples=inverse))
+    dataset = Nations(create_inverse_triples=inverse)
     found = pipeline(
         dataset=dataset, model=FusedModel, model_kwargs=dict(score="distmult", dim=16, init_scale=0.3),
         training_loop=loop, training_kwargs=dict(num_epochs=3, batch_size=256, use_tqdm=False), optimizer="Adam",
