@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from kgfast.nn import KGEModel
 from kgfast.peers.tables import rotate_l2
 
 RECIPROCAL = "reciprocal_relations_model"
-Options = dict[str, Any]
 
 
 def from_libkge(
@@ -35,35 +34,50 @@ def from_libkge(
             package`) has the names for it; None: the file's own ids.
         relation_names: the same of relations.
     """
-    checkpoint = read(Path(path))
-    try:
-        options, state = checkpoint["config"].options, checkpoint["model"][0]
-        name = options["model"]
-        reciprocal = name == RECIPROCAL
-        base = options[RECIPROCAL]["base_model"]["type"] if reciprocal else name
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise CheckpointError(f"{path} is no checkpoint of LibKGE: {type(error).__name__}: {error}") from None
-    kind = options.get(base, {}).get("class_name", base)
-    if kind not in SCORES:
-        raise CheckpointError(f"{path}: kgfast has no score of LibKGE's {kind}; there are those of {', '.join(SCORES)}")
-    own = options[RECIPROCAL]["base_model"] if reciprocal else {}  # whose settings come first
-    norm = own.get("l_norm", options.get(base, {}).get("l_norm", 1))
-    score = SCORES[kind](norm)
+    found = described(read(Path(path)), path)
+    if found.kind not in SCORES:
+        known = ", ".join(SCORES)
+        raise CheckpointError(f"{path}: kgfast has no score of LibKGE's {found.kind}; there are those of {known}")
+    score = SCORES[found.kind](found.norm)
     if score is None:
-        raise CheckpointError(f"{path}: {kind} with l_norm={norm}; kgfast has the norms 1 and 2")
-    entities, relations = (table(state, part, reciprocal, path) for part in ("entity", "relation"))
-    ids = checkpoint.get("dataset", {}).get("meta", {})
+        raise CheckpointError(f"{path}: {found.kind} with l_norm={found.norm}; kgfast has the norms 1 and 2")
+    entities, relations = (table(found, part, path) for part in ("entity", "relation"))
     if entity_names is not None:
-        entities = entities[order(path, "entity", ids, entity_names)]
+        entities = entities[order(path, "entity", found.names, entity_names, len(entities))]
     if relation_names is not None:
-        rows = order(path, "relation", ids, relation_names)
-        relations = relations[torch.cat([rows, rows + len(relations) // 2]) if reciprocal else rows]
-    return KGEModel.from_tables(entities, relations, score=score, reciprocal=reciprocal)
+        count = len(relations) // (2 if found.reciprocal else 1)
+        rows = order(path, "relation", found.names, relation_names, count)
+        relations = relations[torch.cat([rows, rows + count]) if found.reciprocal else rows]
+    return KGEModel.from_tables(entities, relations, score=score, reciprocal=found.reciprocal)
+
+
+class Description(NamedTuple):
+    """What a checkpoint says of its model."""
+
+    kind: str  # the class of its score
+    norm: Any
+    reciprocal: bool
+    state: dict[str, Any]
+    names: dict[str, Any]  # of a packaged model
+
+
+def described(checkpoint: dict[str, Any], path: str | os.PathLike) -> Description:
+    """The parts that are read; CheckpointError where one is missing or of another kind."""
+    try:
+        options, (state, _) = checkpoint["config"].options, checkpoint["model"]
+        reciprocal = options["model"] == RECIPROCAL
+        own = options[RECIPROCAL]["base_model"] if reciprocal else {}  # whose settings come first
+        base = own["type"] if reciprocal else options["model"]
+        settings = {**options.get(base, {}), **own}
+        kind, names = settings.get("class_name", base), checkpoint.get("dataset", {}).get("meta", {})
+        return Description(str(kind), settings.get("l_norm", 1), reciprocal, dict(state), dict(names))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no checkpoint of LibKGE: {type(error).__name__}: {error}") from None
 
 
 def by_norm(first: Callable[[], str], second: Callable[[], str]) -> Callable[[Any], str | None]:
     """The score of a norm, 1 or 2; None of another."""
-    return lambda norm: {1: first, 2: second}[norm]() if norm in (1, 2) else None
+    return lambda norm: (first if norm == 1 else second)() if norm in (1, 2) else None
 
 
 SCORES: dict[str, Callable[[Any], str | None]] = {
@@ -80,7 +94,7 @@ SCORES: dict[str, Callable[[Any], str | None]] = {
 class Config:
     """What stands for kge.config.Config in a file: its attributes, and no code."""
 
-    options: Options
+    options: dict[str, Any]
 
 
 # numbers of NumPy, as traces of validation hold them, under their names of NumPy 1 and 2
@@ -103,24 +117,24 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def table(state: dict[str, Tensor], part: str, reciprocal: bool, path: str | os.PathLike) -> Tensor:
+def table(found: Description, part: str, path: str | os.PathLike) -> Tensor:
     """The rows of entities or relations, under the names of today or of 2020."""
-    prefix = "_base_model." if reciprocal else ""
+    prefix = "_base_model." if found.reciprocal else ""
     for name in ("_embeddings", "embeddings"):
-        found = state.get(f"{prefix}_{part}_embedder.{name}.weight")
-        if isinstance(found, Tensor):
-            return found
+        rows = found.state.get(f"{prefix}_{part}_embedder.{name}.weight")
+        if isinstance(rows, Tensor):
+            return rows
     raise CheckpointError(f"{path} has no table of {part} rows: only lookup_embedder can be read")
 
 
-def order(path: str | os.PathLike, kind: str, ids: dict[str, list[str]], names: Sequence[str]) -> Tensor:
+def order(path: str | os.PathLike, kind: str, held: dict[str, Any], names: Sequence[str], count: int) -> Tensor:
     """The file's row of each name."""
-    known = ids.get(f"{kind}_ids")
+    known = held.get(f"{kind}_ids")
     if known is None:
-        raise CheckpointError(
-            f"{path} has no {kind} names: `kge package` makes a file that has, or leave {kind}_names out"
-        )
-    rows = {name: row for row, name in enumerate(known)}
+        raise CheckpointError(f"{path} has no {kind} names (`kge package` writes them): leave {kind}_names out")
+    rows = {str(name): row for row, name in enumerate(known)}
+    if len(rows) != count:
+        raise CheckpointError(f"{path} has {len(rows):,} {kind} names for {count:,} rows")
     missing = [name for name in names if name not in rows]
     if missing:
         raise CheckpointError(f"{path} has no {kind} called {missing[0]!r} ({len(missing):,} of {len(names):,} lack)")

@@ -107,6 +107,9 @@ def test_rows_in_the_order_of_a_graphs_names(write):
     assert torch.equal(model.entities, entities[[8, 7, 6]]) and torch.equal(model.relations, relations[[2, 0, 5, 3]])
     with pytest.raises(CheckpointError, match=re.escape("has no entity called 'x' (1 of 2 lack)")):
         kgfast.from_libkge(path, ["a", "x"])
+    short = write("distmult", dataset={"meta": {"entity_ids": ["a"]}})[0]
+    with pytest.raises(CheckpointError, match="has 1 entity names for 9 rows"):
+        kgfast.from_libkge(short, ["a"])
     with pytest.raises(CheckpointError, match="has no entity names"):
         kgfast.from_libkge(write("distmult", packaged=False)[0], ["a"])
 
@@ -123,6 +126,8 @@ def test_what_is_no_checkpoint_is_refused(write, tmp_path, monkeypatch):
         (write("transe", 3.0)[0], "TransE with l_norm=3.0; kgfast has the norms 1 and 2"),
         (write("distmult", embedder="projection")[0], "only lookup_embedder can be read"),
         (write("distmult", valid_trace=Attack())[0], "can't be read as data alone"),
+        (write("distmult", dataset=[1])[0], "is no checkpoint of LibKGE: AttributeError"),
+        (write("distmult", model=3)[0], "is no checkpoint of LibKGE: TypeError"),
         (tmp_path / "nothing.pt", "No such file"),
     ):
         with pytest.raises(CheckpointError, match=message):
