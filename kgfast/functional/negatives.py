@@ -151,7 +151,7 @@ def negative_sampling_loss(  # long: every argument is described
         triples: ids [B, 3] of (head, relation, tail), int64 or int32.
         negatives: ids [B, N], or [G, N] with G < B, of which row b uses list b G // B; [2, .., N] for both sides, tails
             first. Or a `NegativeSampler`; or N, for one with a seed from torch's generator (`torch.manual_seed`), other
-            ones in each call.
+            ones in each call (torch.compile needs two graphs for that).
         score: the name of a score, one of `kgfast.SCORES`.
         side: which column negatives replace: "tail", "head", or "both", the mean of both sides' losses.
         objective: "logistic", "softmax", "bce" or "margin".

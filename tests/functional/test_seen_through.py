@@ -91,6 +91,22 @@ def test_compiled_losses_of_16_bits(loss):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.no_poison
+def test_a_number_of_negatives_is_drawn_anew_where_compiled():
+    *tables, triples = *testing.make_tables("distmult", 4), testing.make_triples(5)
+    torch._dynamo.reset()
+
+    def loss():
+        return kgfast.negative_sampling_loss(*tables, triples, 4, score="distmult", side="tail")
+
+    compiled = torch.compile(loss, backend="eager")
+    torch.manual_seed(1)
+    found = [compiled() for _ in range(3)]
+    torch.manual_seed(1)
+    assert torch.equal(torch.stack(found), torch.stack([loss() for _ in range(3)]))
+    assert len({float(one) for one in found}) == 3
+
+
 def test_a_model_of_tables_that_are_there():
     """A copy of them, or themselves, which an optimizer of the embeddings then moves."""
     embeddings = nn.Embedding(9, 6), nn.Embedding(4, 6)
