@@ -27,6 +27,9 @@ if TYPE_CHECKING:
         score_triples,
         topk,
     )
+    from kgfast.peers.libkge import from_libkge
+    from kgfast.peers.pyg import from_pyg
+    from kgfast.peers.pykeen import from_pykeen
     from kgfast.reference import SCORES, register_score
     from kgfast.use import TrainedRun, load
 
@@ -53,6 +56,9 @@ _HOMES = {
         "topk",
     ),
     "kgfast.core.known": ("KnownTriples",),
+    "kgfast.peers.libkge": ("from_libkge",),
+    "kgfast.peers.pyg": ("from_pyg",),
+    "kgfast.peers.pykeen": ("from_pykeen",),
     "kgfast.reference": ("SCORES", "register_score"),
     "kgfast.use": ("TrainedRun", "load"),
 }

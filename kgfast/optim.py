@@ -37,8 +37,12 @@ def positive(name: str, value: float) -> float:
 class RowOptimizer(Optimizer):
     """Tables [rows, dim] as parameters, whose touched rows a rule changes (see `kgfast.reference.updates.RULES`).
 
-    rule: its word; the settings are the rule's own, as in `RowOptimizer(params, "adam", lr=1e-3)`, and may differ by
-    parameter group, as torch's do. The classes below are the same with names and arguments of their own.
+    The classes below are the same with names and arguments of their own.
+
+    Args:
+        params: tables, or groups of them with settings of their own, as torch's optimizers take them.
+        rule: the word of a rule, as in `RowOptimizer(params, "adam", lr=1e-3)`.
+        settings: the rule's own, such as lr; what isn't given is as the rule has it.
     """
 
     def __init__(self, params: ParamsT, rule: str, **settings: Any):
@@ -173,13 +177,14 @@ class RowOptimizer(Optimizer):
                 table = checks.table("params", param.detach())
                 if table.data_ptr() != param.data_ptr():
                     raise KgfastError("params must be contiguous tables")
+                backend = backends.get(backends.choose(None, table.device))
+                backend.check_table("params", table)
                 gradient = param.grad
                 if gradient.shape != table.shape or gradient.dtype != table.dtype or gradient.device != table.device:
                     raise KgfastError(
                         f"gradient {list(gradient.shape)} {gradient.dtype} on {gradient.device} is not of its table, "
                         f"{list(table.shape)} {table.dtype} on {table.device}: that was replaced since backward"
                     )
-                backend = backends.get(backends.choose(None, table.device))
                 if gradient.is_sparse:
                     self.update_sparse(param, table, gradient, backend)
                 else:
@@ -197,16 +202,26 @@ class RowOptimizer(Optimizer):
 
 
 class RowSGD(RowOptimizer):
-    """x -= lr g."""
+    """x -= lr g.
+
+    Args:
+        params: tables, or groups of them, as torch's optimizers take them.
+        lr: the rate.
+    """
 
     def __init__(self, params: ParamsT, lr: float = 0.1):
         super().__init__(params, "sgd", lr=lr)
 
 
 class RowAdagrad(RowOptimizer):
-    """x -= lr g / (sqrt(sum) + eps), with sum += mean(g^2) a row; `full`: sum += g^2 (Duchi et al. 2011).
+    """x -= lr g / (sqrt(sum) + eps), with sum += mean(g^2), one a row (Duchi et al. 2011).
 
-    `initial` is the first value of sum.
+    Args:
+        params: tables, or groups of them, as torch's optimizers take them.
+        lr: the rate.
+        full: whether every number has a sum of its own, sum += g^2.
+        eps: above 0, what a sum of 0 is divided by.
+        initial: the first value of sum.
     """
 
     def __init__(self, params: ParamsT, lr: float = 0.1, full: bool = False, eps: float = 1e-10, initial: float = 0.0):
@@ -218,7 +233,14 @@ class RowAdagrad(RowOptimizer):
 
 
 class RowAdam(RowOptimizer):
-    """Lazy Adam: moments of touched rows only; bias corrected by the step count (Kingma and Ba 2015; SparseAdam)."""
+    """Lazy Adam: moments of touched rows only; bias corrected by the step count (Kingma and Ba 2015; SparseAdam).
+
+    Args:
+        params: tables, or groups of them, as torch's optimizers take them.
+        lr: the rate.
+        betas: how much of the first and second moment is kept in a step, each in [0, 1).
+        eps: above 0, added to the root of the second moment.
+    """
 
     def __init__(self, params: ParamsT, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         super().__init__(params, "adam", lr=lr, betas=betas, eps=eps)

@@ -50,7 +50,11 @@ def pointers(*tensors: Tensor) -> tuple[int, ...]:
 
 
 def set_cpu_level(name: str) -> None:
-    """Has the kernels run with the instruction set of this name, one of `cpu_levels()`."""
+    """Has the kernels run with another instruction set.
+
+    Args:
+        name: one of `kgfast.cpu_levels()`.
+    """
     checks.choose("name", name, _C.cpu_levels())
     _C.set_cpu_level(name)
 

@@ -11,17 +11,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kgfast.core import codes
 from kgfast.core.codes import Score
-from kgfast.core.environment import TRITON_INTERPRETED
 from kgfast.core.sums import HALF
 from kgfast.errors import KgfastError
 
 T = TypeVar("T")
+Table = Tensor | nn.Embedding  # what is taken for the rows of a table
 FLOATS = (torch.float32, torch.float64, *HALF)
 REAL = (*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+REDUCTIONS = ("mean", "sum", "none")  # of losses
 INTEGERS = (int, torch.SymInt)  # bool among them; torch 2.6 compiles isinstance with a tuple, not with a union
 
 # ---- shapes, dtypes, names -----------------------------------------------------------------------------------
@@ -61,30 +62,56 @@ def real(name: str, value: object, shape: Sequence[int] | None = None) -> Tensor
 
 
 def table(name: str, value: object) -> Tensor:
-    """A float32 or float64 matrix (where the GPU's backends run: of 16 bits too), made contiguous."""
-    value = tensor(name, value)
+    """A matrix of float32, float64, bfloat16 or float16, or the weight of an nn.Embedding, made contiguous."""
+    value = tensor(name, weight_of(name, value) if isinstance(value, nn.Embedding) else value)
     if value.dim() != 2:
         raise KgfastError(f"{name} must have shape [rows, dim], not {list(value.shape)}")
     if value.dtype in HALF and torch.is_autocast_enabled(value.device.type):
         value = value.float()
-    half = value.dtype in HALF and (value.device.type != "cpu" or TRITON_INTERPRETED)
-    if value.dtype not in (torch.float32, torch.float64) and not half:
-        raise KgfastError(f"{name} has dtype {value.dtype}; float32 and float64 are supported")
+    if value.dtype not in FLOATS:
+        raise KgfastError(f"{name} has dtype {value.dtype}; float32, float64, bfloat16 and float16 are supported")
     if value.shape[0] >= 2**31:
         raise KgfastError(f"{name} has {value.shape[0]} rows; a row block holds fewer than 2^31")
     return value.contiguous()
 
 
+def weight_of(name: str, embedding: nn.Embedding) -> Tensor:
+    """The rows of an nn.Embedding; what its own lookups would do to them or to their gradients is refused."""
+    for option in ("max_norm", "padding_idx", "scale_grad_by_freq"):
+        value = getattr(embedding, option)
+        if value is not None and value is not False:
+            raise KgfastError(
+                f"{name} is an nn.Embedding with {option}={value}, which its own lookups alone follow: hand in its "
+                "weight to do without"
+            )
+    return embedding.weight
+
+
+def sparse_gradient(value: object, **tables: object) -> bool:
+    """The flag `sparse_grad`; True as well where the tables are embeddings with sparse gradients."""
+    sparse = {name for name, one in tables.items() if isinstance(one, nn.Embedding) and one.sparse}
+    if flag("sparse_grad", value) or not sparse:
+        return bool(value)
+    dense = tables.keys() - sparse
+    if dense:
+        raise KgfastError(
+            f"{sparse.pop()} has sparse gradients, {dense.pop()} has not: give both sparse=True, or sparse_grad=True"
+        )
+    return True
+
+
 def ids(name: str, value: object, dimensions: int, like: Tensor, copy: bool = True) -> Tensor:
-    """An int64 tensor of ids on the device of `like`, contiguous; a copy, for whoever checks it reads it again later,
-    and a loader may fill its buffer meanwhile."""
+    """An int64 or int32 tensor of ids on the device of `like`, as int64, contiguous; a copy, for whoever checks it
+    reads it again later, and a loader may fill its buffer meanwhile."""
     value = tensor(name, value)
-    if value.dtype != torch.int64:
-        raise KgfastError(f"{name} has dtype {value.dtype}; ids are int64")
+    if value.dtype not in (torch.int64, torch.int32):
+        raise KgfastError(f"{name} has dtype {value.dtype}; ids are int64 or int32")
     if value.dim() != dimensions:
         raise KgfastError(f"{name} must have {dimensions} dimension(s), not shape {list(value.shape)}")
     if value.device != like.device:
         raise KgfastError(f"{name} is on {value.device}, the tables are on {like.device}")
+    if value.dtype == torch.int32:
+        return value.to(torch.int64, memory_format=torch.contiguous_format)
     return value.clone(memory_format=torch.contiguous_format) if copy else value.contiguous()
 
 
@@ -224,14 +251,18 @@ def weights(value: object, count: int, like: torch.dtype) -> Tensor:
 
 
 def id_range(name: str, ids: Tensor, count: int, lowest: int = 0) -> None:
-    """Raises unless all ids are in [lowest, count); names the argument, the value and its place."""
+    """Raises unless all ids are in [lowest, count); names the argument, the value and its place. Where torch traces,
+    the graph keeps the check, whose RuntimeError names the argument."""
+    allowed = f"[0, {count})" + (" or -1 for a masked one" if lowest < 0 else "")
+    if torch.compiler.is_compiling():
+        torch._assert_async(((ids >= lowest) & (ids < count)).all(), f"{name}: ids must be in {allowed}")
+        return
     if ids.numel() == 0:
         return
     low, high = torch.aminmax(ids)
     if int(low) < lowest or int(high) >= count:
         wrong = ((ids < lowest) | (ids >= count)).nonzero()[0].tolist()
         place = ", ".join(map(str, wrong))
-        allowed = f"[0, {count})" + (" or -1 for a masked one" if lowest < 0 else "")
         raise KgfastError(f"{name}[{place}] is {int(ids[tuple(wrong)])}; ids must be in {allowed}")
 
 

@@ -45,10 +45,14 @@ class KnownTriples:
 
     @classmethod
     def from_triples(cls, triples: ArrayLike | torch.Tensor, num_entities: int, num_relations: int) -> KnownTriples:
-        """Index `triples`, int64 [M, 3] of (head, relation, tail), tensor or array; repeated rows count once.
+        """Index triples; repeated ones count once. Costs two sorts of M keys.
 
-        Costs two sorts of M keys. Raises DataError for a wrong shape, a dtype that isn't integer, or an id
-        outside [0, num_entities) or [0, num_relations), naming value and row.
+        Args:
+            triples: integers [M, 3] of (head, relation, tail), a tensor or an array.
+            num_entities: heads and tails are below it.
+            num_relations: relations are below it.
+
+        DataError, naming value and row, for a wrong shape, a dtype that isn't integer, or an id out of range.
         """
         triples = as_ids(triples)
         num_entities = checks.integer("num_entities", num_entities, 1)
@@ -65,9 +69,12 @@ class KnownTriples:
     def lookup(self, triples: torch.Tensor, side: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Where the known answers of B queries lie: (starts, ends), int64 [B], into `ids(side)`.
 
-        `triples` is int64 [B, 3]; the column asked for isn't read. A query that was never seen, or holds an
-        id out of range, has an empty range. O(B log K), no synchronisation with the device, no data-dependent
-        shapes.
+        A query that was never seen, or holds an id out of range, has an empty range. O(B log K), no synchronisation
+        with the device, no data-dependent shapes.
+
+        Args:
+            triples: ids [B, 3], int64 or int32; the column asked for isn't read.
+            side: which column is asked for, "tail" or "head".
         """
         index = self._side(side)
         triples = checks.triples(triples, index.ids, copy=False)
@@ -83,11 +90,20 @@ class KnownTriples:
         return torch.where(found, index.offsets[place], 0), torch.where(found, index.offsets[place + 1], 0)
 
     def ids(self, side: str) -> torch.Tensor:
-        """All answers of one side, int64 [M], ascending within each query; ranges come from `lookup`."""
+        """All answers of one side, int64 [M], ascending within each query; ranges come from `lookup`.
+
+        Args:
+            side: which column is asked for, "tail" or "head".
+        """
         return self._side(side).ids
 
     def answers(self, triple: ArrayLike | torch.Tensor, side: str) -> torch.Tensor:
-        """The known answers to one query, ascending int64 ids. `triple` is (head, relation, tail)."""
+        """The known answers to one query, ascending int64 ids.
+
+        Args:
+            triple: (head, relation, tail), three integers; the one asked for isn't read.
+            side: which of them is asked for, "tail" or "head".
+        """
         row = as_tensor(triple, "triple")
         if row.numel() != 3:
             raise DataError(f"triple must be (head, relation, tail), not of shape {list(row.shape)}")
@@ -108,7 +124,11 @@ class KnownTriples:
         return KnownTriples(*sides, self.num_entities, 2 * self.num_relations)
 
     def to(self, device: torch.device | str) -> KnownTriples:
-        """The same knowledge on `device`."""
+        """The same knowledge elsewhere.
+
+        Args:
+            device: such as "cpu" or "cuda".
+        """
         device = checks.device("device", device)
         tail, head = (self._sides[side].to(device) for side in ("tail", "head"))
         return KnownTriples(tail, head, self.num_entities, self.num_relations)

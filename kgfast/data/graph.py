@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from kgfast import peers
 from kgfast.core import checks
 from kgfast.core.codes import is_one_of
 from kgfast.core.known import KnownTriples, as_ids, check_triples
@@ -72,26 +73,28 @@ class KnowledgeGraph:
     @classmethod
     def load(
         cls,
-        source: str | os.PathLike,
+        source: Any,
         *,
         cache: bool = True,
         iris: str = "short",
         header: bool | str | None = None,
         columns: str | Sequence[str | int] | None = None,
     ) -> KnowledgeGraph:
-        """Read a dataset folder, one file (.tsv .csv .txt .nt, also .gz; .parquet), or a built-in graph
-        ("world").
+        """Read a dataset folder, one file, or a built-in graph ("world").
 
         A folder holds train, and maybe valid and test, in any of these formats (train.txt, train.tsv.gz,
         ...), and maybe entity2text.txt, entity2desc*.txt or entity2textlong.txt, entity2alias.txt,
         relation2text.txt, relation2template.txt, qa_{train,valid,test}.txt. Ids are positions in the sorted names (by
         number where all names are whole numbers, else by UTF-8 bytes).
 
-        iris      names of N-Triples are "short" (behind the last / or #, where that is unique) or "whole"
-        header    whether the first line of separated text names its columns: True, False, or None, where its words
-                  tell (head relation tail, subject predicate object, h r t, :START_ID ..., in any order)
-        columns   which three are head, relation and tail, by name or number from 1, as "a,b,c" or a list
-        cache     keep what was read, memory-mapped when opened again, in $KGFAST_CACHE or ~/.cache/kgfast
+        Args:
+            source: a folder, a file (.tsv .csv .txt .nt, also .gz; .parquet), or the name of a built-in graph. Or a
+                dataset or triples factory of PyKEEN, or "pykeen:" and the name of its dataset, with PyKEEN's ids.
+            cache: keep what was read, memory-mapped when opened again, in $KGFAST_CACHE or ~/.cache/kgfast.
+            iris: names of N-Triples are "short" (behind the last / or #, where that is unique) or "whole".
+            header: whether the first line of separated text names its columns: True, False, or None, where its words
+                tell (head relation tail, subject predicate object, h r t, :START_ID ..., in any order).
+            columns: which three are head, relation and tail, by name or number from 1, as "a,b,c" or a list.
 
         DataError names the file and line of anything malformed. Repeated triples are removed and counted; all
         else that looks wrong, and all that was not read, is in `.report`.
@@ -99,6 +102,10 @@ class KnowledgeGraph:
         if not is_one_of(iris, ("short", "whole")):
             raise DataError(f"iris must be 'short' or 'whole', not {iris!r}")
         cache, choice = checks.flag("cache", cache), ColumnChoice.of(header, columns)
+        if (others := peers.graph_arguments(source)) is not None:
+            if choice != ColumnChoice() or iris != "short":
+                raise DataError(f"{source}: iris, header and columns have no meaning, as no file is read")
+            return cls.from_arrays(**others)
         sources = find_sources(source)
         if choice != ColumnChoice() and not any(format_of(path).columns for path in sources.triples.values()):
             raise DataError(f"{source}: header and columns have no meaning, as no file of triples has columns")
@@ -126,11 +133,19 @@ class KnowledgeGraph:
         *,
         name: str = "arrays",
     ) -> KnowledgeGraph:
-        """A graph from integer [M, 3] arrays or tensors of (head, relation, tail).
+        """A graph from arrays or tensors. Repeated rows of a split are removed and counted.
 
-        The numbers of entities and relations default to that of the names, else to the largest id + 1; names
-        default to the ids. Repeated rows of a split are removed and counted. DataError for a wrong shape,
-        dtype, id or name.
+        Args:
+            train: integers [M, 3] of (head, relation, tail).
+            valid: the same, for validation; None: no triples.
+            test: the same, for the test; None: no triples.
+            num_entities: None: as many as there are names, else the largest id + 1.
+            num_relations: the same of relations.
+            entity_names: strings by id, all different; None: the ids themselves.
+            relation_names: the same of relations.
+            name: of the graph.
+
+        DataError for a wrong shape, dtype, id or name.
         """
         if not isinstance(name, str):
             raise DataError(f"name must be a string, not {name!r}")

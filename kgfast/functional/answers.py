@@ -73,11 +73,13 @@ def single_answers(targets: Tensor, ignore_index: int, like: Tensor) -> tuple[Ra
     return (starts, starts + counted, torch.where(counted, targets, 0)), share
 
 
-def share_weights(weights: Tensor | None, batch: int, like: Tensor) -> Tensor:
-    """Weights divided by their sum: what each row's loss counts for in the mean."""
+def row_weights(weights: Tensor | None, batch: int, like: Tensor, reduction: str) -> Tensor:
+    """What each row's loss counts for: its weight, or its part of all weights where the mean is asked for."""
     dtype = sum_dtype(like.dtype)
     if weights is None:
-        return like.new_full((batch,), 1.0 / max(batch, 1), dtype=dtype)
+        return like.new_full((batch,), 1.0 / max(batch, 1) if reduction == "mean" else 1.0, dtype=dtype)
     weights = weights.detach().to(like.device, dtype)
+    if reduction != "mean":
+        return weights
     sum = total(weights)
     return weights / torch.where(sum == 0, 1.0, sum)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kgfast import backends
 from kgfast.core import checks
+from kgfast.core.checks import Table
 from kgfast.core.csr import places_among
 from kgfast.core.sums import sum_dtype
 from kgfast.errors import KgfastError
@@ -27,15 +28,25 @@ from kgfast.registry import Memory, Similarity
 
 @dataclass(frozen=True)
 class Term:
-    """One task: which row of `table` [C, D] answers each `query` [B, D]?
+    """One task: which row of `table` answers each `query`?
 
-    targets: int64 [B], where `ignore_index` marks a row to skip; or CSR (offsets [B + 1], ids) for several answers, of
-    which softmax takes the mean log-likelihood. bias [C] is added to dot products. known (CSR: rows that are right, but
-    not the answer asked for) and candidates [K] restrict who competes (beside a row's own answers).
+    Args:
+        query: [B, D], of the table's dtype and device.
+        table: [C, D], a tensor or an nn.Embedding.
+        targets: ids [B], int64 or int32; or CSR (offsets [B + 1], ids) for several answers, of which softmax takes the
+            mean log-likelihood.
+        weight: what the task's loss is multiplied with.
+        bias: [C], added to dot products; None: none.
+        ignore_index: the target that marks a row to skip.
+        known: CSR (offsets [B + 1], ids) of rows that are right, but not the answer asked for: they don't compete.
+        candidates: ids [K] of the rows that compete, beside a row's own answers; None: all do.
+        similarity: how queries are compared with rows: "dot", "l1", "l2" or "modulus".
+        objective: "softmax" or "bce".
+        name: for whoever tells of it.
     """
 
     query: Tensor
-    table: Tensor
+    table: Table
     targets: Tensor | tuple[Tensor, Tensor]
     weight: float = 1.0
     bias: Tensor | None = None
@@ -49,7 +60,13 @@ class Term:
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A task whose losses are ready: a number an example [n], or a scalar. Gradients flow through them."""
+    """A task whose losses are ready. Gradients flow through them.
+
+    Args:
+        losses: a number an example [n], whose mean counts, or a scalar.
+        weight: what the task's loss is multiplied with.
+        name: for whoever tells of it.
+    """
 
     losses: Tensor
     weight: float = 1.0
@@ -63,26 +80,25 @@ def multitask_loss(
     memory: str = "fast",
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(sum_i weights_i * term_i.weight * loss_i, [loss_1 .. loss_T]), loss_i the mean of term i.
+    """sum_i weights_i * term_i.weight * loss_i, loss_i the mean of term i over its rows with an answer.
 
-    A mean is over the rows with an answer; a `LossTerm` brings its losses.
+    A term without any answer counts 0. Memory: 20 MB of scores at most, and the gradients of queries and tables.
 
-    weights: T numbers, or a tensor [T] through which gradients flow; None: all 1. A term without any answer counts 0.
-    Memory: 20 MB of scores at most, and the gradients of queries and tables. On a GPU `memory` says what dot products
-    keep: "fast" chunks of one task's scores at a time, as in `linear_cross_entropy`; "low" 64 MB for all tasks, which
-    then share launches.
+    Args:
+        terms: the tasks, `Term` or, where their losses are ready, `LossTerm`.
+        weights: T numbers, or a tensor [T] through which gradients flow; None: all 1.
+        memory: what dot products keep on a GPU: "fast" chunks of one task's scores at a time, as in
+            `linear_cross_entropy`; "low" 64 MB for all tasks, which then share launches.
+        impl: the backend, "cpu", "triton", "cuda" or "reference"; None: that of the queries' device.
+
+    Returns:
+        (the sum, [loss_1 .. loss_T]).
     """
     kept = Memory.of(memory, "memory")
     terms = listed_terms(terms)
-    asked = {place: term for place, term in enumerate(terms) if isinstance(term, Term)}
+    asked = {place: checked(term, place) for place, term in enumerate(terms) if isinstance(term, Term)}
     losses = {place: ready_loss(term, place) for place, term in enumerate(terms) if isinstance(term, LossTerm)}
     own_weights = [checks.finite(f"terms[{place}].weight", term.weight) for place, term in enumerate(terms)]
-    for place, term in asked.items():
-        Similarity.of(term.similarity, f"terms[{place}].similarity")
-        candidate_objective(f"terms[{place}].objective", term.objective)
-        if term.bias is not None and term.similarity != "dot":
-            raise KgfastError(f"terms[{place}].bias: only dot products take one, not {term.similarity!r}")
-        checks.table(f"terms[{place}].query", term.query)
     if asked:
         backend = backends.choose(impl, next(iter(asked.values())).query.device)
         found = term_losses(asked, backend, kept)
@@ -103,6 +119,34 @@ def listed_terms(terms: Any) -> list[Term | LossTerm]:
         if not isinstance(term, (Term, LossTerm)):
             raise KgfastError(f"terms[{place}] must be a kgfast.Term or a kgfast.LossTerm, not {type(term).__name__}")
     return terms
+
+
+def checked(term: Term, place: int) -> Term:
+    """The term with tensors for its query and table, and ids of int64; its words are right."""
+    Similarity.of(term.similarity, f"terms[{place}].similarity")
+    candidate_objective(f"terms[{place}].objective", term.objective)
+    if term.bias is not None and term.similarity != "dot":
+        raise KgfastError(f"terms[{place}].bias: only dot products take one, not {term.similarity!r}")
+    found: dict[str, Any] = {name: as_int64(getattr(term, name)) for name in ("targets", "known", "candidates")}
+    query, table = (checks.table(f"terms[{place}].{name}", getattr(term, name)) for name in ("query", "table"))
+    if query.shape[1] != table.shape[1] or query.dtype != table.dtype:
+        shapes = f"query {list(query.shape)} {query.dtype} and table {list(table.shape)} {table.dtype}"
+        raise KgfastError(f"terms[{place}]: {shapes} don't fit")
+    return with_fields(term, query=query, table=table, **found)
+
+
+def with_fields(term: Term, **fields: Any) -> Term:
+    """The term with other fields; itself where they are its own, as a new one takes as long as a small loss."""
+    same = all(value is getattr(term, name) for name, value in fields.items())
+    return term if same else replace(term, **fields)
+
+
+def as_int64(ids: Any) -> Any:
+    """Ids of int32, alone or in a CSR, as int64; all else as it is."""
+    if isinstance(ids, (tuple, list)):
+        found = tuple(as_int64(one) for one in ids)
+        return ids if all(one is other for one, other in zip(found, ids, strict=True)) else found
+    return ids.long() if isinstance(ids, Tensor) and ids.dtype == torch.int32 else ids
 
 
 def outer_weights(weights: Any, per_task: Tensor) -> Tensor:
@@ -129,10 +173,11 @@ def ready_loss(term: LossTerm, place: int) -> Tensor:
 def term_losses(asked: Mapping[int, Term], backend: str, memory: Memory) -> list[Tensor]:
     """Mean loss of each term, given by its place, over its rows with an answer; where the backend can and memory is to
     be low, terms share its launches."""
-    terms = list(asked.values())
-    ready = [prepare(term, f"terms[{place}]") for place, term in asked.items()]
+    terms = [read_by(backend, term) for term in asked.values()]
+    ready = [prepare(term, f"terms[{place}]") for place, term in zip(asked, terms, strict=True)]
+    dtypes = [term.query.dtype for term in asked.values()]
     if backend == "reference":  # which reads the same things its own way
-        return [reference_loss(term) for term in terms]
+        return [autograd.as_dtype(reference_loss(one), dtype) for one, dtype in zip(terms, dtypes, strict=True)]
     losses: dict[int, Tensor] = {}
     alike = [
         place
@@ -149,7 +194,13 @@ def term_losses(asked: Mapping[int, Term], backend: str, memory: Memory) -> list
     for place, (term, own) in enumerate(zip(terms, ready, strict=True)):
         if place not in losses:
             losses[place] = term_loss(term, own, backend, memory)
-    return [losses[place] for place in range(len(terms))]
+    return [autograd.as_dtype(losses[place], dtype) for place, dtype in enumerate(dtypes)]
+
+
+def read_by(backend: str, term: Term) -> Term:
+    """The term with its tables as a backend reads them."""
+    query, table = autograd.as_read(backend, term.query, checks.table("table", term.table))
+    return with_fields(term, query=query, table=table)
 
 
 def term_loss(term: Term, tensors: Sequence[Tensor], backend: str, memory: Memory) -> Tensor:
@@ -193,10 +244,6 @@ def prepare(term: Term, place: str) -> tuple[Tensor, ...]:
         return prepare(among(term, place), place)
     table = checks.table(f"{place}.table", term.table)
     query = checks.table(f"{place}.query", term.query)
-    if query.shape[1] != table.shape[1] or query.dtype != table.dtype:
-        raise KgfastError(
-            f"{place}: query {list(query.shape)} {query.dtype} and table {list(table.shape)} {table.dtype} don't fit"
-        )
     ignored = checks.integer(f"{place}.ignore_index", term.ignore_index, -(2**63), 2**63)
     if isinstance(term.targets, Tensor):
         targets = checks.ids(f"{place}.targets", term.targets, 1, table)

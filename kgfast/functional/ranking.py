@@ -6,8 +6,10 @@ from torch import Tensor
 
 from kgfast import backends, ops, reference
 from kgfast.core import checks
+from kgfast.core.checks import Table
 from kgfast.core.known import KnownTriples
 from kgfast.functional.answers import known_answers
+from kgfast.ops import autograd
 from kgfast.reference.ranking import TIE_SHARES
 from kgfast.registry import Side
 
@@ -15,8 +17,8 @@ TIES = ("optimistic", "pessimistic", "realistic")
 
 
 def rank(
-    entities: Tensor,
-    relations: Tensor,
+    entities: Table,
+    relations: Table,
     triples: Tensor,
     *,
     score: str,
@@ -25,11 +27,23 @@ def rank(
     ties: str = "realistic",
     impl: str | None = None,
 ) -> Tensor:
-    """rank[b] = 1 + #{c : s_c > s_target}, c over all entities that are no other known answer: float64 [B].
+    """rank[b] = 1 + #{c : s_c > s_target}, c over all entities that are no other known answer.
 
-    ties: optimistic as written; pessimistic adds #{c : s_c = s_target}; realistic is the mean of both. The target is
-    compared with its own entry of the same tile, so rounding can't make it differ from itself. Nothing of size [B, C]
-    is kept. A NaN score of a target raises; a NaN candidate counts as better. No gradient.
+    The target is compared with its own entry of the same tile, so rounding can't make it differ from itself. Nothing of
+    size [B, E] is kept. A NaN score of a target raises; a NaN candidate counts as better. No gradient.
+
+    Args:
+        entities: table [E, D], a tensor or an nn.Embedding.
+        relations: table [R, W] of the same dtype and device, W as the score asks.
+        triples: ids [B, 3] of (head, relation, tail), int64 or int32.
+        score: the name of a score, one of `kgfast.SCORES`.
+        side: which column is asked for, "tail" or "head".
+        known: the graph's triples, whose other answers are left out (filtered ranks); None: none are.
+        ties: "optimistic" as written; "pessimistic" adds #{c : s_c = s_target}; "realistic" is the mean of both.
+        impl: the backend, "cpu", "triton", "cuda" or "reference"; None: that of the tables' device.
+
+    Returns:
+        float64 [B].
     """
     checks.choose("ties", ties, TIES)
     entities, relations, spec = checks.tables(entities, relations, score)
@@ -38,6 +52,7 @@ def rank(
     asked = Side.of(side, "side")
     starts, ends, known_ids = known_answers(known, triples, asked, len(entities), len(relations))
     backend = backends.choose(impl, entities.device)
+    entities, relations = autograd.as_read(backend, entities, relations)
     if backend == "reference":
         return reference.rank(entities, relations, triples, score=score, side=side, known=known, ties=ties)
     query = ops.of(backend).queries(entities, relations, triples, spec.code, int(asked))
@@ -49,8 +64,8 @@ def rank(
 
 
 def topk(
-    entities: Tensor,
-    relations: Tensor,
+    entities: Table,
+    relations: Table,
     triples: Tensor,
     k: int,
     *,
@@ -59,19 +74,32 @@ def topk(
     exclude: KnownTriples | None = None,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(scores, ids) [B, k] of the k best candidates, best first, ties by lower id; no gradient.
+    """The k best candidates of each query, best first, ties by lower id. Nothing of size [B, E] is kept. No gradient.
 
-    exclude: KnownTriples whose answers are left out. Where fewer than k remain: score -inf, id -1. Nothing of size
-    [B, C] is kept.
+    Args:
+        entities: table [E, D], a tensor or an nn.Embedding.
+        relations: table [R, W] of the same dtype and device, W as the score asks.
+        triples: ids [B, 3], int64 or int32; the column that is asked for must be ids too.
+        k: how many.
+        score: the name of a score, one of `kgfast.SCORES`.
+        side: which column is asked for, "tail" or "head".
+        exclude: triples whose answers are left out; None: none are.
+        impl: the backend, "cpu", "triton", "cuda" or "reference"; None: that of the tables' device.
+
+    Returns:
+        (scores [B, k] in the tables' dtype, ids int64 [B, k]). Where fewer than k remain: score -inf, id -1.
     """
     entities, relations, spec = checks.tables(entities, relations, score)
     entities, relations = entities.detach(), relations.detach()
-    triples = checks.triples(triples, entities)
+    triples, dtype = checks.triples(triples, entities), entities.dtype
     asked = Side.of(side, "side")
     k = checks.integer("k", k, 1, 2**31)
     starts, ends, excluded = known_answers(exclude, triples, asked, len(entities), len(relations), "exclude")
     backend = backends.choose(impl, entities.device)
+    entities, relations = autograd.as_read(backend, entities, relations)
     if backend == "reference":
-        return reference.topk(entities, relations, triples, k, score=score, side=side, exclude=exclude)
-    query = ops.of(backend).queries(entities, relations, triples, spec.code, int(asked))
-    return ops.of(backend).topk(query, entities, starts, ends, excluded, k, int(spec.similarity_code))
+        scores, ids = reference.topk(entities, relations, triples, k, score=score, side=side, exclude=exclude)
+    else:
+        query = ops.of(backend).queries(entities, relations, triples, spec.code, int(asked))
+        scores, ids = ops.of(backend).topk(query, entities, starts, ends, excluded, k, int(spec.similarity_code))
+    return autograd.as_dtype(scores, dtype), ids

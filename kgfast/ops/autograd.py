@@ -17,7 +17,7 @@ from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.autograd import Function
 
 from kgfast import ops
-from kgfast.core.sums import total
+from kgfast.core.sums import HALF, total
 from kgfast.registry import Side
 
 TWICE = "a fused loss of kgfast has no gradient of its gradient (create_graph=True): use impl='reference' for that"
@@ -118,6 +118,30 @@ def apply(function: type[Function], *arguments: Any) -> Any:
     if tracing or torch._C._are_functorch_transforms_active():
         return function.apply(*arguments)
     return super(Function, function).apply(*arguments)  # type: ignore[misc]
+
+
+class Widened(Function):
+    """A table of 16 bits in float32; its gradient, a sparse one too, comes back in the table's dtype."""
+
+    @staticmethod
+    def forward(table):
+        return table.float()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.to(ctx.dtype)
+
+
+def as_read(backend: str, *tables: Tensor) -> tuple[Tensor, ...]:
+    """Tables as a backend reads them. On a CPU there are no kernels of 16 bits (but Triton's in its interpreter), so
+    such tables are copied to float32."""
+    if backend in ("triton", "cuda"):
+        return tables
+    return tuple(apply(Widened, one) if one.dtype in HALF and one.device.type == "cpu" else one for one in tables)
 
 
 class Queries(Function):
@@ -229,17 +253,56 @@ class SampledLoss(Function):
     @staticmethod
     @first_order_only
     def backward(ctx, g, *_):
-        entities, relations, triples, negatives, query, d_query, ids, coefficients, d_negatives = ctx.saved_tensors
-        score, side, similarity, sparse, backend = ctx.options
-        anchors = column(triples, Side(side).anchor)
-        d_anchor, d_relation = ops.of(backend).queries_adjoint(d_query * g, entities, relations, triples, score, side)
-        extra_ids, extra_rows = anchors, d_anchor
-        if negatives.shape[0] != triples.shape[0]:  # shared lists; a masked id has gradient 0, row 0 stands in for it
-            extra_ids = torch.cat([anchors, negatives.clamp(min=0).flatten()])
-            extra_rows = torch.cat([d_anchor, d_negatives.view(-1, entities.shape[1]) * g])
-        pairs = query, entities, ids, coefficients * g
-        d_entities = rows_gradient(*pairs, extra_ids, extra_rows, similarity, sparse, backend)
-        return d_entities, relation_gradient(relations, triples, d_relation, sparse, backend), *[None] * 13
+        return *sampled_gradients(g, ctx.saved_tensors, ctx.options), *[None] * 13
+
+
+def sampled_gradients(g, tensors, options):
+    """Gradients of (entities, relations) from what a loss over sampled negatives left, times dL/dloss."""
+    entities, relations, triples, negatives, query, d_query, ids, coefficients, d_negatives = tensors
+    score, side, similarity, sparse, backend = options
+    anchors = column(triples, Side(side).anchor)
+    d_anchor, d_relation = ops.of(backend).queries_adjoint(d_query * g, entities, relations, triples, score, side)
+    extra_ids, extra_rows = anchors, d_anchor
+    if negatives.shape[0] != triples.shape[0]:  # shared lists; a masked id has gradient 0, row 0 stands in for it
+        extra_ids = torch.cat([anchors, negatives.clamp(min=0).flatten()])
+        extra_rows = torch.cat([d_anchor, d_negatives.view(-1, entities.shape[1]) * g])
+    pairs = query, entities, ids, coefficients * g
+    d_entities = rows_gradient(*pairs, extra_ids, extra_rows, similarity, sparse, backend)
+    return d_entities, relation_gradient(relations, triples, d_relation, sparse, backend)
+
+
+class SampledLosses(Function):
+    """(entities, relations) -> losses [B], weighted; arguments as of SampledLoss. The gradient needs dL/dloss per row,
+    and lists that rows share keep no row apart: the loss is made again, with weights that have it."""
+
+    @staticmethod
+    def forward(
+        entities, relations, triples, negatives, starts, ends, known, weights, score, side, options, checked, sparse,
+        backend,
+    ):  # fmt: skip
+        own = ops.of(backend)
+        query = own.queries(entities, relations, triples, score, side)
+        lists = negatives, starts, ends, known, weights
+        losses = own.sampled_loss(
+            query, entities, column(triples, Side(side).answer), *lists, *options, False, not checked
+        )[0]
+        return as_dtype(losses, entities.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:8])
+        score, side, options, _, sparse, backend = inputs[8:]
+        ctx.options = score, side, options, sparse, backend
+
+    @staticmethod
+    @first_order_only
+    def backward(ctx, g):
+        *tensors, weights = ctx.saved_tensors
+        score, side, options, sparse, backend = ctx.options
+        again = *tensors, weights * g, score, side, options, True, True, sparse, backend
+        left = *tensors[:4], *SampledLoss.forward(*again)[1:]
+        found = sampled_gradients(g.new_ones(()), left, (score, side, options[0], sparse, backend))
+        return *found, *[None] * 12
 
 
 class CandidateLoss(Function):

@@ -28,6 +28,14 @@ def weighted_mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
     return torch.where(weights == 0, 0.0, values * (weights / torch.where(total == 0, 1.0, total))).sum()
 
 
+def reduced(losses: Tensor, reduction: str, weights: Tensor | None = None) -> Tensor:
+    """The weighted mean, or the losses times their weights: summed, or as they are."""
+    if reduction == "mean":
+        return weighted_mean(losses, weights)
+    losses = losses if weights is None else torch.where(weights == 0, 0.0, losses * weights)
+    return checks.pick("reduction", reduction, {"sum": losses.sum(), "none": losses})
+
+
 def negative_shares(negative: Tensor, keep: Tensor, temperature: float) -> Tensor:
     """w_n = softmax_n(temperature * s_n), no gradient; 1 / (number of n) where temperature = 0; masked: 0."""
     if temperature == 0:
@@ -54,8 +62,10 @@ def negative_sampling_loss(
     adversarial_temperature: float = 0.0,
     weights: Tensor | None = None,
     known: KnownTriples | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
-    """Mean over triples (weighted by `weights` [B]) of objective(s+, s_1 .. s_N): a scalar.
+    """Mean over triples (weighted by `weights` [B]) of objective(s+, s_1 .. s_N): a scalar. reduction: sum and none are
+    of weight times loss.
 
     negatives: int64 ids [B, N]; [G, N] with G < B, of which row b uses list b*G // B; or a NegativeSampler.
     side="both" is the mean of the two sides' losses, its ids are [2, .., N], tail side first.
@@ -75,7 +85,7 @@ def negative_sampling_loss(
         tail, head = (
             negative_sampling_loss(
                 entities, relations, triples, ids, side=one, score=score, objective=objective, margin=margin,
-                weights=weights, known=known, adversarial_temperature=adversarial_temperature,
+                weights=weights, known=known, adversarial_temperature=adversarial_temperature, reduction=reduction,
             )
             for one, ids in zip(("tail", "head"), negatives, strict=True)
         )  # fmt: skip
@@ -92,7 +102,7 @@ def negative_sampling_loss(
     negative = score_candidates(entities, relations, triples, ids, score=score, side=side)
     negative = torch.where(keep, negative, 0.0)  # no NaN of a masked one
     share = negative_shares(negative, keep, adversarial_temperature)
-    return weighted_mean(NEGATIVE_OBJECTIVES[objective](positive, negative, keep, share, margin), weights)
+    return reduced(NEGATIVE_OBJECTIVES[objective](positive, negative, keep, share, margin), reduction, weights)
 
 
 def one_vs_all_loss(
@@ -105,8 +115,9 @@ def one_vs_all_loss(
     objective: str = "softmax",
     label_smoothing: float = 0.0,
     known: KnownTriples | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
-    """Mean over the batch of objective(scores of all C rows, right answers): a scalar.
+    """Mean over the batch of objective(scores of all C rows, right answers): a scalar; or their sum, or none [B].
 
     The target is right, and with `known` so is every known answer of the query. softmax: cross-entropy, the
     mean log-likelihood over the right answers; bce: binary cross-entropy, mean over all B*C entries; labels
@@ -114,7 +125,9 @@ def one_vs_all_loss(
     """
     checks.choose("side", side, (*COLUMN, "both"))
     if side == "both":
-        options: dict[str, Any] = dict(score=score, objective=objective, label_smoothing=label_smoothing, known=known)
+        options: dict[str, Any] = dict(
+            score=score, objective=objective, label_smoothing=label_smoothing, known=known, reduction=reduction
+        )
         losses = [one_vs_all_loss(entities, relations, triples, side=s, **options) for s in ("tail", "head")]
         return (losses[0] + losses[1]) / 2
     loss = checks.pick("objective", objective, ALL_OBJECTIVES)
@@ -123,7 +136,7 @@ def one_vs_all_loss(
     if known is not None:
         answers |= known_mask(known, triples, side, logits.shape[1])
     answers.scatter_(1, triples[:, COLUMN[side], None], True)
-    return weighted_mean(loss(logits, answers.to(logits.dtype), label_smoothing))
+    return reduced(loss(logits, answers.to(logits.dtype), label_smoothing), reduction)
 
 
 def linear_cross_entropy(

@@ -258,12 +258,18 @@ def register_score(
 
         score(h, r, t) = similarity(tail_query(h, r), t) = similarity(head_query(t, r), h)
 
-    name: as `score=` and `model=` take it from now on; a name of kgfast's own is refused, one registered before is
-    replaced. similarity: dot, l1, l2 or modulus. tail_query(h, r), head_query(t, r): from rows [B, D] of the known
-    entities and rows [B, relation_width(D)] of the relations to queries [B, D], by differentiable PyTorch operations
-    that keep the dtype and treat every row alone. relation_query(h, t), if there is one, makes queries
-    [B, relation_width(D)] of the relation. even_dim: D must be even. complex_rows: rows are complex numbers, real parts
-    first. phases: relation rows are angles in radians. The other fields: `kgfast.core.codes.Score`.
+    Args:
+        name: as `score=` and `model=` take it from now on. A name of kgfast's own is refused, one registered before is
+            replaced.
+        similarity: "dot", "l1", "l2" or "modulus".
+        tail_query: (h, r) -> queries [B, D], from rows [B, D] of the known entities and rows [B, relation_width(D)] of
+            the relations, by differentiable PyTorch operations that keep the dtype and treat every row alone.
+        head_query: (t, r) -> queries [B, D], alike.
+        relation_query: (h, t) -> queries [B, relation_width(D)] of the relation; None: relations can't be asked for.
+        relation_width: D -> the number of reals in a relation's row.
+        even_dim: whether D must be even.
+        complex_rows: whether rows of entities are complex numbers, real parts first.
+        phases: whether relation rows are angles in radians.
 
     Both queries must give the same number for the same triple: that is tried on random rows. Raises KgfastError where
     they don't, or where shapes or gradients are wrong. A process that loads a model needs the score registered too.

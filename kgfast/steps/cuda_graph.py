@@ -33,11 +33,14 @@ class Recorded:
 
 
 class CapturedStep:
-    """`step`, a NegativeSamplingStep or OneVsAllStep on a GPU, with less work for the host; it learns the same bits.
+    """A step on a GPU with less work for the host; it learns the same bits.
 
     The first batch of a shape runs as it is (kernels are compiled), the second is recorded. What a step was made with
     (margin, regularizer, ..) must stay; rates and optimizer state may change. Memory: a step's temporary tensors once
     more, and for each recorded shape triples, weights, and workspace that was outgrown since.
+
+    Args:
+        step: a NegativeSamplingStep or a OneVsAllStep.
     """
 
     def __init__(self, step: Step):
@@ -51,7 +54,13 @@ class CapturedStep:
         self.pool: Any = None  # of memory that all graphs share: they never run at the same time
 
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
-        """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
+        """Trains on a batch; returns its loss before the step, a scalar.
+
+        Args:
+            triples: ids [B, 3] of (head, relation, tail), int64 or int32.
+            index: counts the steps; with the seed it is all the randomness.
+            weights: [B], what each triple counts for in the mean; None: all alike.
+        """
         with self.step.lock:
             self.step.streams.begin()
             return self.replayed(triples, step_index(index), weights)

@@ -24,11 +24,18 @@ WHOLE = ("known", "filter", "negative_power", "entity_counts")  # options about 
 
 
 class HostTablesStep:
-    """`NegativeSamplingStep` for a model and an optimizer on the CPU, computed on `device`; options are the same.
+    """`NegativeSamplingStep` for a model and an optimizer on the CPU, computed on another device.
 
     Device memory: rows and state that a step can name, at most sides * (lists * negatives + 2 batch) of them, and the
     step's own buffers; host memory: a pinned copy of these rows besides the tables. Each step moves its rows and state
     once in either direction over the bus and waits for the device. Tables may be read between steps.
+
+    Args:
+        model: what is trained; its tables stay in host memory.
+        optimizer: one of `kgfast.optim` that has the model's tables.
+        device: where it is computed.
+        impl: the backend there; None: that of the device.
+        options: all others of `NegativeSamplingStep`.
     """
 
     def __init__(
@@ -79,7 +86,13 @@ class HostTablesStep:
         return [Mirror(param.detach(), rows.detach()), *(Mirror(state[name], rows_state[name]) for name in names)]
 
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
-        """Trains on triples [B, 3] (CPU); returns their loss before the step, a scalar on the device."""
+        """Trains on a batch; returns its loss before the step, a scalar on the device.
+
+        Args:
+            triples: ids [B, 3] of (head, relation, tail), int64 or int32, on the CPU.
+            index: counts the steps; with the seed it is all the randomness.
+            weights: [B], what each triple counts for in the mean; None: all alike.
+        """
         with self.whole.lock:
             return self.train(triples, step_index(index), weights)
 

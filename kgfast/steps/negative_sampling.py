@@ -18,9 +18,26 @@ from kgfast.steps.step import Columns, SideBatch, Step, check_model
 class NegativeSamplingStep(Step):
     """One step of negative sampling (see `kgfast.negative_sampling_loss` for objectives), with the ids drawn here.
 
-    sharing: every triple has its own `negatives`, or `chunk` triples share a list, or the batch does.
-    filter: known answers are masked, or redrawn (own lists only), or left. negative_power p > 0: draws entities in
-    proportion to count^p.
+    Args:
+        model: what is trained; its tables must stay where they are.
+        optimizer: one of `kgfast.optim` that has the model's tables.
+        negatives: how many for each triple.
+        sharing: "none": every triple has its own; "chunk": `chunk` triples share a list; "batch": all do.
+        chunk: how many triples share a list.
+        objective: "logistic", "softmax", "bce" or "margin".
+        margin: of logistic and margin.
+        adversarial_temperature: above 0, negatives that score high count more.
+        side: which column is asked for: "tail", "head", "both", or "alternate" from step to step.
+        seed: the key of all draws, beside the step's index.
+        negative_power: p > 0 draws entities in proportion to count^p; 0: uniformly.
+        entity_counts: int64 [E], how often each entity occurs; needed where negative_power is above 0.
+        known: the graph's triples, which `filter` is about.
+        filter: known answers among the negatives are "mask": masked, "redraw": drawn again (own lists only), "none":
+            left.
+        regularizer: the penalty on the rows of a batch, "n3" or "l2"; None: none.
+        regularizer_weight: what the penalty is multiplied with.
+        query_dropout: the part of the queries' numbers that are set to 0, below 1.
+        impl: the backend, "cpu", "triton" or "cuda"; None: that of the model's device.
     """
 
     def __init__(

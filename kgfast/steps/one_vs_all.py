@@ -23,10 +23,23 @@ ExtraRows: TypeAlias = list[tuple[Tensor, Tensor]]  # ids, gradients
 class OneVsAllStep(Step):
     """One step of a loss over all entities (see `kgfast.one_vs_all_loss`), if wanted with the relation-prediction head.
 
-    answers: KnownTriples of which all are right besides the target (KvsAll); None: the target alone. relation_weight:
-    adds that times the cross-entropy of the relation given head and tail (Chen et al. 2021). bf16: dot products of
-    operands rounded to bfloat16, summed in float32, on CPUs that have the instructions; tables stay float32. memory:
-    as in `kgfast.one_vs_all_loss`.
+    Args:
+        model: what is trained; its tables must stay where they are.
+        optimizer: one of `kgfast.optim` that has the model's tables.
+        objective: "softmax" or "bce".
+        label_smoothing: the part of the label that all entities share, from 0 to 1.
+        answers: triples whose answers are all right, beside the target (KvsAll); None: the target alone (1vsAll).
+        side: which column is asked for: "tail", "head", "both", or "alternate" from step to step.
+        seed: the key of all draws, beside the step's index.
+        regularizer: the penalty on the rows of a batch, "n3" or "l2"; None: none.
+        regularizer_weight: what the penalty is multiplied with.
+        query_dropout: the part of the queries' numbers that are set to 0, below 1.
+        relation_weight: above 0, adds that times the cross-entropy of the relation given head and tail (Chen et al.
+            2021).
+        bf16: whether operands of dot products are rounded to bfloat16, and summed in float32, on CPUs that have the
+            instructions; tables stay float32.
+        memory: "fast" or "low", as in `kgfast.one_vs_all_loss`.
+        impl: the backend, "cpu", "triton" or "cuda"; None: that of the model's device.
     """
 
     def __init__(

@@ -108,7 +108,13 @@ class Step:
                 self.backend.use_huge_pages(tensor)
 
     def __call__(self, triples: Tensor, index: int, weights: Tensor | None = None) -> Tensor:
-        """Trains on triples [B, 3]; returns their loss before the step, a scalar."""
+        """Trains on a batch; returns its loss before the step, a scalar.
+
+        Args:
+            triples: ids [B, 3] of (head, relation, tail), int64 or int32.
+            index: counts the steps; with the seed it is all the randomness.
+            weights: [B], what each triple counts for in the mean; None: all alike.
+        """
         with self.lock:
             if not self.recording:
                 self.streams.begin()

@@ -23,12 +23,13 @@ def load(
 ) -> TrainedRun:
     """A finished run, ready to answer: `kgfast.load("runs/world").predict(head="France", relation="borders")`.
 
-    run         the folder that `kgfast train` wrote, on the graph alone or of a joint run
-    data        where the run's data lies now; None: as in training
-    threads     CPU threads of this process; None: as they are
-    device      cpu, cuda or cuda:N; auto: cuda if there is one
-    names_only  leave the data alone, which may be gone: what asks for triples is refused then. A joint run needs its
-                data, as the texts of its entities are part of it
+    Args:
+        run: the folder that `kgfast train` wrote, on the graph alone or of a joint run.
+        data: where the run's data lies now; None: as in training.
+        threads: CPU threads of this process; None: as they are.
+        device: cpu, cuda or cuda:N; auto: cuda if there is one.
+        names_only: leave the data alone, which may be gone: what asks for triples is refused then. A joint run needs
+            its data, as the texts of its entities are part of it.
 
     CheckpointError names what is missing, damaged, or of other data.
     """

@@ -16,6 +16,7 @@ from lanes import SCORES
 
 import kgfast
 from kgfast import reference, testing
+from kgfast.core.checks import REDUCTIONS
 from kgfast.registry import ALL_OBJECTIVES, Objective, Similarity
 
 SIDES = ("tail", "head")
@@ -34,6 +35,7 @@ SIDES = ("tail", "head")
     known=(False, True),
     shared=(False, True),
     sparse=(False, True),
+    reduction=REDUCTIONS,
 )
 def test_negative_sampling_loss(lane, setting):
     score, batch, side, dtype = (setting[key] for key in ("score", "batch", "side", "dtype"))
@@ -53,6 +55,7 @@ def test_negative_sampling_loss(lane, setting):
             adversarial_temperature=setting["temperature"],
             weights=case.weights.to(entities.dtype) if setting["weighted"] else None,
             known=lane.known(case.triples) if setting["known"] else None,
+            reduction=setting["reduction"],
             **impl,
             **(dict(sparse_grad=setting["sparse"]) if impl else {}),
         )
@@ -70,6 +73,7 @@ def test_negative_sampling_loss(lane, setting):
     side=(*SIDES, "both"),
     label_smoothing=(0.0, 0.1),
     known=(False, True),
+    reduction=REDUCTIONS,
 )
 def test_one_vs_all_loss(lane, setting):
     score, dtype = setting["score"], setting["dtype"]
@@ -85,6 +89,7 @@ def test_one_vs_all_loss(lane, setting):
             objective=setting["objective"],
             label_smoothing=setting["label_smoothing"],
             known=lane.known(case.triples) if setting["known"] else None,
+            reduction=setting["reduction"],
             **impl,
         )
 

@@ -29,7 +29,7 @@ def test_triples_in_columns_are_read_as_triples():
 def test_a_step_refuses_what_kernels_can_not_read():
     model, step = model_and_step(reciprocal=True)
     for triples, message in (
-        (TRIPLES.int(), "int32"),
+        (TRIPLES.short(), "int16"),
         (TRIPLES + torch.tensor([0, 3, 0]), "relations"),
         (TRIPLES - torch.tensor([0, 1, 0]), "relations"),
     ):

@@ -94,6 +94,7 @@ def negative_sampling_loss(case: Case, inputs: Inputs) -> None:
             case["count"], seed=case["seed"], step=3, known=inputs.known, shared=case["lists"]
         )
     options = dict(score=case["score"], side=case["side"], objective=case["objective"], known=inputs.known)
+    options["reduction"] = case["reduction"]
     numbers = dict(margin=case["margin"], adversarial_temperature=case["temperature"])
     weights, triples = inputs.weights(batch), laid_out(inputs.triples, case["layout"])
 
@@ -115,6 +116,7 @@ def one_vs_all_loss(case: Case, inputs: Inputs) -> None:
         objective=case["objective"],
         label_smoothing=case["smoothing"],
         known=inputs.known,
+        reduction=case["reduction"],
     )
     triples = laid_out(inputs.triples, case["layout"])
     compared(inputs, "one_vs_all_loss", [*inputs.tables], lambda f, e, r, **more: f(e, r, triples, **options, **more))
@@ -205,7 +207,7 @@ def rank(case: Case, inputs: Inputs) -> None:
     scores = reference.score_candidates(*wide, inputs.triples, score=case["score"], side=case["side"])
     target = scores.gather(1, inputs.triples[:, 2 if case["side"] == "tail" else 0, None])
     doubt = (
-        1e-3 if case["dtype"] == "float32" else 1e-11
+        1e-11 if case["dtype"] == "float64" else 1e-3
     )  # rows so near to the target that rounding may order them otherwise
     near = ((scores - target).abs() < doubt * (1 + target.abs())).sum(1) - 1
     exact = reference.rank(*wide, inputs.triples, **options)
@@ -226,10 +228,11 @@ def topk(case: Case, inputs: Inputs) -> None:
     assert torch.equal(scores.isfinite(), held) and torch.equal(ids >= 0, held)
     testing.assert_no_worse(scores.where(held, 0), eager[0].where(held, 0), wide[0].where(held, 0))
     assert all(len(set(row[row >= 0].tolist())) == int((row >= 0).sum()) for row in ids), "an id stands twice"
-    every = reference.score_candidates(*inputs.tables, inputs.triples, score=case["score"], side=case["side"])
+    exact = [table.double() for table in inputs.tables]
+    every = reference.score_candidates(*exact, inputs.triples, score=case["score"], side=case["side"])
     if every.numel():
-        own = every.double().gather(1, ids.clamp(min=0))
-        torch.testing.assert_close(own.where(held, 0), scores.double().where(held, 0), rtol=1e-3, atol=1e-3)
+        own, near = every.gather(1, ids.clamp(min=0)), max(1e-3, torch.finfo(inputs.dtype).eps)
+        torch.testing.assert_close(own.where(held, 0), scores.double().where(held, 0), rtol=near, atol=near)
 
 
 def row_optimizer(case: Case, inputs: Inputs) -> None:

@@ -37,12 +37,20 @@ COMMON = {
     "level": st.sampled_from(kgfast.cpu_levels()),
 }
 FLAG = st.booleans()
+HALF = {"dtype": st.sampled_from(("float32", "float64", "bfloat16", "float16"))}
+REDUCTION = {"reduction": st.sampled_from(("mean", "sum", "none"))}
 SIDE, BOTH = st.sampled_from(SIDES), st.sampled_from((*SIDES, "both"))
 SMOOTHING = st.sampled_from((0.0, 0.1, 1.0))
 WEIGHTS = st.sampled_from(("none", "ones", "some", "zeros", "whole"))
 OPTIONS: dict[str, dict[str, st.SearchStrategy]] = {
-    "score_triples": {"sparse": FLAG},
-    "score_candidates": {"side": SIDE, "count": st.sampled_from((None, 1, 2, 5, 64)), "flat": FLAG, "sparse": FLAG},
+    "score_triples": {"sparse": FLAG, **HALF},
+    "score_candidates": {
+        "side": SIDE,
+        "count": st.sampled_from((None, 1, 2, 5, 64)),
+        "flat": FLAG,
+        "sparse": FLAG,
+        **HALF,
+    },
     "sample_negatives": {
         "side": BOTH,
         "count": st.sampled_from((0, 1, 5, 64)),
@@ -62,15 +70,20 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy]] = {
         "known": FLAG,
         "sparse": FLAG,
         "drawn": FLAG,
+        **REDUCTION,
+        **HALF,
     },
     "one_vs_all_loss": {
         "side": BOTH,
         "objective": st.sampled_from(list(ALL_OBJECTIVES)),
         "smoothing": SMOOTHING,
         "known": FLAG,
+        **REDUCTION,
+        **HALF,
     },
     "linear_cross_entropy": {
-        "reduction": st.sampled_from(("mean", "sum", "none")),
+        **REDUCTION,
+        **HALF,
         "smoothing": SMOOTHING,
         "bias": FLAG,
         "ignored": FLAG,
@@ -86,9 +99,10 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy]] = {
         "bias": FLAG,
         "ignored": FLAG,
         "terms": st.sampled_from((1, 2, 3)),
+        **HALF,
     },
-    "rank": {"side": SIDE, "known": FLAG, "ties": st.sampled_from(("optimistic", "pessimistic", "realistic"))},
-    "topk": {"side": SIDE, "known": FLAG, "count": st.sampled_from((1, 3, 80))},
+    "rank": {"side": SIDE, "known": FLAG, "ties": st.sampled_from(("optimistic", "pessimistic", "realistic")), **HALF},
+    "topk": {"side": SIDE, "known": FLAG, "count": st.sampled_from((1, 3, 80)), **HALF},
     "row_optimizer": {"rule": st.sampled_from(list(RULES)), "sparse": FLAG},
     "sampled_step": {
         "side": BOTH,
@@ -177,7 +191,7 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
         return torch.stack([tensor, tensor + 1], -1)[..., 0]
     if layout == "offset":
         return torch.cat([tensor.new_ones(1), tensor.flatten()])[1:].view(tensor.shape)
-    if layout == "negated" and tensor.is_floating_point():
+    if layout == "negated" and tensor.is_floating_point() and tensor.dtype != torch.bfloat16:  # has no complex numbers
         return torch.complex(tensor, -tensor).conj().imag  # negative, and only by a mark on the tensor
     if layout == "expanded" and tensor.dim() > 1 and tensor.shape[0] == 1:
         return tensor[0].expand(tensor.shape)

@@ -76,7 +76,15 @@ SHAPED = Argument(
 TABLES = {
     "entities": Argument(
         lambda: ones(ENTITIES, DIM),
-        wrong.table(ENTITIES, DIM, odd=lambda: ones(ENTITIES, 3), empty=lambda: ones(ENTITIES, 0)),
+        wrong.table(
+            ENTITIES,
+            DIM,
+            odd=lambda: ones(ENTITIES, 3),
+            empty=lambda: ones(ENTITIES, 0),
+            padded=lambda: torch.nn.Embedding(ENTITIES, DIM, padding_idx=0),
+            bounded=lambda: torch.nn.Embedding(ENTITIES, DIM, max_norm=1.0),
+            by_count=lambda: torch.nn.Embedding(ENTITIES, DIM, scale_grad_by_freq=True),
+        ),
         ("relations",),
     ),
     "relations": Argument(
@@ -91,6 +99,7 @@ FLAG = Argument(constant(False), wrong.flag())
 KNOWN = Argument(known, wrong.known(ENTITIES, RELATIONS))
 MARGIN = Argument(constant(1.0), wrong.number())
 POSITIVE = Argument(constant(0.5), wrong.number(0.0))
+REDUCTION = Argument(constant("sum"), wrong.word("mean"))
 SEED = Argument(constant(1), wrong.integer(None))
 STEP = Argument(constant(1), wrong.integer(0, 2**64))
 SMOOTHING = Argument(constant(0.1), wrong.number(0.0, 1.0))
@@ -101,7 +110,12 @@ WEIGHTS = Argument(
     wrong.without(wrong.tensor((BATCH,), torch.float32), *WHOLE)
     | {"negative": lambda: torch.tensor([1.0, -1.0, 1.0]), "one_nan": lambda: torch.tensor([1.0, 1.0, torch.nan])},
 )
-NEGATIVES = wrong.ids((BATCH, 2), ENTITIES, masked=True, no_list=lambda: torch.zeros(0, 2, dtype=torch.int64))
+NEGATIVES = wrong.without(
+    wrong.ids(
+        (BATCH, 2), ENTITIES, masked=True, no_list=lambda: torch.zeros(0, 2, dtype=torch.int64), no_negative=lambda: 0
+    ),
+    "three",  # a number of them is right
+)
 CANDIDATES = wrong.without(wrong.ids((BATCH, 2), ENTITIES), "none", "two_ids")
 DRAWS = {
     "num_negatives": Argument(constant(2), wrong.integer(0, 2**25)),

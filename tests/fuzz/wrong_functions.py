@@ -30,6 +30,7 @@ from wrong_arguments import (
     PARAMS,
     PATHS,
     POSITIVE,
+    REDUCTION,
     RELATIONS,
     ROWS,
     SAMPLED_OPTIONS,
@@ -122,12 +123,21 @@ FUNCTIONS: dict[str, Function] = {
             "adversarial_temperature": POSITIVE,
             "weights": WEIGHTS,
             "known": KNOWN,
+            "reduction": REDUCTION,
             "sparse_grad": FLAG,
         },
     ),
     "one_vs_all_loss": Function(
         kgfast.one_vs_all_loss,
-        TABLES | {"score": SCORE, "side": SIDE, "objective": OBJECTIVE, "label_smoothing": SMOOTHING, "known": KNOWN},
+        TABLES
+        | {
+            "score": SCORE,
+            "side": SIDE,
+            "objective": OBJECTIVE,
+            "label_smoothing": SMOOTHING,
+            "known": KNOWN,
+            "reduction": REDUCTION,
+        },
     ),
     "linear_cross_entropy": Function(
         kgfast.linear_cross_entropy,
@@ -144,7 +154,7 @@ FUNCTIONS: dict[str, Function] = {
             "bias": Argument(lambda: ones(ENTITIES), wrong.without(wrong.tensor((ENTITIES,), torch.float32), "none")),
             "ignore_index": Argument(constant(-100), wrong.integer(-(2**63), 2**63)),
             "label_smoothing": SMOOTHING,
-            "reduction": Argument(constant("sum"), wrong.word("mean")),
+            "reduction": REDUCTION,
         },
     ),
     "multitask_loss": Function(
@@ -284,6 +294,11 @@ FUNCTIONS: dict[str, Function] = {
         impls=False,
     ),
     "KGEModel": Function(nn.KGEModel, MODEL_OPTIONS | {"score": SCORE}, impls=False),
+    "KGEModel.from_tables": Function(
+        nn.KGEModel.from_tables,
+        {name: TABLES[name] for name in ("entities", "relations")} | {"score": SCORE, "reciprocal": FLAG, "copy": FLAG},
+        impls=False,
+    ),
     "TransE": Function(
         nn.TransE,
         MODEL_OPTIONS

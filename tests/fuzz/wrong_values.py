@@ -82,13 +82,15 @@ def table(rows: int, dim: int, **more: Callable[[], Any]) -> Makers:
     return without(tensor((rows, dim), torch.float32), "longer") | {
         "float16": lambda: torch.ones(rows, dim).half(),
         "float64_alone": lambda: torch.ones(rows, dim).double(),
+        "embedding_alone": lambda: torch.nn.Embedding(rows, dim).double(),
+        "linear": lambda: torch.nn.Linear(dim, rows),
         **more,
     }
 
 
 def ids(shape: tuple[int, ...], count: int, masked: bool = False, **more: Callable[[], Any]) -> Makers:
-    """Wrong for int64 ids below `count`."""
-    shown = tensor(shape, torch.int64)
+    """Wrong for ids below `count`, which int32 may hold too."""
+    shown = without(tensor(shape, torch.int64), "int32")
     for word, value in (("beyond", count), ("below", -2 if masked else -1), ("far", 2**62), ("lowest", -(2**63))):
         shown[word] = lambda value=value: torch.cat(
             [torch.zeros(shape).flatten()[1:].long(), torch.tensor([value])]

@@ -16,9 +16,17 @@ KINDS += [
     f"{kind}-{side}-{objective}" for kind in ("own", "shared") for side in SIDES for objective in Objective.words()
 ]
 KINDS += [f"all-{side}-{objective}" for side in SIDES for objective in OVER_ALL]
+KINDS += [
+    "own-tail-logistic-none",
+    "shared-both-softmax-none",
+    "own-head-bce-sum",
+    "all-both-softmax-none",
+    "all-tail-bce-sum",
+]
 KINDS += [f"linear-{reduction}" for reduction in ("mean", "sum", "none")]
 KINDS += [f"terms-{objective}-{rivals}" for objective in OVER_ALL for rivals in ("all", "known", "candidates")]
 FEW = ["score_triples", "scores of all", "scores of some", "own-tail-logistic", "shared-both-softmax", "all-tail-bce",
+       "own-tail-logistic-none", "shared-both-softmax-none", "all-both-softmax-none",
        "linear-mean", "linear-none", "terms-softmax-all", "terms-softmax-known"]  # fmt: skip
 TILES = ("all", "scores of all", "linear", "terms")  # kinds of losses over all candidates
 
@@ -42,14 +50,16 @@ def make_loss(lane, kind, score="distmult", sparse=False):
         term = kgfast.Term(query, table, targets, objective=words[0], **rivals)
         return kgfast.multitask_loss([term, term], [1.0, 0.5], impl=lane.impl)[0]
 
+    if kind in ("own", "shared", "all"):
+        side, objective, *reduction = words
+        options |= dict(side=side, objective=objective, reduction=reduction[0] if reduction else "mean")
+
     def sampled(*t):
         ids = own[..., :2, :] if kind == "shared" else own
-        return kgfast.negative_sampling_loss(
-            *t, triples, ids, side=words[0], objective=words[1], margin=1.0, **options, **sparsely
-        )
+        return kgfast.negative_sampling_loss(*t, triples, ids, margin=1.0, **options, **sparsely).sum()
 
     def over_all(*t):
-        return kgfast.one_vs_all_loss(*t, triples, side=words[0], objective=words[1], **options)
+        return kgfast.one_vs_all_loss(*t, triples, **options).sum()
 
     functions = {
         "score_triples": lambda *t: kgfast.score_triples(*t, triples, **options, **sparsely).square().sum(),

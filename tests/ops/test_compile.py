@@ -15,6 +15,7 @@ BATCH, DIM = 7, 8
 LOSSES = ["score_triples", "scores of all", "scores of some"]
 LOSSES += [f"{kind}-{objective}" for kind in ("own", "shared", "both") for objective in Objective.words()]
 LOSSES += [f"all-{objective}" for objective in ALL_OBJECTIVES] + ["all-both"]
+LOSSES += ["own-none", "shared-none", "all-none"]
 LOSSES += [f"linear-{reduction}" for reduction in ("mean", "sum", "none")]
 LOSSES += [f"terms-{objective}" for objective in ALL_OBJECTIVES]
 
@@ -39,6 +40,11 @@ def table_losses(score):
                     weights=case.weights, known=known, **options,
                 )
             )  # fmt: skip
+    for kind, ids in (("own", own), ("shared", own[:2])):
+        losses[f"{kind}-none"] = lambda *t, ids=ids: kgfast.negative_sampling_loss(
+            *t, triples, ids, side="tail", weights=case.weights, reduction="none", **options
+        )
+    losses["all-none"] = lambda *t: kgfast.one_vs_all_loss(*t, triples, side="head", reduction="none", **options)
     for objective in ALL_OBJECTIVES:
         losses[f"all-{objective}"] = lambda *t, objective=objective: kgfast.one_vs_all_loss(
             *t, triples, side="tail", objective=objective, known=known, **options

@@ -82,6 +82,8 @@ table, ids = torch.zeros(3, 4), torch.zeros(2, 3, dtype=torch.int64)
 kgfast.score_triples(table, table, ids, score=1)  # arg-type
 kgfast.rank(table, table, ids, score="distmult")  # call-arg
 kgfast.topk(table, table, ids, "3", score="distmult", side="tail")  # arg-type
+kgfast.score_triples(torch.nn.Embedding(3, 4), table, ids).turn()  # attr-defined
+kgfast.negative_sampling_loss(table, table, ids, "16", score="distmult", side="tail")  # arg-type
 kgfast.Term(table, table, ids, wieght=1.0)  # call-arg
 kgfast.nn.TransE(3, 1, 4).turn()  # operator
 kgfast.optim.RowAdagrad([table], lr="high")  # arg-type
