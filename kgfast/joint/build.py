@@ -69,7 +69,7 @@ def build_tokenizer(config: JointConfig, graph: KnowledgeGraph, run: Path | None
     if not reads_texts(config):
         return None
     if run is not None and (run / "tokenizer.json").exists():
-        return Tokenizer.load(run)
+        return Tokenizer.load(run, of_run=True)
     given = config.tokenizer
     path = given.path or config.backbone.path
     if path is not None:
@@ -260,9 +260,12 @@ def parts_by_rate(
     return [(others, {}), (own, {"times": config.backbone.lr / config.lr})]
 
 
-def check_tokenizer(tokenizer: Tokenizer | None, fingerprint: str | None, where: str) -> None:
-    """CheckpointError unless this is the tokenizer that `where` was trained with."""
+def check_tokenizer(
+    tokenizer: Tokenizer | None, fingerprint: str | None, roles: dict[str, str | None] | None, where: str
+) -> None:
+    """CheckpointError unless this is the tokenizer that `where` was trained with, by its fingerprint and the roles of
+    its special tokens (None in earlier checkpoints)."""
     if (tokenizer is None) != (fingerprint is None):
         raise CheckpointError(f"{where} was trained {'without' if fingerprint is None else 'with'} a tokenizer")
     if tokenizer is not None and fingerprint is not None:
-        tokenizer.check_fits(fingerprint, where)
+        tokenizer.check_fits(fingerprint, where, roles)
