@@ -142,6 +142,26 @@ def flag(name: str, value: object) -> bool:
     raise KgfastError(f"{name}={value!r} must be True or False")
 
 
+def text(name: str, value: object) -> str:
+    """A str without halves of characters."""
+    if not isinstance(value, str):
+        raise KgfastError(f"{name} must be a str, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise KgfastError(f"{name}={value[:200]!r} is no valid text") from None
+    return value
+
+
+def rows(name: str, value: Any) -> Sequence[Any]:
+    """A list, or what has a length and items by place like one; a str is none."""
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__len__") or not hasattr(value, "__getitem__"):
+        raise KgfastError(f"{name} must be a list, not {type(value).__name__}")
+    if isinstance(value, (Tensor, np.ndarray, np.generic)) and not value.ndim:
+        raise KgfastError(f"{name} must be a list, not one number")
+    return value
+
+
 def device(name: str, value: Any) -> torch.device:
     """A device, or what torch makes one of."""
     try:

@@ -29,8 +29,7 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # of a library that knows nothing but a sentence
             raise OSError(errno.EIO, str(error), os.fspath(path)) from error
-        error.filename, error.filename2 = os.fspath(path), None
-        raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # filename2 = None would be told
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Precedence, lowest first: defaults < recipe < YAML file < key=value pairs < name
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -46,6 +47,9 @@ def choices(section: type[BaseModel], name: str) -> list[str]:
     return [word for word in get_args(field.annotation) if isinstance(word, str)]
 
 
+DEVICES = r"^(auto|cpu|cuda(:\d+)?)$"
+
+
 def found_device(value: str) -> str:
     """A device by name; auto is the GPU where there is one."""
     if value != "auto":
@@ -54,7 +58,9 @@ def found_device(value: str) -> str:
 
 
 def check_device(device: str) -> None:
-    """ConfigError where the device isn't there."""
+    """ConfigError where the device isn't there, or is of a kind that nothing here runs on."""
+    if not isinstance(device, str) or not re.match(DEVICES, device):
+        raise ConfigError(f"device={device!r}: must be {RunSettings.model_fields['device'].description}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={device!r}: no CUDA device is available, use cpu")
 
@@ -141,7 +147,7 @@ class RunSettings(Section):
     threads: int | None = Field(None, gt=0, description="CPU threads; by default torch's")
     device: Annotated[str, AfterValidator(found_device)] = Field(
         "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        pattern=DEVICES,
         validate_default=True,
         description="cpu, cuda or cuda:N; auto: cuda if there is one",
     )
