@@ -159,6 +159,9 @@ def test_predict_a_file_of_queries(run, kgfast, tmp_path, monkeypatch):
     code, output, _ = kgfast("predict", folder, "--file", tmp_path / "queries.txt", "--known", "mark", "-k", 1200)
     assert code == 0 and "?  capital  Paris" in output
     assert re.search(r"\bfrance +France .*in train", output)
+    (tmp_path / "queries.txt").write_text("\ufeffFrance\tborders\t?\n")
+    output = kgfast("predict", folder, "--file", tmp_path / "queries.txt", "-k", 2, "--json")[1]
+    assert json.loads(output) == alone
     wrong = {
         "a\tb\n": "queries.txt:1: must be head, relation and tail",
         "france\tborders\tspain\n": "queries.txt:1: must be head",
@@ -314,6 +317,8 @@ def test_bench_refuses_a_wrong_op():
         (("evaluate", "/nowhere/run"), "no such run"),
         (("evaluat", "x"), "evaluate"),
         (("export", "x"), "--out"),
+        (("train", "--data", "world", "--out", ""), "out=''"),
+        (("train", "--data", "world", "lr=yes", "--out", "x"), "lr='yes': must be a valid number"),
     ],
 )
 def test_mistakes_cost_a_line_and_code_2(kgfast, words, said):
