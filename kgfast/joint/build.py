@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kgfast.data import KnowledgeGraph
+from kgfast.data.lines import read_lines
 from kgfast.errors import CheckpointError, ConfigError, DataError
 from kgfast.joint.balance.weights import FixedWeights, make_weights
 from kgfast.joint.config import JointConfig
@@ -80,7 +81,7 @@ def build_tokenizer(config: JointConfig, graph: KnowledgeGraph, run: Path | None
     for file in config.corpus.files:
         if not Path(file).is_file():
             raise DataError(f"corpus.files: there is no file {file}")
-        texts += Path(file).read_text(encoding="utf-8").splitlines()
+        texts += read_lines(Path(file)).to_pylist()
     return Tokenizer.train(texts, kind=given.kind, vocabulary=given.vocabulary, lowercase=given.lowercase)
 
 
