@@ -4,6 +4,7 @@ import os
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from traceback import extract_tb
 from typing import Annotated
 
 import typer
@@ -74,7 +75,19 @@ def before(
             raise ConfigError(f"--import {path}: it is no Python file")
         module = module_from_spec(specification)
         sys.modules[module.__name__] = module
-        specification.loader.exec_module(module)
+        try:
+            specification.loader.exec_module(module)
+        except KgfastError:
+            raise
+        except Exception as error:  # whatever a file of the user's may raise
+            raise ConfigError(f"--import {path}{place_in(error, path)}: {type(error).__name__}: {error}") from error
+
+
+def place_in(error, path):
+    """ ", line N" of the file that was running, or could not be read, when the error came."""
+    places = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else places and places[-1]
+    return f", line {line}" if line else ""
 
 
 @app.command(cls=SettingsCommand)

@@ -385,3 +385,18 @@ def test_help_of_train_names_what_there_is(kgfast, monkeypatch):
 def test_help_does_not_import_torch():
     program = "import sys, kgfast.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\nx / 0\n", "own.py, line 2: ZeroDivisionError: division by zero"),
+        ("def\n", "own.py, line 1: SyntaxError: invalid syntax"),
+        ("import no_such_module\n", "own.py, line 1: ModuleNotFoundError"),
+        (b"\xff\n", "own.py, line 1: SyntaxError"),
+    ],
+)
+def test_what_a_file_of_ones_own_raises_is_named(kgfast, tmp_path, text, said):
+    (tmp_path / "own.py").write_bytes(text if isinstance(text, bytes) else text.encode())
+    code, output, error = kgfast("--import", tmp_path / "own.py", "info")
+    assert (code, output) == (2, "") and said in " ".join(error.split()) and "Traceback" not in error
