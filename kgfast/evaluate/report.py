@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -13,6 +12,7 @@ from kgfast.core.files import read_plain, replacing
 from kgfast.errors import KgfastError
 from kgfast.evaluate import plots
 from kgfast.evaluate.embedding_map import embedding_map
+from kgfast.evaluate.markup import escape
 from kgfast.evaluate.metrics import HEADINGS, evaluate
 
 MOST_BYTES = 1 << 30  # of a file of the run that is read for the report
