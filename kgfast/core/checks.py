@@ -65,6 +65,8 @@ def table(name: str, value: object) -> Tensor:
     value = tensor(name, value)
     if value.dim() != 2:
         raise KgfastError(f"{name} must have shape [rows, dim], not {list(value.shape)}")
+    if value.shape[1] == 0:
+        raise KgfastError(f"{name} has shape {list(value.shape)}: its rows hold no number")
     if value.dtype in HALF and torch.is_autocast_enabled(value.device.type):
         value = value.float()
     half = value.dtype in HALF and (value.device.type != "cpu" or TRITON_INTERPRETED)
