@@ -2,9 +2,7 @@
 
 import os
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from traceback import extract_tb
 from typing import Annotated
 
 import typer
@@ -12,6 +10,7 @@ import typer
 from kgfast.cli.console import errors, plain_table, print_json, print_line, progress_bar, screen
 from kgfast.cli.interrupt import Commands
 from kgfast.cli.options import SettingsCommand, setting
+from kgfast.cli.own_files import run_file
 from kgfast.core.files import naming
 from kgfast.errors import ConfigError, KgfastError
 
@@ -70,24 +69,7 @@ def before(
 ):
     """Knowledge-graph embeddings on fused kernels."""
     for number, path in enumerate(imports or []):
-        specification = spec_from_file_location(f"kgfast_import_{number}", path)
-        if specification is None or specification.loader is None or not path.is_file():
-            raise ConfigError(f"--import {path}: it is no Python file")
-        module = module_from_spec(specification)
-        sys.modules[module.__name__] = module
-        try:
-            specification.loader.exec_module(module)
-        except KgfastError:
-            raise
-        except Exception as error:  # whatever a file of the user's may raise
-            raise ConfigError(f"--import {path}{place_in(error, path)}: {type(error).__name__}: {error}") from error
-
-
-def place_in(error, path):
-    """ ", line N" of the file that was running, or could not be read, when the error came."""
-    places = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(path)]
-    line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else places and places[-1]
-    return f", line {line}" if line else ""
+        run_file(path, f"kgfast_import_{number}")
 
 
 @app.command(cls=SettingsCommand)
