@@ -6,10 +6,12 @@ import os
 
 import pytest
 import torch
+from joint_helpers import joint_config
 from joint_text_helpers import packed_of, texts, tokenizer, world
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError, ConfigError, DataError, KgfastError
+from kgfast.joint.build import build_tokenizer
 from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.text.corpus import Corpus, sentences, verbalise
 from kgfast.joint.text.forms import spell
@@ -221,3 +223,15 @@ def test_sentences():
     assert sentences("It is 3.5 km long. Its mouth (in e.g. the sea) is wide! Why? 12 know.") == [
         "It is 3.5 km long.", "Its mouth (in e.g. the sea) is wide!", "Why?", "12 know.",
     ]  # fmt: skip
+
+
+def test_a_tokenizer_reads_files_of_a_corpus_as_the_corpus_does(tmp_path):
+    """Packed ones too, and of what is no text the line is named."""
+    lines = ["quixotic zebras", "quixotic zebras jump"] * 4
+    (tmp_path / "more.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    config = joint_config(tmp_path / "run", ("mlm",), corpus={"files": [str(tmp_path / "more.txt.gz")]})
+    made = build_tokenizer(config, world(), None)
+    assert made.decode(made.encode(["zebras"])[0]) == "zebras"
+    (tmp_path / "more.txt.gz").write_bytes(gzip.compress(b"quixotic\nz\xe9bras"))
+    with pytest.raises(DataError, match=r"more\.txt\.gz, line 2: not valid UTF-8"):
+        build_tokenizer(config, world(), None)
