@@ -125,6 +125,7 @@ def lines_of(file: str) -> Iterator[tuple[str, str]]:
     """(place, line) of a text file's lines that aren't empty; "-" is standard input."""
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        text = text.removeprefix("\ufeff")  # as in every other file that is read
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8: {error}") from None
     for number, line in enumerate(text.split("\n"), 1):  # a name may hold what else splits lines

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from kgfast.cli.console import errors, plain_table, print_json, print_line, progress_bar, screen
 from kgfast.cli.interrupt import Commands
 from kgfast.cli.options import SettingsCommand, setting
+from kgfast.cli.own_files import run_file
 from kgfast.core.files import naming
 from kgfast.errors import ConfigError, KgfastError
 
@@ -69,12 +69,7 @@ def before(
 ):
     """Knowledge-graph embeddings on fused kernels."""
     for number, path in enumerate(imports or []):
-        specification = spec_from_file_location(f"kgfast_import_{number}", path)
-        if specification is None or specification.loader is None or not path.is_file():
-            raise ConfigError(f"--import {path}: it is no Python file")
-        module = module_from_spec(specification)
-        sys.modules[module.__name__] = module
-        specification.loader.exec_module(module)
+        run_file(path, f"kgfast_import_{number}")
 
 
 @app.command(cls=SettingsCommand)
@@ -100,7 +95,7 @@ def train(
     seed: Annotated[int | None, setting()] = None,
     threads: Annotated[int | None, setting()] = None,
     device: Annotated[str | None, setting()] = None,
-    out: Annotated[Path | None, setting()] = None,
+    out: Annotated[str | None, setting(metavar="FOLDER")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     as_json: Json = False,
 ):
@@ -110,7 +105,7 @@ def train(
     a recipe that has tasks, trains a Transformer, the graph and questions together.
     """
     options = {key: value for key, value in locals().items() if key not in ("settings", "as_json")}
-    options |= {"out": None if out is None else str(out), "resume": resume or None}
+    options["resume"] = resume or None
     file, pairs = words(settings)
     from kgfast.joint.config import is_joint
 
@@ -283,7 +278,7 @@ def ablate(
         list[str] | None,
         typer.Option(help="Tasks trained without the others, such as mlm,nsp; repeatable.", show_default="each task"),
     ] = None,
-    out: Annotated[Path | None, setting(help="Folder for all runs and ablation.json.")] = None,
+    out: Annotated[str | None, setting(metavar="FOLDER", help="Folder for all runs and ablation.json.")] = None,
     as_json: Json = False,
 ):
     """Joint training against each task alone, over seeds: mean and spread of every metric on test."""
@@ -291,13 +286,13 @@ def ablate(
 
     file, pairs = words(settings)
     parts = [part.split(",") for part in alone] if alone else None
-    joint_runs.ablate(file, pairs, {"out": None if out is None else str(out)}, seeds, parts, as_json)
+    joint_runs.ablate(file, pairs, {"out": out}, seeds, parts, as_json)
 
 
 @app.command()
 def export(
     run: Run,
-    out: Annotated[Path, typer.Option(help="Folder to write to.", show_default=False)],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder to write to.", show_default=False)],
     format: Annotated[
         str, typer.Option(help="npy, safetensors or word2vec; hf: a folder of transformers (joint runs).")
     ] = "npy",

@@ -66,6 +66,8 @@ def table(name: str, value: object) -> Tensor:
     value = tensor(name, weight_of(name, value) if isinstance(value, nn.Embedding) else value)
     if value.dim() != 2:
         raise KgfastError(f"{name} must have shape [rows, dim], not {list(value.shape)}")
+    if value.shape[1] == 0:
+        raise KgfastError(f"{name} has shape {list(value.shape)}: its rows hold no number")
     if value.dtype in HALF and torch.is_autocast_enabled(value.device.type):
         value = value.float()
     if value.dtype not in FLOATS:
@@ -167,6 +169,26 @@ def flag(name: str, value: object) -> bool:
     if isinstance(value, np.bool_) or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
     raise KgfastError(f"{name}={value!r} must be True or False")
+
+
+def text(name: str, value: object) -> str:
+    """A str without halves of characters."""
+    if not isinstance(value, str):
+        raise KgfastError(f"{name} must be a str, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise KgfastError(f"{name}={value[:200]!r} is no valid text") from None
+    return value
+
+
+def rows(name: str, value: Any) -> Sequence[Any]:
+    """A list, or what has a length and items by place like one; a str is none."""
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__len__") or not hasattr(value, "__getitem__"):
+        raise KgfastError(f"{name} must be a list, not {type(value).__name__}")
+    if isinstance(value, (Tensor, np.ndarray, np.generic)) and not value.ndim:
+        raise KgfastError(f"{name} must be a list, not one number")
+    return value
 
 
 def device(name: str, value: Any) -> torch.device:

@@ -29,8 +29,7 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # of a library that knows nothing but a sentence
             raise OSError(errno.EIO, str(error), os.fspath(path)) from error
-        error.filename, error.filename2 = os.fspath(path), None
-        raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # filename2 = None would be told
 
 
 @contextmanager
@@ -142,6 +141,9 @@ def open_plain(path: str | os.PathLike, flags: int = os.O_RDONLY) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.EINVAL, "it is no plain file", os.fspath(path))
+    if flags & (os.O_WRONLY | os.O_RDWR) and os.fstat(handle).st_nlink > 1:
+        os.close(handle)
+        raise OSError(errno.EMLINK, "it has another name (a hard link), which would change too", os.fspath(path))
     mode = "rb" if not flags & (os.O_WRONLY | os.O_RDWR) else "ab" if flags & os.O_APPEND else "r+b"
     return cast(BinaryIO, os.fdopen(handle, mode))
 

@@ -37,6 +37,8 @@ RELATIONS = (
      "prédicat", "predicado", "relación", "relação", "关系", "谓语", "谓词"},
     {"type", "label", "kind"},  # only where nothing else is the relation: many tables have them beside it
 )  # fmt: skip
+# Words that name a column of relations and hardly ever a relation: one of them is enough for a doubt.
+TITLES = set("relation relationship predicate relationtype relationshiptype reltype edgetype linktype".split())
 LETTERS = (("h", "r", "t"), ("s", "p", "o"), ("s", "r", "o"))
 ANY_END = tuple(set().union(*(pair[side] for pair in ENDS[:8])) for side in (0, 1))
 KNOWN = {word for words in (*ANY_END, RELATIONS[0]) for word in words if len(word) > 1}
@@ -191,12 +193,13 @@ def candidates(fields: Sequence[str]) -> list[list[int]]:
 
 
 def looks_like_header(fields: Sequence[str]) -> bool:
-    """Whether a line that wasn't taken for a header has two words of one, or counts its columns."""
+    """Whether a line that wasn't taken for a header has two words of one, or a telling one, or counts its columns."""
     known = [field for field in fields if {plain(field), bare(field)} & KNOWN]
     numbered = [re.fullmatch(NUMBERED, field.strip().lower()) for field in fields]
     numbers = [int(found[1]) for found in numbered if found]
     counted = len(numbers) == len(fields) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    return len(known) >= 2 or (counted and numbers[0] in (0, 1))
+    telling = any({plain(field), bare(field)} & TITLES for field in fields)
+    return len(known) >= 2 or telling or (counted and numbers[0] in (0, 1))
 
 
 def plain(field: str) -> str:

@@ -1,11 +1,11 @@
 """Entity vectors in two dimensions, for the report."""
 
 import re
-from html import escape
 
 import torch
 
 from kgfast.evaluate import plots
+from kgfast.evaluate.markup import escape
 
 MOST_POINTS = 1500
 MOST_GROUPS = 9

@@ -2,9 +2,9 @@
 
 import json
 import re
-from pathlib import Path
 
 from kgfast.core.files import replacing
+from kgfast.data.sources import as_path
 from kgfast.errors import ConfigError, DataError
 
 FORMATS = ("npy", "safetensors", "word2vec")
@@ -37,7 +37,7 @@ def export(model, graph, folder, format="npy"):
             if re.search(r"[\r\n]", name):
                 raise DataError(f"name {name!r} in {what} holds a line break: {what}.txt has one name a line")
     words = {what: word2vec_names(names[what], what) for what in tables} if format == "word2vec" else {}
-    folder = Path(folder)
+    folder = as_path("out", folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for what, table in tables.items():

@@ -53,13 +53,13 @@ def evaluate(
     [batch_size, K + 1] and their ids. ConfigError on unknown arguments, DataError on an empty split or a graph of
     another size, KgfastError where scores aren't finite numbers.
     """
+    check_model_fits(model, graph)
     whole = split_triples(graph, split)
     if ties not in TIES:
         raise ConfigError(f"ties={ties!r}: must be one of {', '.join(TIES)}")
     if checks.integer("batch_size", batch_size, 0) < 1:
         raise ConfigError(f"batch_size={batch_size}: must be at least 1")
     checks.integer("seed", seed, 0, 2**63)
-    check_model_fits(model, graph)
     chosen = whole if triples is None else whole[subset(len(whole), checks.integer("triples", triples, 1), seed)]
     ranker = model if candidates is None else SampledRanks(model, checks.integer("candidates", candidates, 1), seed)
     ranks = all_ranks(model, graph, chosen, batch_size=batch_size, progress=progress, ties=ties, ranker=ranker)
@@ -123,6 +123,9 @@ def split_triples(graph, split):
 
 def check_model_fits(model, graph):
     """Raise DataError unless the model was made for as many entities and relations as the graph has."""
+    for name, value, example in (("model", model, "kgfast.nn.KGEModel"), ("graph", graph, "kgfast.KnowledgeGraph")):
+        if not hasattr(value, "num_entities") or not hasattr(value, "num_relations"):
+            raise ConfigError(f"{name} must be a {name} such as {example}, not {type(value).__name__}")
     for what in ("num_entities", "num_relations"):
         have, want = getattr(model, what), getattr(graph, what)
         if have != want:

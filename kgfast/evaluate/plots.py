@@ -1,7 +1,8 @@
 """Small SVG charts for the report: strings without a library, styled by the page for light and dark."""
 
 import math
-from html import escape
+
+from kgfast.evaluate.markup import escape
 
 COLOURS = (
     "#4c78a8",

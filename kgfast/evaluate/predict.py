@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kgfast.core import checks
 from kgfast.core.known import KnownTriples
 from kgfast.data.names import find_by_text
 from kgfast.errors import ConfigError
@@ -68,6 +69,7 @@ def predict(
     Returns a list of dicts rank, id, name, label, score, known (and split); shorter than k where fewer answers remain.
     Memory: O(k). Raises ConfigError on wrong arguments, DataError on unknown names, with the nearest ones.
     """
+    check_model_fits(model, graph)
     return predict_all(model, graph, [Query.of(graph, head, relation, tail)], k, known, loops)[0]
 
 
@@ -83,10 +85,14 @@ def predict_all(
 ) -> list[list[dict[str, Any]]]:
     """`predict` of many queries, in one fused call for each part that is asked for. `held`: the graph's, kept by those
     who ask again."""
-    if k < 1:
+    if checks.integer("k", k, 0) < 1:
         raise ConfigError(f"k={k}: must be at least 1")
-    if known not in KNOWN:
+    for place, query in enumerate(checks.rows("queries", queries)):
+        if not isinstance(query, Query):
+            raise ConfigError(f"queries[{place}] must be a query of names, as `query` makes it, not {query!r}")
+    if not isinstance(known, str) or known not in KNOWN:
         raise ConfigError(f"known={known!r}: must be one of {', '.join(KNOWN)}")
+    loops = None if loops is None else checks.flag("loops", loops)
     check_model_fits(model, graph)
     held = None if known == "ignore" else held or Held(graph)
     answers = [{} if held is None else held.answers(query.ids, query.slot) for query in queries]

@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -13,6 +12,7 @@ from kgfast.core.files import read_plain, replacing
 from kgfast.errors import KgfastError
 from kgfast.evaluate import plots
 from kgfast.evaluate.embedding_map import embedding_map
+from kgfast.evaluate.markup import escape
 from kgfast.evaluate.metrics import HEADINGS, evaluate
 
 MOST_BYTES = 1 << 30  # of a file of the run that is read for the report
@@ -29,7 +29,7 @@ def write_report(run, *, model, graph, details=None, progress=None):
     split = next((name for name in ("test", "valid") if len(getattr(graph, name))), None)
     if details is None and split is not None:
         details = evaluate(model, graph, split, details=True, progress=progress)
-    metrics = json.loads(read_plain(run / "metrics.json", MOST_BYTES))
+    metrics = read_metrics(run)
     history = read_history(run / "history.jsonl")
     parts = [
         tiles(metrics, details, split),
@@ -65,13 +65,25 @@ def config_text(run):
     return read_plain(run / "config.yaml", MOST_BYTES).decode("utf-8", "replace").strip()
 
 
+def read_metrics(run):
+    """RUN/metrics.json as a dict."""
+    path = run / "metrics.json"
+    try:
+        metrics = json.loads(read_plain(path, MOST_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise KgfastError(f"{path} isn't JSON: {error}") from error
+    if not isinstance(metrics, dict):
+        raise KgfastError(f"{path} must hold names and values, got a {type(metrics).__name__}")
+    return metrics
+
+
 def read_history(path):
     """The lines of history.jsonl as dicts; none where the file is absent (a run of zero epochs)."""
     if not os.path.lexists(path):
         return []
     try:
         return [json.loads(line) for line in read_plain(path, MOST_BYTES).splitlines() if line.strip()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise KgfastError(f"{path} isn't JSON lines: {error}") from error
 
 

@@ -205,8 +205,8 @@ def flat_inputs(hidden: Tensor, weight: Table, targets: Tensor) -> tuple[Tensor,
     if hidden.shape[:-1] != shape or hidden.dim() == 0:
         shapes = f"hidden is {list(hidden.shape)}, targets {list(shape)}"
         raise KgfastError(f"{shapes}: hidden must be [.., D] where targets are [..]")
-    hidden = checks.table("hidden", hidden.reshape(-1, hidden.shape[-1]))
-    targets = checks.ids("targets", targets.reshape(-1), 1, weight)
+    hidden = checks.table("hidden", hidden.reshape(shape.numel(), hidden.shape[-1]))
+    targets = checks.ids("targets", targets.reshape(shape.numel()), 1, weight)
     if hidden.shape[1] != weight.shape[1] or hidden.dtype != weight.dtype:
         raise KgfastError(
             f"hidden {list(hidden.shape)} {hidden.dtype}, weight {list(weight.shape)} {weight.dtype} and targets "

@@ -68,7 +68,9 @@ def topic_ids(
     """The entity that each question is about; DataError for a question that is empty or about none that is known."""
     check_texts(model, questions)
     finder = finder or Topics(model.graph)
-    named = topics or [None] * len(questions)
+    named = [None] * len(questions) if topics is None else checks.rows("topics", topics)
+    if len(named) != len(questions):
+        raise ConfigError(f"topics: {len(named)} of them for {len(questions)} questions; None stands for no topic")
     return [
         finder.find(question) if topic is None else find_id(model.graph, "topic", topic)
         for question, topic in zip(questions, named, strict=True)
@@ -156,5 +158,6 @@ def predict_for_text(model, text: str, relation: str, k: int = 10, side: str = "
 
 
 def check_count(k: int, most: int) -> None:
-    if not isinstance(k, int) or not 1 <= k <= most:
+    k = checks.as_integer(k)
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
         raise ConfigError(f"k={k!r}: must be an integer from 1 to {most}, the number of entities")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kgfast.data import KnowledgeGraph
+from kgfast.data.lines import read_lines
 from kgfast.errors import CheckpointError, ConfigError, DataError
 from kgfast.joint.balance.weights import FixedWeights, make_weights
 from kgfast.joint.config import JointConfig
@@ -69,7 +70,7 @@ def build_tokenizer(config: JointConfig, graph: KnowledgeGraph, run: Path | None
     if not reads_texts(config):
         return None
     if run is not None and (run / "tokenizer.json").exists():
-        return Tokenizer.load(run)
+        return Tokenizer.load(run, of_run=True)
     given = config.tokenizer
     path = given.path or config.backbone.path
     if path is not None:
@@ -80,7 +81,7 @@ def build_tokenizer(config: JointConfig, graph: KnowledgeGraph, run: Path | None
     for file in config.corpus.files:
         if not Path(file).is_file():
             raise DataError(f"corpus.files: there is no file {file}")
-        texts += Path(file).read_text(encoding="utf-8").splitlines()
+        texts += read_lines(Path(file)).to_pylist()
     return Tokenizer.train(texts, kind=given.kind, vocabulary=given.vocabulary, lowercase=given.lowercase)
 
 
@@ -260,9 +261,12 @@ def parts_by_rate(
     return [(others, {}), (own, {"times": config.backbone.lr / config.lr})]
 
 
-def check_tokenizer(tokenizer: Tokenizer | None, fingerprint: str | None, where: str) -> None:
-    """CheckpointError unless this is the tokenizer that `where` was trained with."""
+def check_tokenizer(
+    tokenizer: Tokenizer | None, fingerprint: str | None, roles: dict[str, str | None] | None, where: str
+) -> None:
+    """CheckpointError unless this is the tokenizer that `where` was trained with, by its fingerprint and the roles of
+    its special tokens (None in earlier checkpoints)."""
     if (tokenizer is None) != (fingerprint is None):
         raise CheckpointError(f"{where} was trained {'without' if fingerprint is None else 'with'} a tokenizer")
     if tokenizer is not None and fingerprint is not None:
-        tokenizer.check_fits(fingerprint, where)
+        tokenizer.check_fits(fingerprint, where, roles)

@@ -69,6 +69,7 @@ class JointEntries:
 
     texts: str
     tokenizer: str | None
+    roles: dict[str, str | None] | None = None
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Saved:
     weights: dict[str, Tensor]
     optimizers: dict[str, dict[str, Tensor | int | float]]
     tokenizer: str | None  # its fingerprint
+    roles: dict[str, str | None] | None  # its special tokens
     frozen: str | None  # the fingerprint of weights that don't learn
 
 
@@ -116,7 +118,8 @@ def save(
         parts[name], numbers[name] = optimizer_state(optimizer)
     write_checkpoint(
         run, previous_manifest(run), model.graph, position, parts, kind=KIND, texts=texts,
-        tokenizer=model.tokenizer.fingerprint if model.tokenizer else None, frozen=frozen, config=config.model_dump(),
+        tokenizer=model.tokenizer.fingerprint if model.tokenizer else None,
+        roles=model.tokenizer.roles if model.tokenizer else None, frozen=frozen, config=config.model_dump(),
         optimizer={"names": list(optimizers), "numbers": numbers},
     )  # fmt: skip
 
@@ -145,6 +148,7 @@ def read(run: Path, config: JointConfig, graph: KnowledgeGraph) -> Saved | None:
         weights=tensors("weights"),
         optimizers={name: {**numbers, **tensors(name)} for name, numbers in manifest["optimizer"]["numbers"].items()},
         tokenizer=manifest["tokenizer"],
+        roles=manifest.get("roles"),
         frozen=manifest.get("frozen"),
     )
 
@@ -181,13 +185,15 @@ def load_model(model: JointModel, tensors: dict[str, Tensor], frozen: str | None
 
 
 def load_state(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
-    """CheckpointError names the first tensor that is missing, too many, or of another shape."""
+    """CheckpointError names the first tensor that is missing, too many, or of another shape or kind of numbers."""
     expected = module.state_dict()
     for name in [*expected, *tensors]:
         found, wanted = tensors.get(name), expected.get(name)
         if found is None or wanted is None or found.shape != wanted.shape:
             shapes = ["nothing" if one is None else str(list(one.shape)) for one in (found, wanted)]
             raise CheckpointError(f"{what}.{name}: the checkpoint holds {shapes[0]}, the model needs {shapes[1]}")
+        if found.is_floating_point() != wanted.is_floating_point():
+            raise CheckpointError(f"{what}.{name}: the checkpoint holds {found.dtype}, the model needs {wanted.dtype}")
     module.load_state_dict(tensors)
 
 
@@ -224,7 +230,7 @@ def load_run(run: str | os.PathLike, data: str | None = None) -> tuple[JointMode
         file_of_run(run, "tokenizer.json")
     saved = read_tensors(folder, file_entry(run, manifest, "model"))
     model = build_model(config, graph, run)
-    check_tokenizer(model.tokenizer, manifest["tokenizer"], str(run))
+    check_tokenizer(model.tokenizer, manifest["tokenizer"], manifest.get("roles"), str(run))
     load_model(model, saved, manifest.get("frozen"))
     model.eval()
     model.refresh()

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kgfast.data.sources import as_path
 from kgfast.errors import CheckpointError, KgfastError
 from kgfast.evaluate.export import export as export_tables
+from kgfast.evaluate.report import read_metrics
 from kgfast.joint.config import JointConfig
 from kgfast.joint.model.adapt import merge_lora
 from kgfast.joint.model.backbone import quiet
@@ -38,6 +40,7 @@ def export_folder(model: JointModel, config: JointConfig, run: Path, folder: Pat
     if isinstance(model.backbone, RoutedSharing):
         raise KgfastError(f"{run}: sharing.mode=routed: transformers has no class for its layers of experts")
     task = next((name for name, one in model.tasks.items() if isinstance(one, LanguageTask)), model.backbone.names[0])
+    folder = as_path("out", folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside:
         made = Path(aside)
@@ -46,9 +49,8 @@ def export_folder(model: JointModel, config: JointConfig, run: Path, folder: Pat
         whole = assemble(model, task)
         with quiet(needs("transformers")):
             whole.save_pretrained(made)
-        metrics = run / "metrics.json"
-        found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
-        (made / "README.md").write_text(model_card(model, config, task, whole, found), encoding="utf-8")
+        card = model_card(model, config, task, whole, read_metrics(run) if (run / "metrics.json").exists() else {})
+        (made / "README.md").write_text(card, encoding="utf-8")
         written = []
         mask = os.umask(0)
         os.umask(mask)

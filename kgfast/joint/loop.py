@@ -127,7 +127,7 @@ class JointTraining(TrainingLoop):
             raise ConfigError(
                 f"{self.run} was trained by {then} processes, now there are {now}: what a step sees would differ"
             )
-        build.check_tokenizer(self.model.tokenizer, saved.tokenizer, str(self.run))
+        build.check_tokenizer(self.model.tokenizer, saved.tokenizer, saved.roles, str(self.run))
         checkpoint.restore(saved, self.model, self.weights, self.optimizers)
         self.position = saved.position
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kgfast.core import checks
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError
 from kgfast.evaluate.metrics import evaluate
@@ -34,6 +35,8 @@ def rows_of_texts(model, lines: Sequence[str], batch: int = 512) -> Tensor:
 
 def check_texts(model, lines: Sequence[str]) -> None:
     """DataError for a text that has no token, of which nothing can be known."""
+    for line in lines:
+        checks.text("text", line)
     _, offsets = model.texts.tokenizer.encode(lines)
     empty = (offsets.diff() == 0).nonzero()
     if len(empty):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from pydantic import BaseModel
 
+from kgfast.core.checks import integer
 from kgfast.errors import ConfigError
 
 THREADS_A_CORE = 8  # more of them do nothing but wait
@@ -89,6 +90,7 @@ def use_threads(count: int | None) -> None:
     if count is None:
         return
     most = max(FEWEST_BOUND, THREADS_A_CORE * (os.cpu_count() or 1))
+    count = integer("threads", count, 0)
     if not 1 <= count <= most:
         raise ConfigError(
             f"threads={str(count)[:20]}: must be from 1 to {most}, {THREADS_A_CORE} for each core of this machine"

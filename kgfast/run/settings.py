@@ -6,12 +6,22 @@ Precedence, lowest first: defaults < recipe < YAML file < key=value pairs < name
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
@@ -46,6 +56,9 @@ def choices(section: type[BaseModel], name: str) -> list[str]:
     return [word for word in get_args(field.annotation) if isinstance(word, str)]
 
 
+DEVICES = r"^(auto|cpu|cuda(:\d+)?)$"
+
+
 def found_device(value: str) -> str:
     """A device by name; auto is the GPU where there is one."""
     if value != "auto":
@@ -54,7 +67,9 @@ def found_device(value: str) -> str:
 
 
 def check_device(device: str) -> None:
-    """ConfigError where the device isn't there."""
+    """ConfigError where the device isn't there, or is of a kind that nothing here runs on."""
+    if not isinstance(device, str) or not re.match(DEVICES, device):
+        raise ConfigError(f"device={device!r}: must be {RunSettings.model_fields['device'].description}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={device!r}: no CUDA device is available, use cpu")
 
@@ -76,6 +91,13 @@ def as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+def some_name(value: str | None) -> str | None:
+    """Not empty, which would be the folder that one is in."""
+    if value == "":
+        raise PydanticCustomError("name", "Input should be the name of a folder")
+    return value
+
+
 # Settings of both kinds of training whose defaults differ.
 Dim = Annotated[int, Field(gt=0, description="real numbers in the row of an entity")]
 Course = Annotated[Literal["constant", "linear", "cosine", "step"], Field(description="course of the lr")]
@@ -86,6 +108,14 @@ class Section(BaseModel):
     """Settings that are validated, frozen, and known by name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def check_numbers(cls, value: Any, given: ValidationInfo) -> Any:
+        kinds = get_args(annotation := cls.model_fields[given.field_name or ""].annotation) or (annotation,)
+        if isinstance(value, bool) and bool not in kinds and {int, float}.intersection(kinds):
+            raise PydanticCustomError("number", "Input should be a number, not yes or no")
+        return value
 
     @field_validator("*")
     @classmethod
@@ -114,7 +144,7 @@ class RunSettings(Section):
         None, description="which columns are head, relation and tail: a,b,c by name, or number from 1"
     )
     recipe: str | None = Field(None, description="name of a whole configuration, which the other settings override")
-    out: Annotated[str | None, BeforeValidator(as_text)] = Field(
+    out: Annotated[str | None, BeforeValidator(as_text), AfterValidator(some_name)] = Field(
         None, description="folder of the run; by default a new one under runs/"
     )
     resume: bool = Field(False, description="continue from the checkpoint in `out`")
@@ -141,7 +171,7 @@ class RunSettings(Section):
     threads: int | None = Field(None, gt=0, description="CPU threads; by default torch's")
     device: Annotated[str, AfterValidator(found_device)] = Field(
         "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        pattern=DEVICES,
         validate_default=True,
         description="cpu, cuda or cuda:N; auto: cuda if there is one",
     )

@@ -175,6 +175,12 @@ def read_names(folder: Path, entry: dict[str, Any], count: int) -> list[str]:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if len(names) != count:
         raise CheckpointError(f"{path} has {len(names)} names, and the checkpoint is of {count}")
+    if len(set(names)) < count or "" in names:
+        seen = {""}
+        for place, name in enumerate(names, 1):
+            if name in seen:
+                raise CheckpointError(f"{path} is damaged: line {place} is empty, or a name that stands above it")
+            seen.add(name)
     return names
 
 

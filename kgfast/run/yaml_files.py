@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable
 from typing import Any, NoReturn
 
@@ -17,6 +18,12 @@ MOST_NODES = 100_000  # with every alias written out
 DEEPEST = 40
 UNKNOWN = (0, 0)  # of a node that is being measured
 MERGE = "tag:yaml.org,2002:merge"
+# As YAML 1.2 has numbers: 010 is no eight, and 1:30 no ninety, as in 1.1.
+NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$",
+    "tag:yaml.org,2002:float": r"(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+}
 
 
 def load_file(path: str | os.PathLike, *, of_run: bool = False) -> Any:
@@ -43,7 +50,11 @@ class Loader(yaml.SafeLoader):
     yes can't be made of. A date is text: no setting is one."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
+        first: [
+            (tag, re.compile(NUMBERS[tag]) if tag in NUMBERS else pattern)
+            for tag, pattern in rules
+            if tag != "tag:yaml.org,2002:timestamp"
+        ]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     depth = 0

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
+
+from kgfast.core import checks
+from kgfast.data.sources import as_path
 from kgfast.errors import CheckpointError
 from kgfast.run.manifest import read_manifest
 from kgfast.run.memory import use_threads
@@ -18,7 +22,7 @@ def load(
     data: str | None = None,
     *,
     threads: int | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     names_only: bool = False,
 ) -> TrainedRun:
     """A finished run, ready to answer: `kgfast.load("runs/world").predict(head="France", relation="borders")`.
@@ -33,14 +37,17 @@ def load(
 
     CheckpointError names what is missing, damaged, or of other data.
     """
-    folder, device = Path(run), found_device(device)
-    check_device(device)
+    folder, place = as_path("run", run), found_device(str(device) if isinstance(device, torch.device) else device)
+    check_device(place)
+    if data is not None:
+        as_path("data", data)
+    names_only = checks.flag("names_only", names_only)
     joint = is_joint(folder)
     use_threads(threads)
     if joint:
-        return load_joint(folder, data, device)
+        return load_joint(folder, data, place)
     model, names, config = load_graph_run(folder)
-    model.to(device).eval()
+    model.to(place).eval()
     if names_only:
         return TrainedRun(folder, model, names)
     graph = config.load_graph(data)

@@ -101,16 +101,18 @@ class TrainedRun:
     @torch.no_grad()
     def rank(self, triples: Triples, side: str = "tail", known: bool = True) -> Tensor:
         """The rank of each triple's tail (or head) among all entities, other known answers left out: float64 [M]."""
-        left_out = self.known if known else None
+        left_out = self.known if checks.flag("known", known) else None
         return self.model.rank(self.ids(triples).to(self.device), side, known=left_out).cpu()
 
     def ids(self, triples: Triples) -> Tensor:
         """int64 [M, 3] of names or ids."""
-        if isinstance(triples, Tensor) or not (len(triples) and isinstance(triples[0][0], str)):
+        if isinstance(triples, Tensor) and triples.numel():
+            return as_ids(triples)
+        if not any(named(row) for row in checks.rows("triples", triples)):
             return as_ids(triples if len(triples) else torch.empty((0, 3), dtype=torch.int64))
         rows = []
         for place, names in enumerate(triples):
-            if isinstance(names, str) or len(names) != 3:
+            if not named(names) or len(names) != 3:
                 raise ConfigError(f"triples[{place}] must be (head, relation, tail), not {names!r}")
             rows.append([find_id(self.graph, slot, name) for slot, name in zip(SLOTS, names, strict=True)])
         return torch.tensor(rows, dtype=torch.int64)
@@ -180,8 +182,8 @@ class TrainedRun:
         """
         from kgfast.joint.ask import ask_all
 
-        alone = isinstance(questions, str)
-        asked, given = ([questions], [topics]) if alone else (list(questions), topics)
+        alone, always = isinstance(questions, str), checks.flag("always", always)
+        asked, given = ([questions], [topics]) if alone else (list(checks.rows("questions", questions)), topics)
         found = ask_all(self.with_questions(), asked, given, k, self.threshold, self.topics)
         if not always:
             found = [{**one, "answers": []} if one["knows"] is False else one for one in found]
@@ -195,7 +197,7 @@ class TrainedRun:
         try:
             found = json.loads(read_plain(path, MOST_BYTES))["tasks"].get("qa", {}).get("valid", {}).get("threshold")
             return None if found is None else float(found)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
 
     @cached_property
@@ -235,3 +237,8 @@ class TrainedRun:
         if self.joint is None or "qa" not in self.joint.tasks:
             raise KgfastError(f"{self.folder} was not trained with questions, so it can't answer any; try predict")
         return self.joint
+
+
+def named(row: Any) -> bool:
+    """Whether a row of triples holds names."""
+    return isinstance(row, (list, tuple)) and any(isinstance(part, str) for part in row)

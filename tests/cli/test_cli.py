@@ -159,6 +159,9 @@ def test_predict_a_file_of_queries(run, kgfast, tmp_path, monkeypatch):
     code, output, _ = kgfast("predict", folder, "--file", tmp_path / "queries.txt", "--known", "mark", "-k", 1200)
     assert code == 0 and "?  capital  Paris" in output
     assert re.search(r"\bfrance +France .*in train", output)
+    (tmp_path / "queries.txt").write_text("\ufeffFrance\tborders\t?\n")
+    output = kgfast("predict", folder, "--file", tmp_path / "queries.txt", "-k", 2, "--json")[1]
+    assert json.loads(output) == alone
     wrong = {
         "a\tb\n": "queries.txt:1: must be head, relation and tail",
         "france\tborders\tspain\n": "queries.txt:1: must be head",
@@ -314,6 +317,8 @@ def test_bench_refuses_a_wrong_op():
         (("evaluate", "/nowhere/run"), "no such run"),
         (("evaluat", "x"), "evaluate"),
         (("export", "x"), "--out"),
+        (("train", "--data", "world", "--out", ""), "out=''"),
+        (("train", "--data", "world", "lr=yes", "--out", "x"), "lr='yes': must be a valid number"),
     ],
 )
 def test_mistakes_cost_a_line_and_code_2(kgfast, words, said):
@@ -380,3 +385,18 @@ def test_help_of_train_names_what_there_is(kgfast, monkeypatch):
 def test_help_does_not_import_torch():
     program = "import sys, kgfast.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\nx / 0\n", "own.py, line 2: ZeroDivisionError: division by zero"),
+        ("def\n", "own.py, line 1: SyntaxError: invalid syntax"),
+        ("import no_such_module\n", "own.py, line 1: ModuleNotFoundError"),
+        (b"\xff\n", "own.py, line 1: SyntaxError"),
+    ],
+)
+def test_what_a_file_of_ones_own_raises_is_named(kgfast, tmp_path, text, said):
+    (tmp_path / "own.py").write_bytes(text if isinstance(text, bytes) else text.encode())
+    code, output, error = kgfast("--import", tmp_path / "own.py", "info")
+    assert (code, output) == (2, "") and said in " ".join(error.split()) and "Traceback" not in error

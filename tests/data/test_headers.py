@@ -79,7 +79,8 @@ def test_a_header_above_numbers_whatever_its_words(tmp_path):
 
 
 def test_a_doubt_is_told_and_changes_nothing(tmp_path):
-    for line in ("tail\thead\tpartof", "0\t1\t2", "Unnamed: 0\tUnnamed: 1\tUnnamed: 2", "subject\twhat\tobject"):
+    doubtful = ("tail\thead\tpartof", "0\t1\t2", "Unnamed: 0\tUnnamed: 1\tUnnamed: 2", "subject\twhat\tobject")
+    for line in (*doubtful, "kopf\trelation\tende", "od\tEdge Type\tdo", "von\tnach\tpredicate"):
         graph = load(tmp_path, table(HRT, line))
         assert len(graph.train) == 3
         assert "line 1 may be a header" in reading(graph) and "header=yes" in reading(graph)

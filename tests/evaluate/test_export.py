@@ -102,6 +102,9 @@ def test_wrong_arguments_are_named(tmp_path):
     graph, model = graph_and_model()
     with pytest.raises(ConfigError, match="format='pickle': must be one of npy, safetensors, word2vec"):
         export(model, graph, tmp_path, "pickle")
+    for folder in ("", None, 3, b"x", "a\0"):
+        with pytest.raises(DataError, match="out="):
+            export(model, graph, folder)
     graph, model = graph_and_model(names=["a\nb", "c", "d"])
     with pytest.raises(DataError, match="line break"):
         export(model, graph, tmp_path)

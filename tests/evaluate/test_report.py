@@ -213,3 +213,18 @@ def test_names_are_text_everywhere(tmp_path, mark):
     assert marked.tags == plain.tags
     assert {name for name, _ in marked.attributes} == {name for name, _ in plain.attributes}
     assert any(mark in text for _, text in marked.texts)
+
+
+def test_no_name_steers_a_terminal(tmp_path):
+    """Where the report is printed on one."""
+    mark = "\x1b]0;title\x07\x9b2J\u202e"
+    graph = KnowledgeGraph.from_arrays(
+        [[0, 0, 1], [1, 1, 2]], test=[[2, 0, 0]], entity_names=[f"{mark}{number}" for number in range(3)],
+        relation_names=[mark, f"{mark}:type"], name=mark,
+    )  # fmt: skip
+    model = KGEModel(3, 2, 4, score="distmult")
+    run = run_folder(tmp_path / "run", model, graph)
+    (run / "config.yaml").write_text("data: a\x1b[2J\nmodel: distmult\n")
+    text = write_report(run, model=model, graph=graph).read_text(encoding="utf-8")
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+    assert r"\x1b]0;title\x07\x9b2J\u202e" in text and "data: a\\x1b[2J\nmodel: distmult" in text

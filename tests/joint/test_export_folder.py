@@ -141,3 +141,11 @@ def test_refusals(data, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="AutoTokenizer reads the text .* in other tokens than the run did"):
         export.export_folder(model, config, tmp_path / "run", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+    monkeypatch.undo()
+    for content, said in (("[" * 100_000, "isn't JSON"), ("[1]", "must hold names and values")):
+        (tmp_path / "run" / "metrics.json").write_text(content)
+        with pytest.raises(KgfastError, match=rf"metrics\.json {said}"):
+            export.export_folder(model, config, tmp_path / "run", tmp_path / "out")
+    with pytest.raises(KgfastError, match="out="):
+        export.export_folder(model, config, tmp_path / "run", "")
+    assert not list((tmp_path / "out").iterdir())

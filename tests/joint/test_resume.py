@@ -196,6 +196,17 @@ def test_a_tokenizer_that_was_replaced(finished, graph, tmp_path):
         path.write_text(before)
 
 
+def test_special_tokens_that_were_changed(finished, graph):
+    path = Path(finished.out) / "special_tokens_map.json"
+    before = path.read_text()
+    path.write_text(json.dumps(json.loads(before) | {"sep_token": "[PAD]", "eos_token": "[PAD]"}))
+    try:
+        with pytest.raises(CheckpointError, match=r"other special tokens: end was '\[SEP\]' and is '\[PAD\]' now"):
+            run_joint(finished, graph, resume=True)
+    finally:
+        path.write_text(before)
+
+
 def test_a_run_of_the_other_kind(finished, graph, tmp_path):
     with pytest.raises(CheckpointError, match="on the graph alone"):
         folder = tmp_path / "plain"

@@ -1,13 +1,17 @@
 """Tokenizers, packed texts, texts of a graph, and the corpus."""
 
 import gzip
+import json
+import os
 
 import pytest
 import torch
+from joint_helpers import joint_config
 from joint_text_helpers import packed_of, texts, tokenizer, world
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import CheckpointError, ConfigError, DataError, KgfastError
+from kgfast.joint.build import build_tokenizer
 from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.text.corpus import Corpus, sentences, verbalise
 from kgfast.joint.text.forms import spell
@@ -41,6 +45,60 @@ def test_a_tokenizer_is_saved_and_found_again(tmp_path):
         Tokenizer.load(tmp_path)
     with pytest.raises(CheckpointError, match="there is no tokenizer"):
         Tokenizer.load(tmp_path / "nothing")
+
+
+SPECIAL_TOKENS = {
+    "[" * 100_000: "cannot be read",
+    "[1]": "must hold names and values, got a list",
+    '{"mask_token": 3}': "mask_token must be a token, not 3",
+    '{"mask_token": {"content": []}}': "mask_token must be a token",
+    "\xff": "cannot be read",
+}
+
+
+@pytest.mark.parametrize("content", SPECIAL_TOKENS, ids=lambda content: content[:20])
+def test_what_describes_no_special_tokens(tmp_path, content):
+    tokenizer().save(tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text(content, "latin-1")
+    with pytest.raises(CheckpointError, match=rf"special_tokens_map\.json: {SPECIAL_TOKENS[content]}"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "special_tokens_map.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "huge"])
+def test_a_tokenizer_of_a_run_is_made_of_plain_files(tmp_path, name, kind):
+    tokenizer().save(tmp_path)
+    path = tmp_path / name
+    path.unlink(missing_ok=True)
+    if kind == "link":
+        path.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    with pytest.raises(CheckpointError, match=f"{name}: cannot be read: it (is a link|is no plain file|has 1,)"):
+        Tokenizer.load(tmp_path, of_run=True)
+
+
+def test_a_tokenizer_may_be_made_of_links_where_it_is_no_runs(tmp_path):
+    made = tokenizer()
+    (tmp_path / "blobs").mkdir()
+    made.save(tmp_path / "blobs")
+    for path in (tmp_path / "blobs").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    assert Tokenizer.load(tmp_path).fingerprint == made.fingerprint
+
+
+def test_special_tokens_are_part_of_what_a_run_was_trained_with(tmp_path):
+    made = tokenizer()
+    made.save(tmp_path)
+    path = tmp_path / "special_tokens_map.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mask_token": "[SEP]"}))
+    again = Tokenizer.load(tmp_path)
+    again.check_fits(made.fingerprint, "an early run")  # which doesn't say what its special tokens were
+    with pytest.raises(CheckpointError, match=r"special tokens: mask was '\[MASK\]' and is '\[SEP\]' now"):
+        again.check_fits(made.fingerprint, "the run", made.roles)
 
 
 def test_tokenizer_errors():
@@ -165,3 +223,15 @@ def test_sentences():
     assert sentences("It is 3.5 km long. Its mouth (in e.g. the sea) is wide! Why? 12 know.") == [
         "It is 3.5 km long.", "Its mouth (in e.g. the sea) is wide!", "Why?", "12 know.",
     ]  # fmt: skip
+
+
+def test_a_tokenizer_reads_files_of_a_corpus_as_the_corpus_does(tmp_path):
+    """Packed ones too, and of what is no text the line is named."""
+    lines = ["quixotic zebras", "quixotic zebras jump"] * 4
+    (tmp_path / "more.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    config = joint_config(tmp_path / "run", ("mlm",), corpus={"files": [str(tmp_path / "more.txt.gz")]})
+    made = build_tokenizer(config, world(), None)
+    assert made.decode(made.encode(["zebras"])[0]) == "zebras"
+    (tmp_path / "more.txt.gz").write_bytes(gzip.compress(b"quixotic\nz\xe9bras"))
+    with pytest.raises(DataError, match=r"more\.txt\.gz, line 2: not valid UTF-8"):
+        build_tokenizer(config, world(), None)

@@ -115,6 +115,17 @@ def test_a_link_that_would_be_written_through_is_refused(graph, tmp_path, name, 
     assert not (tmp_path / "nothing").exists()
 
 
+@pytest.mark.parametrize("name", ["history.jsonl", ".lock"])
+def test_a_file_with_another_name_is_not_written_into(graph, tmp_path, name):
+    """A hard link: what backups, and whoever packed the folder, leave behind."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "mine").write_text("")
+    (tmp_path / "run" / name).hardlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match=rf"another name \(a hard link\).*{name}"):
+        run(small_config(tmp_path / "run", epochs=1), graph, resume=True)
+    assert (tmp_path / "mine").read_text() == ""
+
+
 def test_a_linked_settings_file_is_not_read(graph, tmp_path):
     run(small_config(tmp_path / "run", epochs=1), graph)
     (tmp_path / "run" / "config.yaml").rename(tmp_path / "elsewhere.yaml")
@@ -136,9 +147,11 @@ def test_temporary_files_of_dead_processes_are_removed(tmp_path):
 
 
 def test_errors_name_the_file_that_was_to_be(tmp_path):
-    with pytest.raises(OSError, match=r"disk.*/a'"), files.replacing(tmp_path / "a") as temporary:
+    with pytest.raises(OSError, match=r"disk.*/a'$"), files.replacing(tmp_path / "a") as temporary:
         temporary.write_text("half")
         raise OSError("the disk is gone")
+    with pytest.raises(FileNotFoundError, match=r"'the name that was meant'$"), files.naming("the name that was meant"):
+        (tmp_path / "nothing").rename(tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
 

@@ -181,3 +181,16 @@ def test_a_file_cut_after_it_was_read(graph, finished):
     for path in (finished / "checkpoint").glob("*.safetensors"):
         os.truncate(path, 0)
     assert saved.tables["entities"].sum() == before
+
+
+@pytest.mark.parametrize(("lines", "wrong"), [({3: "e0"}, 4), ({0: ""}, 1), ({1: "e0", 5: ""}, 2)])
+def test_names_that_are_no_names(finished, lines, wrong):
+    """One that stands twice would answer for two."""
+    path = finished / "checkpoint" / "entities.txt"
+    names = [f"e{place}" for place in range(len(path.read_text().splitlines()))]
+    for place, name in lines.items():
+        names[place] = name
+    path.write_text("".join(f"{name}\n" for name in names))
+    rewrite(finished, put("files", "entities", value=describe(path)))
+    with pytest.raises(CheckpointError, match=rf"entities\.txt is damaged: line {wrong} is empty, or a name that"):
+        load_run(finished)

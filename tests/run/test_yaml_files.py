@@ -50,6 +50,35 @@ WRONG = {
 }
 
 
+NUMBERS = {
+    "010": "010",
+    "-07": "-07",
+    "1:30": "1:30",
+    "1:30.5": "1:30.5",
+    "0": 0,
+    "-12": -12,
+    "1_000": 1000,
+    "0x10": 16,
+}
+NUMBERS |= {"0b11": 3, "1.5": 1.5, ".5": 0.5, "1.": 1.0, "-1.5e+3": -1500.0, ".inf": float("inf"), "yes": True}
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_numbers_are_those_of_today(tmp_path, text):
+    """YAML 1.1 takes 010 for eight and 1:30 for ninety."""
+    (tmp_path / "c.yaml").write_text(f"x: {text}")
+    found = read_yaml(tmp_path / "c.yaml")["x"]
+    assert found == NUMBERS[text] and type(found) is type(NUMBERS[text])
+
+
+@pytest.mark.parametrize("text", ["yes", "true", "off"])
+@pytest.mark.parametrize("name", ["lr", "batch_size", "minutes", "epochs", "init_scale"])
+def test_no_number_is_a_yes(tmp_path, name, text):
+    (tmp_path / "c.yaml").write_text(f"data: world\n{name}: {text}")
+    with pytest.raises(ConfigError, match=f"{name}=(True|False): must be a number, not yes or no"):
+        TrainConfig.load(tmp_path / "c.yaml")
+
+
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_wrong_is_said_at_once(tmp_path, what):
     content, said = WRONG[what]

@@ -263,6 +263,11 @@ def test_serve_says_what_to_install(graph_run, monkeypatch, capsys):
     assert end.value.code == 2 and 'pip install "kgfast[serve]"' in " ".join(capsys.readouterr().err.split())
 
 
+def test_no_host_is_not_every_host():
+    with pytest.raises(KgfastError, match="host is empty"):
+        listen("", 0)
+
+
 def test_a_port_that_is_taken_is_named():
     with listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match=f"127.0.0.1:{taken.getsockname()[1]} can't"):
         listen("127.0.0.1", taken.getsockname()[1])

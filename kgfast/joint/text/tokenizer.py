@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kgfast.core.files import write_whole
+from kgfast.core.files import read_plain, write_whole
 from kgfast.errors import CheckpointError, ConfigError, DataError
 from kgfast.joint.needs import needs
 
 KINDS = ("wordpiece", "bpe")
+MOST_BYTES = 2**28  # of each file of a tokenizer
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # The names under which tokenizers know each role, most telling first.
 ROLES = {
@@ -83,17 +84,21 @@ class Tokenizer:
         return cls(train(texts, vocabulary, lowercase))
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Tokenizer:
-        """From a tokenizer.json, or a folder with one (a run's, or a checkpoint's of transformers)."""
+    def load(cls, path: str | os.PathLike, *, of_run: bool = False) -> Tokenizer:
+        """From a tokenizer.json, or a folder with one (a run's, or a checkpoint's of transformers).
+
+        of_run: its files must be plain files, as all of a run.
+        """
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.exists():
             raise CheckpointError(f"{file}: there is no tokenizer")
+        content = read_file(file, of_run)
         try:
-            tokenizer = needs("tokenizers").Tokenizer.from_file(str(file))
+            tokenizer = needs("tokenizers").Tokenizer.from_buffer(content)
         except Exception as error:  # the library raises bare Exception for whatever is wrong in the file
             raise CheckpointError(f"{file}: is no tokenizer: {error}") from error
-        return cls(tokenizer, read_roles(file.parent))
+        return cls(tokenizer, read_roles(file.parent, of_run))
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write tokenizer.json and the roles of its special tokens into the folder (each whole or not at all)."""
@@ -111,13 +116,19 @@ class Tokenizer:
         """Hex sha256 of everything that decides which ids a text gets."""
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
 
-    def check_fits(self, fingerprint: str, where: str) -> None:
-        """CheckpointError unless this is the tokenizer that `where` was trained with."""
+    def check_fits(self, fingerprint: str, where: str, roles: dict[str, str | None] | None = None) -> None:
+        """CheckpointError unless this is the tokenizer that `where` was trained with; roles: None where it has none."""
         if fingerprint != self.fingerprint:
             raise CheckpointError(
                 f"{where} was trained with another tokenizer: its fingerprint is {fingerprint[:12]}.., "
                 f"this one's {self.fingerprint[:12]}.."
             )
+        for role, now in self.roles.items():
+            if roles is not None and roles.get(role) != now:
+                raise CheckpointError(
+                    f"{where} was trained with other special tokens: {role} was {roles.get(role)!r} and is {now!r} "
+                    "now; special_tokens_map.json or tokenizer_config.json there was changed"
+                )
 
     def __len__(self) -> int:
         return self.vocabulary
@@ -238,20 +249,33 @@ ROLE_KEYS = (
 )
 
 
-def read_roles(folder: Path) -> dict[str, str]:
+def read_roles(folder: Path, of_run: bool = False) -> dict[str, str]:
     """{role: token} from what transformers writes beside a tokenizer; {} where there is nothing."""
     roles: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         file = folder / name
-        if not file.exists():
+        if not os.path.lexists(file):
             continue
+        content = read_file(file, of_run)
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            values = json.loads(content)
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{file}: cannot be read: {error}") from error
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{file}: must hold names and values, got a {type(values).__name__}")
         for key, role in ROLE_KEYS:
             token = values.get(key)
             token = token.get("content") if isinstance(token, dict) else token
+            if token is not None and not isinstance(token, str):
+                raise CheckpointError(f"{file}: {key} must be a token, not {token!r}")
             if token and role not in roles:
                 roles[role] = token
     return roles
+
+
+def read_file(file: Path, of_run: bool) -> bytes:
+    """Of a run, which may come from anybody, no link is followed; a folder of models may be made of links."""
+    try:
+        return read_plain(file if of_run else os.path.realpath(file), MOST_BYTES)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 
 from kgfast.core.optional import needs
+from kgfast.errors import ConfigError
 from kgfast.use.trained import TrainedRun
 
 CONNECTIONS = 256  # at once; more are told to come back
@@ -33,6 +34,8 @@ def serve(run: TrainedRun, host: str = "127.0.0.1", port: int = 8000, say: Calla
 
 
 def listen(host: str, port: int) -> socket.socket:
+    if not host:  # which the system takes for every address there is
+        raise ConfigError("host is empty: 127.0.0.1 is this machine alone, 0.0.0.0 all who reach it")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
