@@ -245,6 +245,9 @@ class JointTraining(TrainingLoop):
 
         write_joint_report(self.run, self.model, metrics)
 
+    def checksums(self) -> dict[str, str]:
+        return super().checksums() | {"texts_sha256": self.texts}
+
     def agree(self, value: float) -> float:
         return self.processes.agree(value)
 

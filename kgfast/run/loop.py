@@ -18,7 +18,9 @@ from rich.console import Console
 from torch import Tensor
 
 from kgfast.core.files import write_whole
+from kgfast.data import KnowledgeGraph
 from kgfast.run.checkpoint import Position
+from kgfast.run.made_by import made_by
 from kgfast.run.monitor import Monitor
 from kgfast.run.progress import LONG, lasting
 from kgfast.run.schedule import learning_rate, part_over
@@ -35,6 +37,7 @@ class TrainingLoop(ABC):
     """
 
     config: RunSettings
+    graph: KnowledgeGraph
     run: Path
     console: Console
     monitor: Monitor
@@ -100,6 +103,10 @@ class TrainingLoop(ABC):
 
     @abstractmethod
     def write_report(self, metrics: dict[str, Any]) -> None: ...
+
+    def checksums(self) -> dict[str, str]:
+        """Of the data, by the names that metrics.json has for them."""
+        return {"data_sha256": self.graph.fingerprint}
 
     def agree(self, value: float) -> float:
         """The value that all processes of the run go by."""
@@ -175,6 +182,7 @@ class TrainingLoop(ABC):
             "epochs": self.epoch(),
             "stopped": stopped,
         }
+        metrics["made_by"] = made_by(self.config.device, self.checksums())
         write_whole(self.run / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
         self.write_report(metrics)
         return metrics
