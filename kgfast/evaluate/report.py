@@ -52,15 +52,20 @@ def sizes(graph):
 
 def write_page(run, title, subtitle, parts):
     """RUN/report.html from its parts, the empty ones left out."""
+    return write_html(run / "report.html", title, subtitle, parts, f"run {run.resolve().name}")
+
+
+def write_html(path, title, subtitle, parts, about):
+    """A page of parts at `path`, the empty ones left out; returns the path."""
     page = Template((files("kgfast.evaluate") / "report.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         subtitle=escape(subtitle),
         body="\n".join(part for part in parts if part),
-        footer=escape(f"kgfast {__version__} · run {run.resolve().name}"),
+        footer=escape(f"kgfast {__version__} · {about}"),
     )
-    with replacing(run / "report.html") as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
-    return run / "report.html"
+    return path
 
 
 def origin(metrics):
