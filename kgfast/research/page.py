@@ -11,7 +11,7 @@ from kgfast.evaluate import plots
 from kgfast.evaluate.report import Cell, card, figure, section, table, write_html
 from kgfast.joint.facts import told_by
 from kgfast.research.compare import Comparison, Row, best, heading, shown
-from kgfast.research.runs import flat
+from kgfast.run.reading import flat
 
 DRAWN = len(plots.COLOURS)  # rows that get a colour
 MOST_VALIDATED = 6  # charts of numbers on valid

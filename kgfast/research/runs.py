@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from kgfast.core.files import read_plain
 from kgfast.errors import CheckpointError
 from kgfast.evaluate.report import MOST_BYTES, read_history
-from kgfast.run.reading import read_yaml
+from kgfast.run.reading import flat, read_yaml
 
 # They decide where and how long a run works, and not what it learns.
 BESIDE = {"out", "resume", "threads", "checkpoint_every", "tensorboard", "trackers"}
@@ -59,12 +58,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} is damaged: it holds no results")
     return found
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of nested dictionaries; one without entries is a value."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -11,6 +11,7 @@ import math
 import signal
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from kgfast.core.files import write_whole
 from kgfast.data import KnowledgeGraph
 from kgfast.run.checkpoint import Position
 from kgfast.run.made_by import made_by
-from kgfast.run.monitor import Monitor
+from kgfast.run.monitor import Monitor, numbers
 from kgfast.run.progress import LONG, lasting
+from kgfast.run.reading import flat
 from kgfast.run.schedule import learning_rate, part_over
 from kgfast.run.session import leave, peak_memory_bytes, stop_signals
 from kgfast.run.settings import RunSettings
+from kgfast.run.trackers import Tracker, open_trackers
 
 LOG_SECONDS = 2.0
 CHECKPOINT_SHARE = 20  # a checkpoint that took s seconds is followed by 20 s or more of training
@@ -47,6 +50,7 @@ class TrainingLoop(ABC):
     rate: float | None  # of the last step; None: none is set yet
     first = True  # whether this process writes the run's files
     expected: float | None = None  # seconds that training was to take, told once
+    watchers: Sequence[Tracker] = ()  # told of the run, beside those that the settings name
 
     # What a kind of training fills in
 
@@ -128,11 +132,19 @@ class TrainingLoop(ABC):
 
     def run_to_end(self) -> dict[str, Any]:
         """Train, evaluate, write the results; {} in a process that doesn't."""
-        resume_from = dict(history_bytes=self.position.history_bytes, step=self.position.step)
-        run = self.run if self.first else None
-        with Monitor(run, self.console, tensorboard=self.config.tensorboard, **resume_from) as self.monitor:
+        run, history_bytes = (self.run if self.first else None), self.position.history_bytes
+        with Monitor(run, self.console, history_bytes=history_bytes, trackers=self.trackers()) as self.monitor:
             stopped = self.train_until_stop()
-        return self.results(stopped) if self.first else {}
+            self.monitor.rest()
+            return self.results(stopped) if self.first else {}
+
+    def trackers(self) -> list[Tracker]:
+        """Who is told of the run: those that the settings name, and the watchers."""
+        if not self.first:
+            return []
+        names = [*(["tensorboard"] if self.config.tensorboard else []), *self.config.trackers]
+        settings = dict(flat(self.config.model_dump()))
+        return [*open_trackers(names, self.run, settings, self.position.step), *self.watchers]
 
     def train_until_stop(self) -> str:
         """Steps until training ends; says what ended it. A signal ends the process, after a checkpoint."""
@@ -185,6 +197,8 @@ class TrainingLoop(ABC):
         metrics["made_by"] = made_by(self.config.device, self.checksums())
         write_whole(self.run / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
         self.write_report(metrics)
+        found = {key: value for key, value in metrics.items() if key not in ("run", "made_by")}
+        self.monitor.track(dict(numbers("results", found)), position.step, self.epoch())
         return metrics
 
     # Its clock
