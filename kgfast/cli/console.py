@@ -67,3 +67,17 @@ def details_table(what, rows, prefix=""):
         table.add_row(name, str(note), f"{part['triples']:,}", *(f"{value:.4f}" for value in numbers))
     table.title, table.title_justify, table.title_style = "", "left", "none"
     return table
+
+
+def figure(value):
+    """A number of any size, for people."""
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}"
+
+
+def spread(value):
+    """Mean and spread over seeds."""
+    return figure(value["mean"]) + ("" if value["spread"] is None else f" ± {figure(value['spread'])}")

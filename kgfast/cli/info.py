@@ -1,9 +1,10 @@
 """What kgfast finds on this machine."""
 
 import importlib.util
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+
+from kgfast.core import machine
 
 
 def collect():
@@ -15,11 +16,11 @@ def collect():
 
     found = {name: package_version(name) for name in ("kgfast", "torch", "numpy", "triton")}
     found["python"] = platform.python_version()
-    found["system"] = f"{platform.system()} {platform.release()} {platform.machine()}"
-    found["processor"] = processor()
+    found["system"] = machine.system()
+    found["processor"] = machine.processor()
     found["cpu level"] = kgfast.cpu_level()
     found["cpu levels"] = kgfast.cpu_levels()
-    found["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found["cores"] = machine.cores()
     found["threads"] = torch.get_num_threads()
     found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     found["CUDA kernels"] = cuda_kernels()
@@ -53,13 +54,3 @@ def package_version(name):
         return version(name)
     except PackageNotFoundError:
         return "from source, not installed" if importlib.util.find_spec(name) else "not installed"
-
-
-def processor():
-    """The processor's name as the system tells it."""
-    if platform.system() == "Linux":
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -7,17 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from kgfast.cli.console import plain_table
+from kgfast.cli.console import figure, plain_table, spread
 from kgfast.joint import ablate
 from kgfast.joint.facts import told_by
-
-
-def figure(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}"
 
 
 def show_tasks(console: Console, tasks: dict[str, dict[str, dict[str, Any]]]) -> None:
@@ -54,7 +46,3 @@ def show_ablation(console: Console, complete: dict[str, Any]) -> None:
     console.print(made)
     count = len(complete["seeds"])
     console.print(f"{count} seeds, {complete['steps'] or 'timed'} steps; better, worse: by more than the larger spread")
-
-
-def spread(value: dict[str, Any]) -> str:
-    return figure(value["mean"]) + ("" if value["spread"] is None else f" ± {figure(value['spread'])}")

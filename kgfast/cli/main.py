@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from kgfast.cli import many_runs
 from kgfast.cli.console import errors, plain_table, print_json, print_line, progress_bar, screen
 from kgfast.cli.interrupt import Commands
-from kgfast.cli.options import SettingsCommand, setting
+from kgfast.cli.options import Data, Device, Json, Run, SettingsCommand, Threads, setting, words
 from kgfast.cli.own_files import run_file
 from kgfast.core.files import naming
 from kgfast.errors import ConfigError, KgfastError
@@ -28,12 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else there.")]
-Data = Annotated[str | None, typer.Option(help="Where the run's data lies now.", show_default="as in training")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: cuda if there is one.")]
 
 
 def main(arguments=None):
@@ -114,14 +109,6 @@ def train(
     else:
         from kgfast.cli.graph_runs import train as run
     run(file, pairs, options, as_json)
-
-
-def words(settings):
-    """(YAML file or None, key=value pairs) of the words of a command."""
-    files = [word for word in settings or () if "=" not in word]
-    if len(files) > 1:
-        raise ConfigError(f"one YAML file at most, got {' and '.join(files)}")
-    return (files[0] if files else None), [word for word in settings or () if "=" in word]
 
 
 @app.command()
@@ -268,25 +255,8 @@ def serve(
     serve(load(run, data, threads=threads, device=device), host, port, errors().print)
 
 
-@app.command()
-def ablate(
-    settings: Annotated[
-        list[str], typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Settings of a joint run.", show_default=False)
-    ],
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, .. that every run is repeated with.")] = 3,
-    alone: Annotated[
-        list[str] | None,
-        typer.Option(help="Tasks trained without the others, such as mlm,nsp; repeatable.", show_default="each task"),
-    ] = None,
-    out: Annotated[str | None, setting(metavar="FOLDER", help="Folder for all runs and ablation.json.")] = None,
-    as_json: Json = False,
-):
-    """Joint training against each task alone, over seeds: mean and spread of every metric on test."""
-    from kgfast.cli import joint_runs
-
-    file, pairs = words(settings)
-    parts = [part.split(",") for part in alone] if alone else None
-    joint_runs.ablate(file, pairs, {"out": out}, seeds, parts, as_json)
+for many in (many_runs.ablate, many_runs.compare):
+    app.command()(many)
 
 
 @app.command()

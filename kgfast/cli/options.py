@@ -1,9 +1,20 @@
-"""Options of `kgfast train` whose help is what the settings say of themselves."""
+"""Options that several commands have; those of `kgfast train`, whose help is what the settings say of themselves."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 from typer.core import TyperCommand, TyperOption
+
+from kgfast.errors import ConfigError
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else there.")]
+Data = Annotated[str | None, typer.Option(help="Where the run's data lies now.", show_default="as in training")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: cuda if there is one.")]
 
 
 def setting(**more):
@@ -27,3 +38,11 @@ class SettingsCommand(TyperCommand):
                 sentence = told.split()[0].isalpha()  # and no list of words to choose from
                 option.help = f"{told[0].upper() if sentence else told[0]}{told[1:]}."
         super().format_help(ctx, formatter)
+
+
+def words(settings):
+    """(YAML file or None, key=value pairs) of the words of a command."""
+    files = [word for word in settings or () if "=" not in word]
+    if len(files) > 1:
+        raise ConfigError(f"one YAML file at most, got {' and '.join(files)}")
+    return (files[0] if files else None), [word for word in settings or () if "=" in word]

@@ -51,11 +51,8 @@ def rule(x1, y1, x2, y2, kind="grid"):
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"/>'
 
 
-def line_chart(xs, ys, *, label, x_label, colour=COLOURS[0], zero=True, mark=None, width=360, height=210):
-    """One curve. `zero`: the axis starts at 0; `mark` = (x, y, word) rings a point; hovering tells values."""
-    points = thin([(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)])
-    if not points:
-        return ""
+def frame(points, zero, x_label, width, height):
+    """(parts, at): grid, numbers and the word of the x axis around these points, and where a point (x, y) lies."""
     xs, ys = zip(*points, strict=True)
     low, high = (min(0, *ys) if zero else min(ys)), max(ys)
     high = high if high > low else low + (abs(low) or 1)
@@ -75,8 +72,22 @@ def line_chart(xs, ys, *, label, x_label, colour=COLOURS[0], zero=True, mark=Non
         parts += [rule(LEFT, y, width - RIGHT, y), text(LEFT - 6, y + 3.5, number(value), "end")]
     parts += [text(at(value, low)[0], height - BOTTOM + 15, number(value)) for value in ticks(left, right, 5)]
     parts.append(text(width - RIGHT, height - 2, x_label, "end", "axis"))
+    return parts, at
+
+
+def polyline(points, at, colour, style='stroke-width="2"', hint=""):
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in points))
-    parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>')
+    start = f'<polyline points="{path}" fill="none" stroke="{colour}" {style} stroke-linejoin="round"'
+    return f"{start}><title>{escape(hint)}</title></polyline>" if hint else f"{start}/>"
+
+
+def line_chart(xs, ys, *, label, x_label, colour=COLOURS[0], zero=True, mark=None, width=360, height=210):
+    """One curve. `zero`: the axis starts at 0; `mark` = (x, y, word) rings a point; hovering tells values."""
+    points = thin(finite(xs, ys))
+    if not points:
+        return ""
+    parts, at = frame(points, zero, x_label, width, height)
+    parts.append(polyline(points, at, colour))
     radius = 2.4 if len(points) <= 40 else 0
     for x, y in points:
         cx, cy = at(x, y)
@@ -89,6 +100,27 @@ def line_chart(xs, ys, *, label, x_label, colour=COLOURS[0], zero=True, mark=Non
         parts.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4.5" class="ring" stroke="{colour}"/>')
         parts.append(text(cx + (-8 if anchor == "end" else 8), cy + 16, mark[2], anchor, "note"))
     return svg(width, height, parts, label)
+
+
+def curves_chart(series, *, label, x_label, zero=True, width=560, height=300):
+    """Several curves in one frame; `series`: list of (name, colour, xs, ys). Hovering tells the name."""
+    curves = [(name, colour, thin(finite(xs, ys))) for name, colour, xs, ys in series]
+    points = [point for _, _, of_curve in curves for point in of_curve]
+    if not points:
+        return ""
+    parts, at = frame(points, zero, x_label, width, height)
+    for name, colour, of_curve in reversed(curves):  # the first on top
+        if len(of_curve) == 1:
+            cx, cy = at(*of_curve[0])
+            hint = f"<title>{escape(name)}</title>"
+            parts.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="3" fill="{colour}">{hint}</circle>')
+        elif of_curve:
+            parts.append(polyline(of_curve, at, colour, 'stroke-width="1.6" stroke-opacity=".85"', name))
+    return svg(width, height, parts, label)
+
+
+def finite(xs, ys):
+    return [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
 
 
 def thin(points, most=400):

@@ -14,6 +14,7 @@ from kgfast.evaluate import plots
 from kgfast.evaluate.embedding_map import embedding_map
 from kgfast.evaluate.markup import escape
 from kgfast.evaluate.metrics import HEADINGS, evaluate
+from kgfast.run.made_by import as_rows
 
 MOST_BYTES = 1 << 30  # of a file of the run that is read for the report
 FIRST_ROWS = 15  # of the relation table; the others are folded
@@ -40,6 +41,7 @@ def write_report(run, *, model, graph, details=None, progress=None):
         tasks(metrics),
         section("Settings", card(f"<pre class=columns>{escape(config_text(run))}</pre>")),
         section("Data", card(f"<pre>{escape(chr(10).join(graph.report.lines()))}</pre>")),
+        origin(metrics),
     ]
     return write_page(run, f"{model.score} on {graph.name}", f"{sizes(graph)}; {model.dim} numbers per entity", parts)
 
@@ -50,15 +52,26 @@ def sizes(graph):
 
 def write_page(run, title, subtitle, parts):
     """RUN/report.html from its parts, the empty ones left out."""
+    return write_html(run / "report.html", title, subtitle, parts, f"run {run.resolve().name}")
+
+
+def write_html(path, title, subtitle, parts, about):
+    """A page of parts at `path`, the empty ones left out; returns the path."""
     page = Template((files("kgfast.evaluate") / "report.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         subtitle=escape(subtitle),
         body="\n".join(part for part in parts if part),
-        footer=escape(f"kgfast {__version__} · run {run.resolve().name}"),
+        footer=escape(f"kgfast {__version__} · {about}"),
     )
-    with replacing(run / "report.html") as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
-    return run / "report.html"
+    return path
+
+
+def origin(metrics):
+    """What made the results, where metrics.json says it."""
+    rows = as_rows(metrics.get("made_by", {}))
+    return section("Made by", card(table(["", ""], rows, words=2))) if rows else ""
 
 
 def config_text(run):

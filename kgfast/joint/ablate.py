@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from rich.console import Console
 from kgfast.core.files import write_whole
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
+from kgfast.evaluate.spread import mean_and_spread
 from kgfast.joint.build import build_model, fit_to_data, load_graph
 from kgfast.joint.config import JointConfig
 from kgfast.joint.facts import told_by
@@ -93,13 +92,7 @@ def summarise(of_seeds: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         result[task] = {}
         for name, value in metrics.items():
             if isinstance(value, float):
-                values = [one[task][name] for one in of_seeds]
-                known = [one for one in values if one is not None and math.isfinite(one)]
-                result[task][name] = {
-                    "mean": statistics.fmean(known) if known else None,
-                    "spread": statistics.stdev(known) if len(known) > 1 else None,
-                    "values": values,
-                }
+                result[task][name] = mean_and_spread([one[task][name] for one in of_seeds])
     return result
 
 

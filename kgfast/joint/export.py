@@ -25,6 +25,7 @@ from kgfast.joint.text.language import LanguageTask
 from kgfast.joint.text.store import all_texts, graph_texts
 
 SAMPLE = 64  # texts whose tokens are compared
+UNTOLD = {"out", "data", "resume", "device", "threads", "tensorboard", "trackers", "columns", "header"}  # on the card
 
 
 def export_folder(model: JointModel, config: JointConfig, run: Path, folder: Path) -> list[Path]:
@@ -151,7 +152,7 @@ def model_card(model: JointModel, config: JointConfig, task: str, whole: Any, me
         lines += ["## Measured", "", "| task | split | metric | value |", "|---|---|---|---|", *rows, ""]
     started = "from scratch" if config.backbone.path is None else f"from `{Path(config.backbone.path).name}`"
     lines += ["## Training", "", f"The Transformer began {started}. Settings:", "", "```json"]
-    told = config.model_dump(exclude={"out", "data", "resume", "device", "threads", "tensorboard", "columns", "header"})
+    told = config.model_dump(exclude=UNTOLD)
     told["backbone"]["path"] = config.backbone.path and Path(config.backbone.path).name
     told["tokenizer"]["path"] = config.tokenizer.path and Path(config.tokenizer.path).name
     told["corpus"]["files"] = [Path(file).name for file in config.corpus.files]

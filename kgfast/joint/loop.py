@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,20 +29,27 @@ from kgfast.run.folder import run_folder
 from kgfast.run.loop import TrainingLoop
 from kgfast.run.progress import progress_bar
 from kgfast.run.session import TrainingError, check_triples, start
+from kgfast.run.trackers import Tracker
 
 LOG_STEPS = 256  # at most, between two reads of the losses
 MAIN = "link"  # the task whose metrics stand on top of metrics.json, as those of a run on the graph alone
 
 
 def train_joint(
-    config: JointConfig, *, resume: bool = False, console: Console | None = None, graph: KnowledgeGraph | None = None
+    config: JointConfig,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    graph: KnowledgeGraph | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
     """Train as configured and leave a run: config.yaml, tokenizer.json, checkpoint/, history.jsonl, tensorboard/,
     metrics.json, report.html.
 
-    `graph` stands in for loading `config.data`, with the questions and triples that it has. Returns what metrics.json
-    holds: "run", "test" and "valid" (link prediction, None without the task), "tasks" ({task: {split: metrics}}),
-    "train" (seconds, steps, peak_memory_bytes, stopped). Raises ConfigError, DataError, CheckpointError on bad input,
+    `graph` stands in for loading `config.data`, with the questions and triples that it has. `trackers` are told of the
+    run, beside those that the settings name. Returns what metrics.json holds: "run", "test" and "valid" (link
+    prediction, None without the task), "tasks" ({task: {split: metrics}}), "train" (seconds, steps, peak_memory_bytes,
+    stopped), "made_by". Raises ConfigError, DataError, CheckpointError on bad input,
     TrainingError where a loss is no number any more.
     """
     resume = start(config, resume)
@@ -60,7 +68,9 @@ def train_joint(
     try:
         with folder as run, torch.random.fork_rng(devices=devices):
             processes.wait()
-            return JointTraining(config, graph, run, console, processes, resume=resume).run_to_end()
+            training = JointTraining(config, graph, run, console, processes, resume=resume)
+            training.watchers = trackers
+            return training.run_to_end()
     finally:
         processes.leave()
 
@@ -244,6 +254,9 @@ class JointTraining(TrainingLoop):
         from kgfast.joint.report import write_joint_report  # its charts are needed once, at the end
 
         write_joint_report(self.run, self.model, metrics)
+
+    def checksums(self) -> dict[str, str]:
+        return super().checksums() | {"texts_sha256": self.texts}
 
     def agree(self, value: float) -> float:
         return self.processes.agree(value)

@@ -14,6 +14,7 @@ from kgfast.evaluate.report import (
     duration,
     figure,
     flat,
+    origin,
     read_history,
     section,
     sizes,
@@ -39,6 +40,7 @@ def write_joint_report(run: Path, model: JointModel, metrics: dict[str, Any]) ->
         utilisation(history, model),
         section("Settings", card(f"<pre class=columns>{escape(config_text(Path(run)))}</pre>")),
         section("Data", card(f"<pre>{escape(chr(10).join(graph.report.lines()))}</pre>")),
+        origin(metrics),
     ]
     subtitle = f"{sizes(graph)}; {model.score}, {model.dim} numbers per entity, entities: {model.entities.kind}"
     return write_page(Path(run), f"{', '.join(names)} on {graph.name}", subtitle, parts)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
 
 # A run may go on with other values of these; all others decide what is learnt.
-CHANGEABLE = {"data", "out", "resume", "epochs", "minutes", "threads", "device", "checkpoint_every", "tensorboard"}
+CHANGEABLE = {
+    "data", "out", "resume", "epochs", "minutes", "threads", "device", "checkpoint_every", "tensorboard", "trackers",
+}  # fmt: skip
 
 
 @dataclass

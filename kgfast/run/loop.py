@@ -11,6 +11,7 @@ import math
 import signal
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from rich.console import Console
 from torch import Tensor
 
 from kgfast.core.files import write_whole
+from kgfast.data import KnowledgeGraph
 from kgfast.run.checkpoint import Position
-from kgfast.run.monitor import Monitor
+from kgfast.run.made_by import made_by
+from kgfast.run.monitor import Monitor, numbers
 from kgfast.run.progress import LONG, lasting
+from kgfast.run.reading import flat
 from kgfast.run.schedule import learning_rate, part_over
 from kgfast.run.session import leave, peak_memory_bytes, stop_signals
 from kgfast.run.settings import RunSettings
+from kgfast.run.trackers import Tracker, open_trackers
 
 LOG_SECONDS = 2.0
 CHECKPOINT_SHARE = 20  # a checkpoint that took s seconds is followed by 20 s or more of training
@@ -35,6 +40,7 @@ class TrainingLoop(ABC):
     """
 
     config: RunSettings
+    graph: KnowledgeGraph
     run: Path
     console: Console
     monitor: Monitor
@@ -44,6 +50,7 @@ class TrainingLoop(ABC):
     rate: float | None  # of the last step; None: none is set yet
     first = True  # whether this process writes the run's files
     expected: float | None = None  # seconds that training was to take, told once
+    watchers: Sequence[Tracker] = ()  # told of the run, beside those that the settings name
 
     # What a kind of training fills in
 
@@ -101,6 +108,10 @@ class TrainingLoop(ABC):
     @abstractmethod
     def write_report(self, metrics: dict[str, Any]) -> None: ...
 
+    def checksums(self) -> dict[str, str]:
+        """Of the data, by the names that metrics.json has for them."""
+        return {"data_sha256": self.graph.fingerprint}
+
     def agree(self, value: float) -> float:
         """The value that all processes of the run go by."""
         return value
@@ -121,11 +132,19 @@ class TrainingLoop(ABC):
 
     def run_to_end(self) -> dict[str, Any]:
         """Train, evaluate, write the results; {} in a process that doesn't."""
-        resume_from = dict(history_bytes=self.position.history_bytes, step=self.position.step)
-        run = self.run if self.first else None
-        with Monitor(run, self.console, tensorboard=self.config.tensorboard, **resume_from) as self.monitor:
+        run, history_bytes = (self.run if self.first else None), self.position.history_bytes
+        with Monitor(run, self.console, history_bytes=history_bytes, trackers=self.trackers()) as self.monitor:
             stopped = self.train_until_stop()
-        return self.results(stopped) if self.first else {}
+            self.monitor.rest()
+            return self.results(stopped) if self.first else {}
+
+    def trackers(self) -> list[Tracker]:
+        """Who is told of the run: those that the settings name, and the watchers."""
+        if not self.first:
+            return []
+        names = [*(["tensorboard"] if self.config.tensorboard else []), *self.config.trackers]
+        settings = dict(flat(self.config.model_dump()))
+        return [*open_trackers(names, self.run, settings, self.position.step), *self.watchers]
 
     def train_until_stop(self) -> str:
         """Steps until training ends; says what ended it. A signal ends the process, after a checkpoint."""
@@ -175,8 +194,11 @@ class TrainingLoop(ABC):
             "epochs": self.epoch(),
             "stopped": stopped,
         }
+        metrics["made_by"] = made_by(self.config.device, self.checksums())
         write_whole(self.run / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
         self.write_report(metrics)
+        found = {key: value for key, value in metrics.items() if key not in ("run", "made_by")}
+        self.monitor.track(dict(numbers("results", found)), position.step, self.epoch())
         return metrics
 
     # Its clock

@@ -1,11 +1,11 @@
-"""What a person sees of training: a progress bar on standard error, RUN/history.jsonl, TensorBoard."""
+"""What a person sees of training: a progress bar on standard error, RUN/history.jsonl, and what trackers show."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from kgfast.core.files import naming, open_plain
-from kgfast.run.folder import folder_inside
+from kgfast.run.trackers import Tracker
 
 QUIET_SECONDS = 30.0  # between two lines where standard error is no terminal
 
@@ -24,8 +24,10 @@ class Monitor:
     `history_bytes` is where an earlier part of the run ended.
     """
 
-    def __init__(self, run: Path | None, console: Console, *, history_bytes: int, step: int, tensorboard: bool) -> None:
-        self.console = console
+    def __init__(
+        self, run: Path | None, console: Console, *, history_bytes: int, trackers: Sequence[Tracker] = ()
+    ) -> None:
+        self.console, self.trackers = console, trackers
         self.path = Path(os.devnull) if run is None else run / "history.jsonl"
         if run is None:
             self.file: BinaryIO = open(self.path, "ab")
@@ -34,11 +36,6 @@ class Monitor:
             # What came after the checkpoint is about to happen again.
             with naming(self.path):
                 self.file.truncate(min(history_bytes, os.path.getsize(self.path)))
-        self.writer = None
-        if tensorboard and run is not None:
-            from torch.utils.tensorboard import SummaryWriter  # half a second to import
-
-            self.writer = SummaryWriter(str(folder_inside(run, "tensorboard")), purge_step=step)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -53,11 +50,16 @@ class Monitor:
         self.bar.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self.bar.stop()
         self.file.close()
-        if self.writer is not None:
-            self.writer.close()
+        stopped = kind is not None and not issubclass(kind, Exception)  # by a signal
+        for tracker in self.trackers:
+            tracker.close("finished" if kind is None else "stopped" if stopped else "failed")
+
+    def rest(self) -> None:
+        """No progress is shown any more."""
+        self.bar.stop()
 
     def training(self, record: dict[str, Any], over: float, text: str, name: str) -> None:
         """A line of history; `over` is the part of training that is done, `text` and `name` say the rest to people."""
@@ -87,12 +89,16 @@ class Monitor:
         with naming(self.path):
             self.file.write(json.dumps(record).encode() + b"\n")
             self.file.flush()
-        if self.writer is None:
-            return
+        told: dict[str, float] = {}
         for key, value in record.items():
             if key not in ("step", "epoch"):
-                for path, number in numbers(key if key == "valid" else f"train/{key}", value):
-                    self.writer.add_scalar(path.replace("@", "_at_"), number, record["step"])
+                told |= numbers(key if key == "valid" else f"train/{key}", value)
+        self.track(told, record["step"], record["epoch"])
+
+    def track(self, told: Mapping[str, float], step: int, epoch: float) -> None:
+        """Tell the trackers; no name has an @ there, which some don't take."""
+        for tracker in self.trackers:
+            tracker.log({name.replace("@", "_at_"): value for name, value in told.items()}, step, epoch)
 
 
 def numbers(path: str, value: Any) -> Iterator[tuple[str, float]]:

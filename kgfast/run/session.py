@@ -16,6 +16,7 @@ from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError, KgfastError
 from kgfast.run.memory import use_threads
 from kgfast.run.settings import RunSettings, check_device
+from kgfast.run.trackers import check_installed
 
 
 class TrainingError(KgfastError):
@@ -28,6 +29,7 @@ def start(config: RunSettings, resume: bool) -> bool:
     if resume and config.out is None:
         raise ConfigError("resume: needs out=RUN, the folder of the run to go on with")
     check_device(config.device)
+    check_installed(config.trackers)
     use_threads(config.threads)
     return resume
 

@@ -29,6 +29,7 @@ from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
 from kgfast.reference import SCORES
 from kgfast.run import reading
+from kgfast.run.trackers import NAMES as TRACKERS
 
 ALIASES = {"transe": "transe_l1"}
 
@@ -85,6 +86,11 @@ def as_word(value: Any) -> Any:
 
 def as_texts(value: Any) -> Any:
     return [str(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def as_words(value: Any) -> Any:
+    """A list of words may be one text with commas."""
+    return [word for word in value.split(",") if word] if isinstance(value, str) else value or []
 
 
 def as_text(value: Any) -> Any:
@@ -176,6 +182,9 @@ class RunSettings(Section):
         description="cpu, cuda or cuda:N; auto: cuda if there is one",
     )
     tensorboard: bool = Field(True, description="write TensorBoard events into the run's folder")
+    trackers: Annotated[list[Annotated[str, AfterValidator(OneOf(TRACKERS))]], BeforeValidator(as_words)] = Field(
+        [], description="other programs that are told of the run: wandb, mlflow, trackio"
+    )
 
     def __init__(self, /, **values: Any) -> None:
         kind = type(self)

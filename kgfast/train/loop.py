@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from kgfast.run.loop import TrainingLoop
 from kgfast.run.progress import progress_bar
 from kgfast.run.seeds import generator
 from kgfast.run.session import TrainingError, check_triples, start
+from kgfast.run.trackers import Tracker
 from kgfast.train import checkpoint
 from kgfast.train.batches import Batches, frequency_weights
 from kgfast.train.build import build_model, build_optimizer, build_step, check_training_memory
@@ -35,14 +37,16 @@ def train(
     resume: bool = False,
     console: Console | None = None,
     graph: KnowledgeGraph | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
     """Train as configured and leave a run: config.yaml, checkpoint/, history.jsonl, tensorboard/,
     metrics.json, report.html.
 
     `resume` goes on from the checkpoint in `config.out` (from the beginning where the run was stopped
-    before its first one). `graph` stands in for loading `config.data`. Returns what metrics.json holds:
+    before its first one). `graph` stands in for loading `config.data`. `trackers` are told of the run, beside
+    those that the settings name. Returns what metrics.json holds:
     "valid" and "test" (None without triples), "train" (triples_per_second and seconds of training alone,
-    peak_memory_bytes, steps, epochs, stopped), "tasks". With validations the best tables are restored
+    peak_memory_bytes, steps, epochs, stopped), "tasks", "made_by". With validations the best tables are restored
     first; they cost a second copy of the tables. Raises ConfigError, DataError, CheckpointError on bad
     input, TrainingError when the loss is no number any more.
     """
@@ -50,7 +54,9 @@ def train(
     graph = config.load_graph() if graph is None else graph
     check_triples(graph)
     with run_folder(config.out, run_name(config, graph), resume) as run:
-        return Training(config, graph, run, console or Screen(stderr=True), resume=resume).run_to_end()
+        training = Training(config, graph, run, console or Screen(stderr=True), resume=resume)
+        training.watchers = trackers
+        return training.run_to_end()
 
 
 def begin(config: TrainConfig, resume: bool) -> bool:

@@ -1,0 +1,45 @@
+"""The commands on many runs, with their options; the work is imported when one is called."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kgfast.cli.options import Json, setting, words
+
+
+def ablate(
+    settings: Annotated[
+        list[str], typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Settings of a joint run.", show_default=False)
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, .. that every run is repeated with.")] = 3,
+    alone: Annotated[
+        list[str] | None,
+        typer.Option(help="Tasks trained without the others, such as mlm,nsp; repeatable.", show_default="each task"),
+    ] = None,
+    out: Annotated[Path | None, setting(help="Folder for all runs and ablation.json.")] = None,
+    as_json: Json = False,
+):
+    """Joint training against each task alone, over seeds: mean and spread of every metric on test."""
+    from kgfast.cli import joint_runs
+
+    file, pairs = words(settings)
+    parts = [part.split(",") for part in alone] if alone else None
+    joint_runs.ablate(file, pairs, {"out": None if out is None else str(out)}, seeds, parts, as_json)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN..", help="Folders of finished runs.", show_default=False)],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="What to compare, such as test.mrr or train.seconds; repeatable.", show_default="its table"),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write a page with the table and all curves here.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+):
+    """Runs side by side: mean and spread over seeds, only the settings that differ, the best first."""
+    from kgfast.cli import research
+
+    research.compare(runs, metric or (), page, as_json)
