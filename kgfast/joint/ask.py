@@ -57,9 +57,10 @@ def ask(model, question: str, topic: str | None = None, k: int = 5) -> dict[str,
 
 
 class Asker:
-    """Answers questions by a joint model; ConfigError for one without the task qa. Names are read once."""
+    """Answers questions by a joint model; ConfigError for one without the task qa. Names are read once. `held`: the
+    graph's, where it is there already."""
 
-    def __init__(self, model):
+    def __init__(self, model, held: Held | None = None):
         if "qa" not in model.tasks:
             raise ConfigError(f"this model was trained without the task qa; it has: {', '.join(model.tasks) or 'none'}")
         self.model, self.graph, self.task = model, model.graph, model.tasks["qa"]
@@ -67,7 +68,7 @@ class Asker:
         self.relations = {fold(text): relation for relation, pair in enumerate(names) for text in pair}
         texts = (*self.task.load("train").texts, *self.relations)
         self.linker = Linker(self.graph, (word for text in texts for word in PIECE.findall(fold(text))))
-        self.facts, self.held = self.task.facts, Held(self.graph)
+        self.facts, self.held = self.task.facts, held or Held(self.graph)
 
     @torch.no_grad()
     def ask(
@@ -192,7 +193,9 @@ class Asker:
 
     def predict(self, asked: Asked, k: int) -> list[Answer]:
         """The link predictor's answers, with their probabilities among all entities."""
-        relation, side = self.relation_beside(asked.linked) or (0, "tail")
+        beside = self.relation_beside(asked.linked)
+        assert beside is not None  # or it would have gone elsewhere
+        relation, side = beside
         entity = asked.abouts[0].entities[0]
         scores = link_scores(self.model, self.model.entities.all_rows()[entity][None], relation, side)
         answers = []
@@ -204,7 +207,8 @@ class Asker:
     def fill_blank(self, linked: Linked, k: int) -> list[Answer]:
         """The names that the language model finds likeliest in the blank."""
         blank = BLANK.search(linked.text)
-        chances = names_for_blank(self.model, linked.text, blank.span() if blank else (0, 0))
+        assert blank is not None  # or it would have gone elsewhere
+        chances = names_for_blank(self.model, linked.text, blank.span())
         return [self.described(entity, probability, [], {}) for probability, entity in highest(chances, k)]
 
     # How it is told

@@ -205,7 +205,7 @@ class TrainedRun:
         """Reads questions; the names of all entities are read once."""
         from kgfast.joint.ask import Asker
 
-        return Asker(self.with_questions())
+        return Asker(self.with_questions(), self.held)
 
     # What there is
 
