@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -56,14 +57,15 @@ class Linker:
     def __init__(self, graph: KnowledgeGraph, ordinary: Iterable[str] = ()):
         self.graph, self.ordinary = graph, frozenset(ordinary)
         self.written: dict[str, set[str]] = {}
-        self.entities: dict[str, tuple[int, ...]] = {}
+        owners: dict[str, list[int]] = defaultdict(list)
         for entity in range(graph.num_entities):
             for name in names_of(graph, entity):
                 key = fold(name)
-                if entity not in self.entities.get(key, ()):
-                    self.entities[key] = (*self.entities.get(key, ()), entity)
+                if owners[key][-1:] != [entity]:
+                    owners[key].append(entity)
                 if name != graph.entity_names[entity] or name == graph.label(entity):  # else it is an id, not a word
                     self.written.setdefault(key, set()).add(tidy(name))
+        self.entities = {name: tuple(entities) for name, entities in owners.items()}
         self.finder = Finder({name: place for place, name in enumerate(self.entities)})
         self.names = list(self.entities)
 

@@ -42,8 +42,9 @@ class Questions:
     hops: Tensor
 
     @classmethod
-    def of(cls, graph: KnowledgeGraph, split: str, max_hops: int = 3) -> Questions:
-        """The questions of a split. Hops are counted over all triples of the graph: they only sort the results."""
+    def of(cls, graph: KnowledgeGraph, split: str, max_hops: int = 3, linker: Linker | None = None) -> Questions:
+        """The questions of a split. Hops are counted over all triples of the graph: they only sort the results. linker:
+        of the graph and its `small_words`, for those who read several splits."""
         rows = graph.questions.get(split)
         if not rows:
             there = ", ".join(name for name, found in graph.questions.items() if found) or "none"
@@ -52,7 +53,7 @@ class Questions:
         sorted_answers = [sorted(set(answers)) for *_, answers in rows]
         counts = torch.tensor([0, *map(len, sorted_answers)])
         answers = torch.tensor([answer for answers in sorted_answers for answer in answers], dtype=torch.int64)
-        linker = Linker(graph, small_words(graph))
+        linker = linker or Linker(graph, small_words(graph))
         texts = [about(linker, text, topic) for text, topic, _ in rows]
         offsets = counts.cumsum(0)
         return cls(texts, topics, offsets, answers, fewest_hops(graph, topics, offsets, answers, max_hops))

@@ -20,8 +20,9 @@ from kgfast.joint.tasks.qa import answering
 from kgfast.joint.tasks.qa.answering import Gate, Reader, Reading
 from kgfast.joint.tasks.qa.edges import Edges
 from kgfast.joint.tasks.qa.fill import Fill
+from kgfast.joint.tasks.qa.linking import Linker
 from kgfast.joint.tasks.qa.paths import Facts
-from kgfast.joint.tasks.qa.questions import Questions
+from kgfast.joint.tasks.qa.questions import Questions, small_words
 from kgfast.joint.tasks.qa.replies import Sense
 from kgfast.joint.text.store import TextStore
 
@@ -108,9 +109,14 @@ class QATask(Task):
     def load(self, split: str) -> Questions:
         """The questions of a split, tokenized as the group "qa/SPLIT" of the texts."""
         if split not in self.questions:
-            self.questions[split] = Questions.of(self.graph, split, self.options.max_hops)
+            self.questions[split] = Questions.of(self.graph, split, self.options.max_hops, self.linker)
             self.texts.add(f"qa/{split}", self.questions[split].texts)
         return self.questions[split]
+
+    @cached_property
+    def linker(self) -> Linker:
+        """Finds what questions name that were written with the data."""
+        return Linker(self.graph, small_words(self.graph))
 
     @classmethod
     def lacks(cls, graph: KnowledgeGraph, config) -> str | None:
