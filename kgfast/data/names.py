@@ -2,7 +2,7 @@
 
 A name is its exact characters, whoever asks: files of triples, texts and questions, `entity_id`, `ask`, `predict`.
 Of names that were shortened from IRIs, the IRI counts too, with or without angle brackets. What only looks like a
-name is refused, with words for what differs.
+name is refused, with words for what differs. Only in the running text of questions slips are forgiven: `Linker`.
 """
 
 from __future__ import annotations

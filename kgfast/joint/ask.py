@@ -23,7 +23,7 @@ from kgfast.evaluate.held import Held
 from kgfast.evaluate.predict import find_id, relation_label
 from kgfast.joint.guesses import check_count, link_scores, names_for_blank
 from kgfast.joint.model.joint_model import evaluating
-from kgfast.joint.tasks.qa.kinds import COUNT, LIST, YES_NO, is_choice, kind_of
+from kgfast.joint.tasks.qa.kinds import COUNT, LIST, is_choice, kind_of
 from kgfast.joint.tasks.qa.linking import Linked, Linker
 from kgfast.joint.tasks.qa.questions import about
 from kgfast.joint.tasks.qa.readings import About, Read, read
@@ -33,7 +33,6 @@ from kgfast.joint.text.mentions import PIECE
 from kgfast.joint.unseen import check_texts
 
 LANGUAGE, LINK, QUESTION = "language model", "link head", "question head"
-ROUTES = (LANGUAGE, LINK, YES_NO, COUNT, QUESTION)
 BLANK = re.compile(r"_{2,}|\.{3}$|\u2026$")
 AT_ONCE = 64  # questions that walk together: num_entities x 64 numbers a hop
 MOST_OWNERS = 8  # entities that share a name

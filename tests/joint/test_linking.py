@@ -8,6 +8,7 @@ from kgfast import KnowledgeGraph
 from kgfast.joint.tasks.qa.kinds import COUNT, LIST, YES_NO, kind_of
 from kgfast.joint.tasks.qa.linking import Linker
 from kgfast.joint.tasks.qa.questions import Questions, about, small_words
+from kgfast.joint.text import mentions
 
 pytest.importorskip("rapidfuzz")
 
@@ -48,6 +49,12 @@ def named(question):
 def test_names_aliases_and_misspellings(question, expected):
     found = named(question)
     assert [set(one.split("|")) for one in found] == [set(one.split("|")) for one in expected]
+
+
+def test_in_texts_a_name_is_its_label_before_it_is_an_alias():
+    graph = linker().graph
+    assert mentions.names_of(graph)["Danish"] == graph.entity_id("danish")  # of Denmark, too, who asks
+    assert mentions.names_of(graph)["Siam"] == graph.entity_id("thailand")
 
 
 def test_words_of_questions_are_corrected_and_names_stand_in_their_places():

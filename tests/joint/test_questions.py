@@ -103,6 +103,9 @@ def test_other_questions_and_fewer_triples(family):
     assert changed.report.questions["train"]["read"] == 1
     assert len(with_questions(graph, folder, "other").questions["train"]) == 1
     assert len(graph.questions["train"]) == 3
+    both = with_questions(graph, folder, "qa, other")
+    assert len(both.questions["train"]) == both.report.questions["train"]["read"] == 4
+    assert both.report.questions["train"]["file"] == "qa_train.txt, other_train.txt"
     with pytest.raises(DataError, match="no file .*third_train.txt"):
         with_questions(graph, folder, "third")
     fewer = with_fewer_triples(graph, 0.6, seed=1)

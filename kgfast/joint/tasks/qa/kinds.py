@@ -6,7 +6,6 @@ from kgfast.data.names import fold
 from kgfast.joint.text.mentions import PIECE
 
 YES_NO, COUNT, LIST = "yes/no", "count", "list"
-KINDS = (YES_NO, COUNT, LIST)
 
 # A question for yes or no begins with one of these words, or asks whether.
 VERBS = frozenset("is isn are aren was were am do don does doesn did has have had can could will would".split())
