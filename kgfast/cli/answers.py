@@ -10,11 +10,19 @@ from typing import Any
 
 from kgfast.cli.console import errors, plain_table, print_json, screen
 from kgfast.errors import ConfigError, DataError, KgfastError
-from kgfast.evaluate.predict import SLOTS
+from kgfast.evaluate.predict import SLOTS, find_id
 from kgfast.use import TrainedRun
 
 ASKED = "?"  # in a file of queries, the part that is asked for
 HELD = {"train": "in train", "valid": "held out (valid)", "test": "held out (test)"}
+PREDICTED = "predicted, not in the graph"
+WHAT = {
+    "yes/no": "as far as the graph knows",
+    "count": "as many as the graph knows",
+    "question head": "the paths that the question means, and predictions",
+    "link head": "the likeliest links",
+    "language model": "the names that fill the blank best",
+}
 AT_ONCE = 256  # lines of a file that are answered together
 
 
@@ -76,7 +84,7 @@ def ask_file(run: TrainedRun, file: str, k: int, always: bool, as_json: bool) ->
     for where, line in lines_of(file):
         question, _, topic = line.partition("\t")
         with at_line(where):
-            topics.append(topic or run.entities[run.topics.find(question)])
+            topics.append(run.entities[find_id(run.graph, "topic", topic)] if topic else None)
         questions.append(question)
     for start in range(0, len(questions), AT_ONCE):
         chosen = slice(start, start + AT_ONCE)
@@ -109,16 +117,27 @@ def show_answers(run: TrainedRun, results: Sequence[dict[str, Any]], as_json: bo
             continue
         if headed:
             console.print(found["question"], style="bold", soft_wrap=True)
-        if not found["answers"]:
-            console.print(
-                f"I don't know: no answer is as likely as {run.threshold:.2f}; --always shows the likeliest.",
-                soft_wrap=True,
-            )
-        for answer in found["answers"]:
-            console.print(f"{answer['rank']:>2}  {answer['probability']:.3f}  {answer['label']}", style="bold")
-            for step in answer["support"]:
-                note = "" if step["known"] else "   (predicted, not in the graph)"
-                console.print(f"      {step['head']}  {step['relation']}  {step['tail']}{note}", style="dim")
+        show_reply(run, found)
+
+
+def show_reply(run: TrainedRun, found: dict[str, Any]) -> None:
+    """Who answers, what is answered, and the triples that support it."""
+    console = screen()
+    if found["knows"] is False and found["topic"] is None:
+        return console.print("I don't know: the question names nothing of the graph.", soft_wrap=True)
+    if found["knows"] is False and not found["answers"] and found["value"] is None:
+        return console.print(
+            f"I don't know: no answer is as likely as {run.threshold:.2f}; --always shows the likeliest.",
+            soft_wrap=True,
+        )
+    console.print(f"{found['by']}: {WHAT[found['by']]}", style="dim", soft_wrap=True)
+    if found["value"] is not None:
+        console.print(f"{found['value']}   {found['probability']:.3f}", style="bold")
+    for answer in found["answers"]:
+        console.print(f"{answer['rank']:>2}  {answer['probability']:.3f}  {answer['label']}", style="bold")
+        for step in answer["support"]:
+            note = "" if step["split"] == "train" else f"   ({HELD.get(step['split'], PREDICTED)})"
+            console.print(f"      {step['head']}  {step['relation']}  {step['tail']}{note}", style="dim")
 
 
 def lines_of(file: str) -> Iterator[tuple[str, str]]:

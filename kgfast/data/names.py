@@ -2,7 +2,7 @@
 
 A name is its exact characters, whoever asks: files of triples, texts and questions, `entity_id`, `ask`, `predict`.
 Of names that were shortened from IRIs, the IRI counts too, with or without angle brackets. What only looks like a
-name is refused, with words for what differs.
+name is refused, with words for what differs. Only in the running text of questions slips are forgiven: `Linker`.
 """
 
 from __future__ import annotations
@@ -104,9 +104,17 @@ def tidy(text: str) -> str:
     return " ".join(text.split())
 
 
-def mention_key(text: str) -> str:
-    """Equal for a name and a mention of it: tidy, and without case."""
-    return tidy(tidy(text).casefold())
+def fold(text: str) -> str:
+    """A text, tidy and without case: equal for a name and a mention of it."""
+    return tidy(text).casefold()
+
+
+def unfold(text: str, start: int, stop: int) -> tuple[int, int]:
+    """The characters of a tidy text that are [start, stop) of what `fold` makes of it: a letter may become two."""
+    if len(text.casefold()) == len(text):
+        return start, stop
+    places = [place for place, letter in enumerate(text) for _ in letter.casefold()]
+    return places[start], places[stop - 1] + 1
 
 
 def find_mentions(name: str, text: str) -> list[tuple[int, int]]:

@@ -77,6 +77,12 @@ def find_sources(source) -> Sources:
     raise DataError(f"{source}: no such file or folder, nor a built-in graph (built in: {known})")
 
 
+def folder_of(source) -> Path:
+    """The folder of a source's files: of a built-in graph, where it lies."""
+    path = BUILT_IN / str(source) if str(source) in built_in_names() else as_path("source", source)
+    return path.parent if path.is_file() else path
+
+
 def built_in_names() -> list[str]:
     if not BUILT_IN.is_dir():
         return []

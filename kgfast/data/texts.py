@@ -55,7 +55,7 @@ def read_texts(path: Path, names: Names) -> tuple[Strings, dict, Resembling]:
 
 def read_questions(path: Path, names: Names) -> tuple[list[Question], dict, Resembling]:
     """([(question, topic entity id, ids of the answers)], counts, unknown names that look like known ones) from
-    lines of question, tab, topic, tab, a|b|c.
+    lines of question, tab, topic, tab, a|b|c. Nothing behind the second tab: a question that nothing answers.
 
     DataError with the line for a malformed one. A question whose topic isn't in the graph, or none of whose
     answers is, is counted and left out; so is an unknown answer beside known ones.
@@ -66,9 +66,9 @@ def read_questions(path: Path, names: Names) -> tuple[list[Question], dict, Rese
         shown = excerpt("\t".join(row))
         if len(row) != 3:
             raise DataError(f"{where}expected question, topic and answers between tabs, found {len(row)}: {shown}")
-        if not all((row[0].strip(), row[1], *row[2].split("|"))):
+        if not all((row[0].strip(), row[1], *(row[2].split("|") if row[2] else ()))):
             raise DataError(f"{where}question, topic or an answer is empty: {shown}")
-    answers = [list(dict.fromkeys(row[2].split("|"))) for row in rows]
+    answers = [list(dict.fromkeys(row[2].split("|"))) if row[2] else [] for row in rows]
     every = [row[1] for row in rows] + [answer for of_row in answers for answer in of_row]
     written = pa.array(every, pa.large_string())
     found = names.find_all(written)
@@ -86,7 +86,7 @@ def read_questions(path: Path, names: Names) -> tuple[list[Question], dict, Rese
         known = [index for index in ids if index >= 0]
         if topic < 0:
             counts["unknown_topic"] += 1
-        elif not known:
+        elif of_row and not known:
             counts["no_known_answer"] += 1
         else:
             counts["unknown_answers"] += len(ids) - len(known)

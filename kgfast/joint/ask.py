@@ -1,163 +1,292 @@
-"""Questions asked of a trained model: answers by name, with the triples that support them."""
+"""Questions asked of a trained model: which part of it answers each, and the answers by name, with what supports them.
+
+language model  a text with a blank: the names that fill it best
+link head       an entity and a relation, nothing else: the link predictor's best entities
+yes/no, count   questions of these kinds, from what the graph holds
+question head   any other question: where its paths lead, or what the heads of the task `qa` predict
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kgfast import reference
 from kgfast.core import checks
-from kgfast.errors import ConfigError
-from kgfast.evaluate.predict import described, find_id, relation_label
+from kgfast.data.names import fold
+from kgfast.errors import ConfigError, DataError
+from kgfast.evaluate.held import Held
+from kgfast.evaluate.predict import find_id, relation_label
+from kgfast.joint.guesses import check_count, link_scores, names_for_blank
 from kgfast.joint.model.joint_model import evaluating
-from kgfast.joint.model.packed import Encoded
-from kgfast.joint.tasks.qa.fill import all_scores
-from kgfast.joint.tasks.qa.questions import Topics, mentions, without_mention
-from kgfast.joint.tasks.qa.walk import Step, support, walk
-from kgfast.joint.unseen import check_texts, rows_of_texts
+from kgfast.joint.tasks.qa.kinds import COUNT, LIST, is_choice, kind_of
+from kgfast.joint.tasks.qa.linking import Linked, Linker
+from kgfast.joint.tasks.qa.questions import about
+from kgfast.joint.tasks.qa.readings import About, Read, read
+from kgfast.joint.tasks.qa.replies import Reply, confirmed, counted, listed, ranked
+from kgfast.joint.text.forms import relation_texts
+from kgfast.joint.text.mentions import PIECE
+from kgfast.joint.unseen import check_texts
 
-MAIN = ("together", "following", "embedding")  # whose answers count: the first that there is
-
-
+LANGUAGE, LINK, QUESTION = "language model", "link head", "question head"
+BLANK = re.compile(r"_{2,}|\.{3}$|\u2026$")
 AT_ONCE = 64  # questions that walk together: num_entities x 64 numbers a hop
+MOST_OWNERS = 8  # entities that share a name
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, the part of the model that answers it, and each thing that it asks about."""
+
+    question: str
+    linked: Linked
+    route: str
+    abouts: Sequence[About]
 
 
 def ask(model, question: str, topic: str | None = None, k: int = 5) -> dict[str, Any]:
-    """The k likeliest answers to a question; `ask_all` has the rest."""
-    return ask_all(model, [question], [topic], k)[0]
+    """The k likeliest answers to a question; `Asker` has the rest."""
+    return Asker(model).ask([question], [topic], k)[0]
 
 
-@torch.no_grad()
-def ask_all(
-    model,
-    questions: Sequence[str],
-    topics: Sequence[str | None] | None = None,
-    k: int = 5,
-    threshold: float | None = None,
-    finder: Topics | None = None,
-) -> list[dict[str, Any]]:
-    """The k likeliest answers to each question, read and walked together.
+class Asker:
+    """Answers questions by a joint model; ConfigError for one without the task qa. Names are read once. `held`: the
+    graph's, where it is there already."""
 
-    topics     names of the entities asked about; None: the longest name or text that the question mentions
-    threshold  a likeliest answer below this probability counts as not known
-    finder     of topics, for those who ask again
+    def __init__(self, model, held: Held | None = None):
+        if "qa" not in model.tasks:
+            raise ConfigError(f"this model was trained without the task qa; it has: {', '.join(model.tasks) or 'none'}")
+        self.model, self.graph, self.task = model, model.graph, model.tasks["qa"]
+        names = zip(map(str, self.graph.relation_names), relation_texts(self.graph), strict=True)
+        self.relations = {fold(text): relation for relation, pair in enumerate(names) for text in pair}
+        texts = (*self.task.load("train").texts, *self.relations)
+        self.linker = Linker(self.graph, (word for text in texts for word in PIECE.findall(fold(text))))
+        self.facts, self.held = self.task.facts, held or Held(self.graph)
 
-    Returns dicts of question, topic, knows (None without a threshold), and answers: dicts of rank, id, name, label,
-    probability, heads (each head's probability), and support, the likeliest way from topic to answer as dicts of head,
-    relation, tail (labels), known (False: a guess) and share (of the mass that arrived). ConfigError for a model
-    without the task qa, DataError for an unknown topic.
-    """
-    if "qa" not in model.tasks:
-        raise ConfigError(f"this model was trained without the task qa; it has: {', '.join(model.tasks) or 'none'}")
-    check_count(k, model.graph.num_entities)
-    entities = topic_ids(model, questions, topics, finder)
-    results: list[dict[str, Any]] = []
-    with evaluating(model):
-        for start in range(0, len(questions), AT_ONCE):
-            chosen = slice(start, start + AT_ONCE)
-            results += answers_of(model, questions[chosen], entities[chosen], k, threshold)
-    return results
+    @torch.no_grad()
+    def ask(
+        self,
+        questions: Sequence[str],
+        topics: Sequence[str | None] | None = None,
+        k: int = 5,
+        threshold: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """The k likeliest answers to each question, read together.
 
+        topics     names of the entities asked about; None: those that the question mentions
+        threshold  a likeliest answer below this probability counts as not known
 
-def topic_ids(
-    model, questions: Sequence[str], topics: Sequence[str | None] | None = None, finder: Topics | None = None
-) -> list[int]:
-    """The entity that each question is about; DataError for a question that is empty or about none that is known."""
-    check_texts(model, questions)
-    finder = finder or Topics(model.graph)
-    named = [None] * len(questions) if topics is None else checks.rows("topics", topics)
-    if len(named) != len(questions):
-        raise ConfigError(f"topics: {len(named)} of them for {len(questions)} questions; None stands for no topic")
-    return [
-        finder.find(question) if topic is None else find_id(model.graph, "topic", topic)
-        for question, topic in zip(questions, named, strict=True)
-    ]
+        Returns dicts of question, by (the part of the model that answers), topics (names; the question's first is also
+        topic; None where it names nothing), knows (None without a threshold), value ("yes", "no", a number; None where
+        the answer is a list), probability, and answers: dicts of rank, id, name, label, probability, known (whether
+        the graph's facts give it, or it is predicted), heads (each head's probability), and support, triples as dicts
+        of head, relation, tail (labels), known, split (that holds it) and share (of the mass that arrived). DataError
+        for an empty question or an unknown topic.
+        """
+        check_count(k, self.graph.num_entities)
+        check_texts(self.model, questions)
+        named = [None] * len(questions) if topics is None else checks.rows("topics", topics)
+        if len(named) != len(questions):
+            raise ConfigError(f"topics: {len(named)} of them for {len(questions)} questions; None stands for no topic")
+        asked = [self.understand(one, topic) for one, topic in zip(questions, named, strict=True)]
+        results: list[dict[str, Any]] = []
+        with evaluating(self.model):
+            for start in range(0, len(asked), AT_ONCE):
+                block = asked[start : start + AT_ONCE]
+                reads = iter(read(self.model, self.facts, [about for one in block for about in walking(one)]))
+                results += [self.answer(one, [next(reads) for _ in walking(one)], k, threshold) for one in block]
+        return results
 
+    # What is asked
 
-def answers_of(
-    model, questions: Sequence[str], entities: list[int], k: int, threshold: float | None
-) -> list[dict[str, Any]]:
-    """`ask_all` of a few questions, whose topics are known."""
-    graph, task, device = model.graph, model.tasks["qa"], model.relations.device
-    bare = [without_mention(text, mentions(graph, entity)) for text, entity in zip(questions, entities, strict=True)]
-    encoded = model.backbone.encode(model.texts.pack(bare).to(device), task.name)
-    topics = torch.tensor(entities, device=device)
-    found = task.probabilities(model, topics, encoded)
-    ways = supports(model, topics, encoded) if "following" in found else lambda place, answer: []
-    best = torch.sort(found[next(head for head in MAIN if head in found)], descending=True, stable=True)
-    results = []
-    for place, (question, entity) in enumerate(zip(questions, entities, strict=True)):
-        answers = [
-            {
-                "rank": rank,
-                "id": answer,
-                "name": str(graph.entity_names[answer]),
-                "label": graph.label(answer),
-                "probability": probability,
-                "heads": {head: float(values[place, answer]) for head, values in found.items()},
-                "support": [named(graph, step) for step in ways(place, answer)],
-            }
-            for rank, (probability, answer) in enumerate(
-                zip(best.values[place, :k].tolist(), best.indices[place, :k].tolist(), strict=True), start=1
-            )
+    def understand(self, question: str, topic: str | None) -> Asked:
+        """The dispatcher: the one place that decides which part of the model answers."""
+        linked = self.linker.link(question)
+        if BLANK.search(linked.text):
+            return Asked(question, linked, LANGUAGE, ())
+        abouts = self.abouts(linked) if topic is None else [self.about(linked, find_id(self.graph, "topic", topic))]
+        if topic is None and self.relation_beside(linked) is not None:
+            return Asked(question, linked, LINK, abouts)
+        kind = kind_of(linked.text)
+        known = kind != LIST and "following" in self.task.options.heads
+        return Asked(question, linked, kind if known else QUESTION, abouts)
+
+    def abouts(self, linked: Linked) -> list[About]:
+        """The question about each entity that it names; DataError for a name that too many share."""
+        for mention in linked.mentions:
+            if len(mention.entities) > MOST_OWNERS:
+                names = ", ".join(repr(self.graph.entity_names[entity]) for entity in mention.entities[:5])
+                raise DataError(f"{mention.name!r} may be {names} or others: name the topic")
+        choice = is_choice(linked.text)
+        return [
+            About(mention.entities, linked.bare(place, choice), owners(linked, besides=place))
+            for place, mention in enumerate(linked.mentions)
         ]
-        knows = None if threshold is None else bool(answers[0]["probability"] >= threshold)
-        topic = str(graph.entity_names[entity])
-        results.append({"question": question, "topic": topic, "knows": knows, "answers": answers})
-    return results
+
+    def about(self, linked: Linked, entity: int) -> About:
+        """The question about an entity that is given, whether the question names it or not."""
+        for one in self.abouts(linked):
+            if entity in one.entities:
+                return About((entity,), one.text, one.others)
+        return About((entity,), about(self.linker, linked.text, entity), owners(linked))
+
+    def relation_beside(self, linked: Linked) -> tuple[int, str] | None:
+        """(relation, side that is asked for) of a text that is an entity and a relation, nothing else."""
+        if len(linked.mentions) != 1:
+            return None
+        (mention,) = linked.mentions
+        before, behind = (
+            fold(part.strip(" ?.,:|")) for part in (linked.text[: mention.start], linked.text[mention.stop :])
+        )
+        if before and behind or (before or behind) not in self.relations:
+            return None
+        return self.relations[before or behind], "head" if before else "tail"
+
+    # Who answers
+
+    def answer(self, asked: Asked, reads: list[Read], k: int, threshold: float | None) -> dict[str, Any]:
+        """The answers of the part of the model that was chosen."""
+        if asked.route == LANGUAGE:
+            return self.result(asked, [], None, None, self.fill_blank(asked.linked, k))
+        if asked.route == LINK:
+            return self.result(asked, asked.abouts[0].entities[:1], None, None, self.predict(asked, k))
+        if not reads:
+            return {**self.result(asked, [], None, None, []), "knows": False}
+        if asked.route == QUESTION:
+            return self.list_answers(asked, reads, k, threshold)
+        if asked.route == COUNT:
+            reply = counted(self.facts, [read.sense for read in reads])
+        else:
+            others = [about.others for about in asked.abouts]
+            reply = confirmed(self.facts, [(read.sense, other) for read, other in zip(reads, others, strict=True)])
+        answers = [self.known(reply, entity, {}) for entity in reply.answers]
+        return self.result(asked, topics_of(reads), reply, threshold, answers[:k])
+
+    def list_answers(self, asked: Asked, reads: list[Read], k: int, threshold: float | None) -> dict[str, Any]:
+        """Where the paths lead and then what the heads predict; predictions alone where they are likelier."""
+        if is_choice(asked.linked.text):  # the topic is what the others are answers to
+            others = [about.others for about in asked.abouts]
+            reads = [max(zip(reads, others, strict=True), key=lambda one: (among(*one), one[0].strength))[0]]
+        reply = listed(self.facts, [read.sense for read in reads])
+        if not reply.answers and len(reads) > 1:
+            reads = [max(reads, key=lambda read: read.strength)]
+            reply = listed(self.facts, [reads[0].sense])
+        predicted = torch.stack([read.main for read in reads]).prod(0)
+        heads = {head: torch.stack([read.heads[head] for read in reads]).prod(0) for head in reads[0].heads}
+        best = torch.sort(predicted, descending=True, stable=True)
+        reply = surer(reply, predicted, float(best.values[0]), int(best.indices[0]))
+        answers = [self.known(reply, entity, heads) for entity in reply.answers]
+        for probability, entity in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            if len(answers) >= k:
+                break
+            if entity not in reply.answers:
+                steps = [self.step(s.head, s.relation, s.tail, s.share) for read in reads for s in read.way(entity)]
+                answers.append(self.described(entity, probability, steps, heads))
+        return self.result(asked, topics_of(reads), reply, threshold, answers[:k])
+
+    def predict(self, asked: Asked, k: int) -> list[Answer]:
+        """The link predictor's answers, with their probabilities among all entities."""
+        beside = self.relation_beside(asked.linked)
+        assert beside is not None  # or it would have gone elsewhere
+        relation, side = beside
+        entity = asked.abouts[0].entities[0]
+        scores = link_scores(self.model, self.model.entities.all_rows()[entity][None], relation, side)
+        answers = []
+        for probability, other in highest(scores.softmax(0), k):
+            head, tail = (entity, other) if side == "tail" else (other, entity)
+            answers.append(self.described(other, probability, [self.step(head, relation, tail)], {}))
+        return answers
+
+    def fill_blank(self, linked: Linked, k: int) -> list[Answer]:
+        """The names that the language model finds likeliest in the blank."""
+        blank = BLANK.search(linked.text)
+        assert blank is not None  # or it would have gone elsewhere
+        chances = names_for_blank(self.model, linked.text, blank.span())
+        return [self.described(entity, probability, [], {}) for probability, entity in highest(chances, k)]
+
+    # How it is told
+
+    def result(
+        self, asked: Asked, topics: Iterable[int], reply: Reply | None, threshold: float | None, answers: list[Answer]
+    ) -> dict[str, Any]:
+        names = [str(self.graph.entity_names[entity]) for entity in topics]
+        chance = reply.chance if reply is not None else max((one["probability"] for one in answers), default=0.0)
+        return {
+            "question": asked.question,
+            "by": asked.route,
+            "topic": names[0] if names else None,
+            "topics": names,
+            "knows": None if threshold is None or reply is None else chance >= threshold,
+            "value": None if reply is None else reply.value,
+            "probability": chance,
+            "answers": [{"rank": rank, **answer} for rank, answer in enumerate(answers, 1)],
+        }
+
+    def known(self, reply: Reply, entity: int, heads: dict[str, Tensor]) -> Answer:
+        """An answer that the graph holds: there the paths lead that the question means."""
+        steps = [self.step(*triple) for triple in reply.ways[entity]]
+        return {**self.described(entity, reply.answers[entity], steps, heads), "known": True}
+
+    def described(self, entity: int, probability: float, steps: list[dict], heads: dict[str, Tensor]) -> Answer:
+        return {
+            "id": entity,
+            "name": str(self.graph.entity_names[entity]),
+            "label": self.graph.label(entity),
+            "probability": probability,
+            "known": False,
+            "heads": {head: float(values[entity]) for head, values in heads.items()},
+            "support": steps,
+        }
+
+    def step(self, head: int, relation: int, tail: int, share: float = 1.0) -> dict[str, Any]:
+        """A triple as people read it, with the split that holds it."""
+        split = self.held.answers((head, relation, tail), 2).get(tail)
+        return {
+            "head": self.graph.label(head),
+            "relation": relation_label(self.graph, relation),
+            "tail": self.graph.label(tail),
+            "known": split is not None,
+            "split": split,
+            "share": share,
+        }
 
 
-def supports(model, topics: Tensor, encoded: Encoded) -> Callable[[int, int], list[Step]]:
-    """(question, answer) -> the steps of the likeliest way there, of the number of hops that brings it the most."""
-    task = model.tasks["qa"]
-    reading, edges = task.reader(encoded), task.edges_on(topics.device)
-    fill = task.link_fill(model, model.entities.all_rows()) if task.both and task.options.predicted else task.fill
-    masses = walk(topics, reading.attention, edges, fill)
-
-    def ways(place: int, answer: int) -> list[Step]:
-        of_one, shares = [mass[:, place, None] for mass in masses], reading.hops[:, place]
-        arrived = [float(share * mass[answer, 0]) for share, mass in zip(shares, of_one, strict=True)]
-        hops = arrived.index(max(arrived))
-        return support(answer, of_one[: hops + 1], reading.attention[:hops, :, place, None], edges, fill)
-
-    return ways
+def walking(asked: Asked) -> Sequence[About]:
+    """What the reader has to read of a question."""
+    return () if asked.route in (LANGUAGE, LINK) else asked.abouts
 
 
-def named(graph, step: Step) -> dict:
-    return {
-        "head": graph.label(step.head),
-        "relation": relation_label(graph, step.relation),
-        "tail": graph.label(step.tail),
-        "known": step.known,
-        "share": step.share,
-    }
+def owners(linked: Linked, besides: int | None = None) -> frozenset[int]:
+    """All entities that a question may name, one mention aside."""
+    return frozenset(
+        entity for place, mention in enumerate(linked.mentions) if place != besides for entity in mention.entities
+    )
 
 
-@torch.no_grad()
-def predict_for_text(model, text: str, relation: str, k: int = 10, side: str = "tail") -> list[dict]:
-    """The k best answers to (entity, relation, ?) for an entity that has only a text and is not in the graph.
-
-    side="head" asks (?, relation, entity). Returns dicts of rank, id, name, label and score, best first. ConfigError
-    where entities are no texts (entities=table), DataError for an unknown relation.
-    """
-    checks.choose("side", side, ("tail", "head"))
-    check_count(k, model.graph.num_entities)
-    graph, count = model.graph, model.graph.num_relations
-    relation_id, spec = find_id(graph, "relation", relation), reference.find_score(model.score)
-    with evaluating(model):
-        row = rows_of_texts(model, [text])
-        reciprocal = side == "head" and len(model.relations) == 2 * count
-        relations = model.relations[relation_id + count if reciprocal else relation_id][None]
-        make = spec.head_query if side == "head" and not reciprocal else spec.tail_query
-        scores = all_scores(make(row, relations), model.entities.all_rows(), model.score)[0]
-    best = torch.sort(scores, descending=True, stable=True)
-    return described(graph, False, best.values[:k].tolist(), best.indices[:k].tolist(), None)
+def among(read: Read, others: frozenset[int]) -> float:
+    """How likely one of the others is what the question asks of its topic."""
+    return max((chance for entity, chance in read.sense.answers().items() if entity in others), default=0.0)
 
 
-def check_count(k: int, most: int) -> None:
-    k = checks.as_integer(k)
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
-        raise ConfigError(f"k={k!r}: must be an integer from 1 to {most}, the number of entities")
+def topics_of(reads: Sequence[Read]) -> list[int]:
+    """The entities that a question is about, the one first of which it most clearly asks."""
+    return [read.sense.topic for read in sorted(reads, key=lambda read: -read.strength)]
+
+
+def surer(reply: Reply, predicted: Tensor, chance: float, entity: int) -> Reply:
+    """What is known, each answer as likely as by facts or prediction; nothing where something else is likelier."""
+    if reply.chance < chance and entity not in reply.answers:
+        return Reply(None, chance)
+    chances = ranked({one: max(known, float(predicted[one])) for one, known in reply.answers.items()})
+    return Reply(None, max(chances.values(), default=chance), chances, reply.ways)
+
+
+def highest(chances: Tensor, k: int) -> list[tuple[float, int]]:
+    best = torch.sort(chances, descending=True, stable=True)
+    return list(zip(best.values[:k].tolist(), best.indices[:k].tolist(), strict=True))

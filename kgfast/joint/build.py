@@ -11,6 +11,7 @@ from torch import nn
 
 from kgfast.data import KnowledgeGraph
 from kgfast.data.lines import read_lines
+from kgfast.data.sources import folder_of
 from kgfast.errors import CheckpointError, ConfigError, DataError
 from kgfast.joint.balance.weights import FixedWeights, make_weights
 from kgfast.joint.config import JointConfig
@@ -37,10 +38,9 @@ UNKNOWN_SHARE = 0.01  # of a group's tokens: more is told when training starts
 def load_graph(config: JointConfig, data: str | None = None) -> KnowledgeGraph:
     """The graph of a run with the questions and the share of its triples that are configured; from `data`, where it
     lies elsewhere now."""
-    source = data or config.data
     graph = config.load_graph(data)
     if config.questions != "qa":
-        graph = with_questions(graph, source, config.questions)
+        graph = with_questions(graph, folder_of(data or config.data), config.questions)
     return graph if config.triples == 1 else with_fewer_triples(graph, config.triples)
 
 

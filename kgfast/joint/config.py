@@ -41,7 +41,11 @@ class JointConfig(RunSettings):
     default_epochs = 10
     ends = ("steps", "epochs", "minutes")
 
-    questions: str = Field("qa", min_length=1, description="question files are QUESTIONS_train.txt, _valid, _test")
+    questions: str = Field(
+        "qa",
+        min_length=1,
+        description="question files are QUESTIONS_train.txt, _valid, _test; names between commas: all of theirs",
+    )
     triples: float = Field(
         1.0, gt=0, le=1, description="share of the train triples that is kept, for any seed the same"
     )

@@ -27,8 +27,8 @@ from kgfast.train.id_maps import IdMaps
 if TYPE_CHECKING:
     import pandas
 
+    from kgfast.joint.ask import Asker
     from kgfast.joint.model.joint_model import JointModel
-    from kgfast.joint.tasks.qa.questions import Topics
 
 Triples = Tensor | Sequence[Sequence[str]]  # ids [M, 3], or names
 Several = list[str] | tuple[str, ...]  # a str is a sequence of str too
@@ -89,7 +89,7 @@ class TrainedRun:
 
     def predict_for_text(self, text: str, relation: str, k: int = 10, side: str = "tail") -> list[dict[str, Any]]:
         """The k best answers to (entity, relation, ?) for an entity that has only a text; side="head": (?, r, e)."""
-        from kgfast.joint.ask import predict_for_text  # with the Transformer's package
+        from kgfast.joint.guesses import predict_for_text  # with the Transformer's package
 
         return predict_for_text(self.with_texts("predict_for_text"), text, relation, k, side)
 
@@ -174,19 +174,19 @@ class TrainedRun:
     def ask(self, questions: Any, topics: Any = None, k: int = 5, always: bool = False) -> Any:
         """Answers to a question, or to many, which are read together.
 
-        topics  the entities asked about; None: the longest name that a question mentions
+        topics  the entities asked about; None: those that a question names
         always  answer below `threshold` too
 
-        A dict a question: question, topic, knows, and answers: dicts of rank, id, name, label, probability, heads and
-        support, the triples that lead there. Where knows is False, there are none unless `always`.
+        A dict a question: question, by (the part of the model that answers), topic, topics, knows, value ("yes", "no",
+        a number, or None for a list), probability, and answers: dicts of rank, id, name, label, probability, known,
+        heads and support, the triples that lead there. Where knows is False, there is no value and no answer unless
+        `always`.
         """
-        from kgfast.joint.ask import ask_all
-
         alone, always = isinstance(questions, str), checks.flag("always", always)
         asked, given = ([questions], [topics]) if alone else (list(checks.rows("questions", questions)), topics)
-        found = ask_all(self.with_questions(), asked, given, k, self.threshold, self.topics)
+        found = self.asker.ask(asked, given, k, self.threshold)
         if not always:
-            found = [{**one, "answers": []} if one["knows"] is False else one for one in found]
+            found = [unknown(one) if one["knows"] is False else one for one in found]
         return found[0] if alone else found
 
     @cached_property
@@ -201,11 +201,11 @@ class TrainedRun:
             raise CheckpointError(f"{path} is damaged: {error}") from error
 
     @cached_property
-    def topics(self) -> Topics:
-        """Finds the entity that a question mentions."""
-        from kgfast.joint.tasks.qa.questions import Topics
+    def asker(self) -> Asker:
+        """Reads questions; the names of all entities are read once."""
+        from kgfast.joint.ask import Asker
 
-        return Topics(self.with_questions().graph)
+        return Asker(self.with_questions(), self.held)
 
     # What there is
 
@@ -242,3 +242,8 @@ class TrainedRun:
 def named(row: Any) -> bool:
     """Whether a row of triples holds names."""
     return isinstance(row, (list, tuple)) and any(isinstance(part, str) for part in row)
+
+
+def unknown(found: dict[str, Any]) -> dict[str, Any]:
+    """What is left of answers that are not known well enough."""
+    return {**found, "value": None, "answers": []}

@@ -4,7 +4,7 @@ import pytest
 from data_helpers import folder, named, write
 
 from kgfast.data import KnowledgeGraph
-from kgfast.data.names import Names, find_by_text, find_mentions, mention_key
+from kgfast.data.names import Names, find_by_text, find_mentions, fold, tidy, unfold
 from kgfast.errors import DataError
 from kgfast.train.id_maps import IdMaps
 
@@ -215,7 +215,10 @@ def test_names_find_all_as_find(tmp_path):
     ],
 )
 def test_mentions_in_running_text(name, text, found):
-    assert bool(find_mentions(mention_key(name), mention_key(text))) == found
+    assert bool(find_mentions(fold(name), fold(text))) == found
+    for start, stop in find_mentions(fold(name), fold(text)):
+        start, stop = unfold(tidy(text), start, stop)
+        assert fold(tidy(text)[start:stop]) == fold(name)
 
 
 def test_each_mention_once():

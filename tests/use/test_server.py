@@ -87,7 +87,8 @@ def test_questions(joint):
     status, found = post(client, "/ask", **body)
     assert status == 200
     for one, expected in zip(found["results"], run.ask(questions, [None, "country2"], 2, True), strict=True):
-        assert (one["topic"], one["knows"]) == (expected["topic"], expected["knows"])
+        told = ("by", "topic", "topics", "knows", "value")
+        assert [one[key] for key in told] == [expected[key] for key in told]
         assert [row["name"] for row in one["answers"]] == [row["name"] for row in expected["answers"]]
         assert [row["support"] for row in one["answers"]] == [row["support"] for row in expected["answers"]]
     run.threshold, before = 1.1, run.threshold
@@ -96,7 +97,14 @@ def test_questions(joint):
     finally:
         run.threshold = before
     status, found = post(client, "/ask", questions=["where is it"])
-    assert status == 422 and "mentions no entity" in found["detail"]
+    assert status == 200 and (found["results"][0]["topic"], found["results"][0]["knows"]) == (None, False)
+    asked = ["is town1x1 in country1", "how many towns has country1"]
+    status, found = post(client, "/ask", questions=asked, always=True)
+    assert [one["by"] for one in found["results"]] == ["yes/no", "count"]
+    assert found["results"][0]["value"] in ("yes", "no") and isinstance(found["results"][1]["value"], int)
+    for question, topic, said in ((" ", None, "is empty"), ("where is it", "x", "no entity is named")):
+        status, found = post(client, "/ask", questions=[question], topics=[topic])
+        assert status == 422 and said in found["detail"]
 
 
 @pytest.mark.parametrize(

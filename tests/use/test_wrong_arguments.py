@@ -65,8 +65,8 @@ def test_a_run_on_the_graph(graph_run, value):
 def test_a_run_with_questions(joint_run, value):
     run = kgfast.load(joint_run)
     question = run.graph.questions["train"][0][0]
-    refused(lambda value: run.ask([value]), value, "text|question")
-    refused(run.ask, value, "questions|text|question")
+    refused(lambda value: run.ask([value]), value, "text|question", ["x", "a\0"])  # they name nothing, which is told
+    refused(run.ask, value, "questions|text|question", ["x", "a\0", ["x"]])
     refused(lambda value: run.ask([question], topics=value), value, "topic|no entity", [None, [None]])
     refused(lambda value: run.ask(question, k=value), value, "k=", [3, torch.tensor(1)])
     refused(lambda value: run.ask(question, always=value), value, "always")

@@ -15,25 +15,21 @@ test. Answers hold for the whole graph.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import sys
 import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
+
+from kgfast.datasets.world import questions
+from kgfast.datasets.world.tables import FOLDER, SPLITS, order, read_table
 
 Triple: TypeAlias = tuple[str, str, str]  # head, relation, tail
 Row: TypeAlias = dict[str, str]  # of a table: cells by column
 
-FOLDER = Path(__file__).parent.resolve()
-SPLITS = ("train", "valid", "test")
 HELD_OUT = 0.085  # of each relation, for test and again for valid
-MAX_ANSWERS = 20  # a question with more is no question
 MAX_LISTED = 6  # names in one sentence of a description
-MAX_QUESTIONS = {"train": 90, "valid": 9, "test": 14}  # of each path
-KEPT_BACK = 0.16  # of the questions that need train facts only, shared by valid and test
 
 
 @dataclass
@@ -90,25 +86,9 @@ def name_of(label):
     return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")
 
 
-def order(*key):
-    """Return a number in [0, 1) that depends on the key alone: the only chance there is in this file."""
-    return int.from_bytes(hashlib.sha256("\t".join(key).encode()).digest()[:8], "big") / 2**64
-
-
 def split_list(cell):
     """Return the values of a cell."""
     return [] if cell == "-" else cell.split("; ")
-
-
-def read_table(name):
-    """Yield the rows of a table as dictionaries from column name to cell."""
-    lines = (FOLDER / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
-    columns = lines[0].removeprefix("#").split("\t")
-    for number, line in enumerate(lines[1:], 2):
-        cells = line.split("\t")
-        if len(cells) != len(columns) or not all(cells):
-            raise ValueError(f"{name}.tsv:{number}: {len(cells)} cells or one is empty, not {len(columns)}")
-        yield dict(zip(columns, cells, strict=True))
 
 
 def load_world() -> World:
@@ -320,45 +300,6 @@ def describe(world, split_of):
     return result
 
 
-def walk(index, topic, path):
-    """Return the answers of a path, its topic never among them, and the triples that the walk needs."""
-    reached: set[str] = {topic}
-    used: set[Triple] = set()
-    for step in path.split("."):
-        edges = [edge for node in sorted(reached) for edge in index[step][node]]
-        used.update(triple for _, triple in edges)
-        reached = {end for end, _ in edges}
-    return reached - {topic}, used
-
-
-def ask(world, split_of):
-    """Return {split: [(question, topic, answers)]}; the most secret fact that a question needs decides."""
-    index: dict[str, dict[str, list[tuple[str, Triple]]]] = defaultdict(lambda: defaultdict(list))
-    for head, relation, tail in split_of:
-        index[relation][head].append((tail, (head, relation, tail)))
-        index["^" + relation][tail].append((head, (head, relation, tail)))
-    result: dict[str, list[tuple[str, str, list[str]]]] = {split: [] for split in SPLITS}
-    for row in read_table("questions"):
-        path, templates = row["path"], row["question"].split(" ; ")
-        asked = dict.fromkeys(SPLITS, 0)
-        starts = index[path.split(".")[0]]
-        for topic in sorted(starts, key=lambda name: order("question", path, name)):
-            answers, used = walk(index, topic, path)
-            if not 1 <= len(answers) <= MAX_ANSWERS:
-                continue
-            split = max((split_of[triple] for triple in used), key=SPLITS.index)
-            if split == "train" and order("kept back", path, topic) < KEPT_BACK:
-                split = "valid" if order("which", path, topic) < 0.5 else "test"
-            if asked[split] == MAX_QUESTIONS[split]:
-                continue
-            asked[split] += 1
-            template = templates[int(order("template", path, topic) * len(templates))]
-            label = world.labels[topic]
-            question = template.replace("{x}", label).replace(" ?", "?").replace(" .", ".")
-            result[split].append((question[0].upper() + question[1:], topic, sorted(answers)))
-    return result
-
-
 def generate():
     """Return {file name: text} of the whole data set."""
     world = load_world()
@@ -370,9 +311,17 @@ def generate():
         "entity2desc.txt": [f"{name}\t{text}" for name, text in describe(world, split_of).items()],
         "relation2text.txt": [f"{name}\t{text}" for name, text in relations.items()],
     }
-    for split, questions in ask(world, split_of).items():
-        lines[f"qa_{split}.txt"] = [f"{q}\t{topic}\t{'|'.join(answers)}" for q, topic, answers in questions]
+    lines["entity2alias.txt"] = ["\t".join((name, *names)) for name, names in aliases(world).items()]
+    for prefix, asked in (("qa", questions.ask(world, split_of)), ("asked", questions.ask_freely(world, split_of))):
+        for split, found in asked.items():
+            lines[f"{prefix}_{split}.txt"] = [f"{q}\t{topic}\t{'|'.join(answers)}" for q, topic, answers in found]
     return {name: "\n".join(part) + "\n" for name, part in lines.items()}
+
+
+def aliases(world):
+    """Return {entity: other names} of the table; a label that no table has entered is an error."""
+    names = {world.text(name): name for name in world.labels}
+    return {names[row["label"]]: split_list(row["aliases"]) for row in read_table("aliases")}
 
 
 def main(arguments=None):
@@ -388,7 +337,7 @@ def main(arguments=None):
             partial.write_bytes(data)
             partial.replace(path)
         elif not path.is_file() or path.read_bytes() != data:
-            print(f"{path} is not what the tables say: run {Path(__file__).name}", file=sys.stderr)
+            print(f"{path} is not what the tables say: run build.py", file=sys.stderr)
             status = 1
     return status
 

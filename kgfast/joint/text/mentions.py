@@ -20,14 +20,17 @@ FORMAT = 1
 
 
 def names_of(graph: KnowledgeGraph) -> dict[str, int]:
-    """{text: entity} of labels, or else names, and aliases; a text of several entities tells none of them."""
-    owners: dict[str, set[int]] = defaultdict(set)
+    """{text: entity} of labels, or else names, and aliases that are no label; a text of several entities tells none of
+    them."""
+    labelled: dict[str, set[int]] = defaultdict(set)
+    called: dict[str, set[int]] = defaultdict(set)
     labels = graph.entity_text if graph.entity_text is not None else [None] * graph.num_entities
     aliases = graph.entity_alias if graph.entity_alias is not None else [None] * graph.num_entities
     for entity, (name, label, others) in enumerate(zip(graph.entity_names, labels, aliases, strict=True)):
-        for text in (label or name, *(others or "").split("\t")):
-            if text.strip():
-                owners[text.strip()].add(entity)
+        labelled[(label or name).strip()].add(entity)
+        for text in (others or "").split("\t"):
+            called[text.strip()].add(entity)
+    owners = {text: entities for text, entities in {**called, **labelled}.items() if text}
     return {text: min(entities) for text, entities in owners.items() if len(entities) == 1}
 
 

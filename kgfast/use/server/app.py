@@ -116,9 +116,10 @@ async def ask(request: Request, form: forms.AskForm) -> forms.Asked:
     engine.run.with_questions()
 
     def resolve() -> list[Question]:
-        topics = form.topics or [None] * len(form.questions)
-        asked = zip(form.questions, topics, strict=True)
-        return [Question(text, engine.topic_of(text, topic), form.k, form.always) for text, topic in asked]
+        asked = list(zip(form.questions, form.topics or [None] * len(form.questions), strict=True))
+        for text, topic in asked:
+            engine.check(text, topic)
+        return [Question(text, topic, form.k, form.always) for text, topic in asked]
 
     async def answer() -> forms.Asked:
         found = await engine.questions.answers(await asyncio.to_thread(resolve))

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from kgfast.evaluate.predict import Query, relation_label
+from kgfast.evaluate.predict import Query, find_id, relation_label
 from kgfast.use.server.batching import Batcher
-from kgfast.use.trained import TrainedRun
+from kgfast.use.trained import TrainedRun, unknown
 
 
 class Prediction(NamedTuple):
@@ -25,7 +25,7 @@ class Prediction(NamedTuple):
 
 class Question(NamedTuple):
     text: str
-    topic: str
+    topic: str | None
     k: int
     always: bool
 
@@ -38,7 +38,7 @@ class Engine:
         self.run.held.sort()
         self.answers_questions = run.joint is not None and "qa" in run.joint.tasks
         if self.answers_questions:
-            self.run.topics  # noqa: B018  (read once, before the first question)
+            self.run.asker  # noqa: B018  (names are read once, before the first question)
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="kgfast-model")
         self.predictions = Batcher(self.predict, self.executor)
         self.scores = Batcher(self.score, self.executor)
@@ -75,16 +75,17 @@ class Engine:
         texts, topics = [item.text for item in items], [item.topic for item in items]
         found = self.run.ask(texts, topics, max(item.k for item in items), always=True)
         return [
-            {**one, "answers": [] if one["knows"] is False and not item.always else one["answers"][: item.k]}
+            unknown(one) if one["knows"] is False and not item.always else {**one, "answers": one["answers"][: item.k]}
             for one, item in zip(found, items, strict=True)
         ]
 
-    def topic_of(self, question: str, topic: str | None) -> str:
-        """The name of the entity that a question is about; an error tells what is wrong with the question."""
-        from kgfast.joint.ask import topic_ids  # with the Transformer's package
+    def check(self, question: str, topic: str | None) -> None:
+        """An error tells what is wrong with a question, before it meets others."""
+        from kgfast.joint.unseen import check_texts  # with the Transformer's package
 
-        (entity,) = topic_ids(self.run.with_questions(), [question], [topic], self.run.topics)
-        return self.run.entities[entity]
+        check_texts(self.run.with_questions(), [question])
+        if topic is not None:
+            find_id(self.graph, "topic", topic)
 
     def search(self, text: str, count: int) -> list[dict[str, str]]:
         """Entities whose label begins with the text, then those that hold it: a typeahead."""

@@ -78,6 +78,7 @@ class Support(BaseModel):
     relation: str
     tail: str
     known: bool
+    split: str | None = Field(description="the split that holds it; null: it is predicted")
     share: float
 
 
@@ -87,14 +88,19 @@ class Reply(BaseModel):
     name: str
     label: str
     probability: float
+    known: bool = Field(description="whether the graph's facts give it, or it is predicted")
     heads: dict[str, float]
     support: list[Support]
 
 
 class Replies(BaseModel):
     question: str
-    topic: str
+    by: str = Field(description="the part of the model that answers")
+    topic: str | None
+    topics: list[str]
     knows: bool | None
+    value: str | int | None = Field(description="yes, no or a number; null where the answer is a list")
+    probability: float
     answers: list[Reply]
 
 

@@ -33,28 +33,44 @@ class Reading:
     """What B questions say.
 
     attention [K, 2R, B]: the relations of each hop, summing to 1; hops [K + 1, B]: how many hops, summing to 1;
-    row [B, W]: the question as a relation row; shared [D]: what all topics have in common.
+    row [B, W]: the question as a relation row; shared [D]: what all topics have in common; answerable [B]: the log odds
+    that the graph's relations answer the question at all, where training had questions that they don't.
     """
 
     attention: Tensor
     hops: Tensor
     row: Tensor
     shared: Tensor
+    answerable: Tensor | None = None
 
-    def fixed(self, chosen: Tensor) -> Reading:
-        """What the questions `chosen` say, without a gradient."""
-        parts = self.attention[:, :, chosen], self.hops[:, chosen], self.row[chosen], self.shared
-        return Reading(*(part.detach() for part in parts))
+    def select(self, chosen: Tensor) -> Reading:
+        """What the questions `chosen` say."""
+        answerable = None if self.answerable is None else self.answerable[chosen]
+        return Reading(self.attention[:, :, chosen], self.hops[:, chosen], self.row[chosen], self.shared, answerable)
+
+    def fixed(self) -> Reading:
+        """The same without a gradient."""
+        answerable = None if self.answerable is None else self.answerable.detach()
+        return Reading(self.attention.detach(), self.hops.detach(), self.row.detach(), self.shared.detach(), answerable)
 
 
 class Reader(nn.Module):
     """Encoded questions -> Reading. Hop k looks at the tokens, then at the relations.
 
     c_k = sum_i softmax_i(hidden_i . u_k / sqrt H) hidden_i        a_k = softmax(W_r c_k + b_r)
-    h = softmax(W_h pooled)      v = W_v pooled
+    h = softmax(W_h pooled)      v = W_v pooled      log odds = w pooled + b, where `refuses`
     """
 
-    def __init__(self, hidden: int, hops: int, num_relations: int, dim: int, relation_width: int, dropout: float = 0.0):
+    def __init__(
+        self,
+        hidden: int,
+        hops: int,
+        num_relations: int,
+        dim: int,
+        relation_width: int,
+        dropout: float = 0.0,
+        refuses: bool = False,
+    ):
         super().__init__()
         self.looks = nn.Parameter(torch.randn(hops, hidden) * hidden**-0.5)
         self.relations = nn.Linear(hidden, 2 * num_relations)
@@ -63,13 +79,15 @@ class Reader(nn.Module):
         # from nothing: where rows begin small, what is larger fills the sums of the tables' Adagrad with its gradients
         self.shared = nn.Parameter(torch.zeros(dim))
         self.dropout = nn.Dropout(dropout)
+        self.answerable = nn.Linear(hidden, 1) if refuses else None
 
     def forward(self, encoded: Encoded) -> Reading:
         hidden, pooled = (part.to(self.looks.dtype) for part in (encoded.hidden, encoded.pooled))  # maybe bfloat16
         pooled = self.dropout(pooled)
         seen = self.dropout(look(hidden, encoded.offsets, self.looks))
         attention = self.relations(seen).softmax(-1).permute(1, 2, 0)
-        return Reading(attention, self.hops(pooled).softmax(-1).t(), self.row(pooled), self.shared)
+        answerable = None if self.answerable is None else self.answerable(pooled)[:, 0]
+        return Reading(attention, self.hops(pooled).softmax(-1).t(), self.row(pooled), self.shared, answerable)
 
 
 class Gate(nn.Module):

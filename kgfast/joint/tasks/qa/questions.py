@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kgfast.data import KnowledgeGraph
-from kgfast.data.names import find_mentions, mention_key, tidy
+from kgfast.data.names import find_mentions, fold, tidy
 from kgfast.data.texts import read_questions
 from kgfast.errors import DataError
 from kgfast.joint.model.packed import gather_places
 from kgfast.joint.tasks.qa.edges import sparse
+from kgfast.joint.tasks.qa.kinds import is_choice
+from kgfast.joint.tasks.qa.linking import MENTION, Linked, Linker, names_of
+from kgfast.joint.text.mentions import PIECE
 
-MENTION = "this"  # an ordinary word, so that any tokenizer and any pre-trained model knows it
 SPLITS = ("train", "valid", "test")
 ROWS = 256  # questions whose reach is looked at together: num_entities x 256 numbers
 
@@ -25,9 +28,10 @@ ROWS = 256  # questions whose reach is looked at together: num_entities x 256 nu
 class Questions:
     """n questions of one split.
 
-    texts    n strings, in which `MENTION` stands for the topic
+    texts    n strings, in which `MENTION` stands for the topic, and `OTHER` for every other entity
     topics   int64 [n], the entity asked about
     offsets  int64 [n + 1], answers int64 [A], ascending within a question: CSR
+             none: nothing answers it
     hops     int64 [n], the fewest steps along edges, either way, from the topic to an answer; 0: more than `max_hops`
     """
 
@@ -38,8 +42,9 @@ class Questions:
     hops: Tensor
 
     @classmethod
-    def of(cls, graph: KnowledgeGraph, split: str, max_hops: int = 3) -> Questions:
-        """The questions of a split. Hops are counted over all triples of the graph: they only sort the results."""
+    def of(cls, graph: KnowledgeGraph, split: str, max_hops: int = 3, linker: Linker | None = None) -> Questions:
+        """The questions of a split. Hops are counted over all triples of the graph: they only sort the results. linker:
+        of the graph and its `small_words`, for those who read several splits."""
         rows = graph.questions.get(split)
         if not rows:
             there = ", ".join(name for name, found in graph.questions.items() if found) or "none"
@@ -47,8 +52,9 @@ class Questions:
         topics = torch.tensor([topic for _, topic, _ in rows])
         sorted_answers = [sorted(set(answers)) for *_, answers in rows]
         counts = torch.tensor([0, *map(len, sorted_answers)])
-        answers = torch.tensor([answer for answers in sorted_answers for answer in answers])
-        texts = [without_mention(text, mentions(graph, topic)) for text, topic, _ in rows]
+        answers = torch.tensor([answer for answers in sorted_answers for answer in answers], dtype=torch.int64)
+        linker = linker or Linker(graph, small_words(graph))
+        texts = [about(linker, text, topic) for text, topic, _ in rows]
         offsets = counts.cumsum(0)
         return cls(texts, topics, offsets, answers, fewest_hops(graph, topics, offsets, answers, max_hops))
 
@@ -61,11 +67,14 @@ class Questions:
         return offsets, self.answers[places]
 
 
-def mentions(graph: KnowledgeGraph, entity: int) -> list[str]:
-    """How a text may mention an entity: its text, name, and name with spaces, longest first."""
-    name = str(graph.entity_names[entity])
-    found = {graph.label(entity), name, name.replace("_", " ")}
-    return sorted(found, key=lambda mention: (-len(mention), mention))
+def about(linker: Linker, question: str, topic: int) -> str:
+    """A question in which MENTION stands for its topic and OTHER for every other entity; what it gives to choose from
+    stays."""
+    bare = without_mention(question, sorted(names_of(linker.graph, topic), key=lambda name: (-len(name), name)))
+    if is_choice(bare):
+        return bare
+    others = linker.exact(tidy(bare))
+    return Linked(tidy(bare), tuple(others)).bare(None) if others else bare
 
 
 def without_mention(text: str, names: list[str]) -> str:
@@ -78,33 +87,12 @@ def without_mention(text: str, names: list[str]) -> str:
     return text
 
 
-class Topics:
-    """Finds the entity that a question mentions; texts and names are read once. O(E) to make, O(E) a question."""
-
-    def __init__(self, graph: KnowledgeGraph):
-        self.graph = graph
-        self.entities: dict[str, set[int]] = {}  # by how a question may mention them
-        texts = graph.entity_text if graph.entity_text is not None else [None] * graph.num_entities
-        for entity, (name, text) in enumerate(zip(graph.entity_names, texts, strict=True)):
-            for key in {mention_key(name), mention_key(name.replace("_", " ")), mention_key(text or name)}:
-                if key:
-                    self.entities.setdefault(key, set()).add(entity)
-
-    def find(self, question: str) -> int:
-        """The entity mentioned: of all texts and names that the question holds, the longest; DataError if there is
-        none, or two entities share the longest."""
-        asked = mention_key(question)
-        held = [key for key in self.entities if key in asked and find_mentions(key, asked)]
-        if not held:
-            raise DataError(
-                f"the question {question!r} mentions no entity of graph {self.graph.name!r}: name the topic"
-            )
-        longest = max(map(len, held))
-        found = sorted(set().union(*(self.entities[key] for key in held if len(key) == longest)))
-        if len(found) > 1:
-            names = ", ".join(repr(self.graph.entity_names[entity]) for entity in found[:5])
-            raise DataError(f"the question {question!r} may be about {names}: name the topic")
-        return found[0]
+def small_words(graph: KnowledgeGraph) -> set[str]:
+    """The words that training questions write small, their topics aside."""
+    words: set[str] = set()
+    for text, topic, _ in graph.questions.get("train", ()):
+        words.update(PIECE.findall(without_mention(text, [graph.label(topic)])))
+    return {word for word in words if word == fold(word)}
 
 
 def fewest_hops(graph: KnowledgeGraph, topics: Tensor, offsets: Tensor, answers: Tensor, max_hops: int) -> Tensor:
@@ -132,21 +120,34 @@ def fewest_hops(graph: KnowledgeGraph, topics: Tensor, offsets: Tensor, answers:
 
 
 def with_questions(graph: KnowledgeGraph, folder, prefix: str = "qa") -> KnowledgeGraph:
-    """The graph with the questions of FOLDER/PREFIX_{train,valid,test}.txt, where there is another split of them."""
+    """The graph with the questions of FOLDER/PREFIX_{train,valid,test}.txt; of several prefixes between commas, with
+    all of theirs, one after the other."""
     changed = copy.copy(graph)
-    paths = {split: Path(folder) / f"{prefix}_{split}.txt" for split in SPLITS}
-    found = {split: path for split, path in paths.items() if path.is_file()}
-    if "train" not in found:
-        raise DataError(f"no file {paths['train']} with questions to train on")
     changed.questions = {}
     changed.report = report = copy.copy(graph.report)
     report.questions = {}
-    for split, path in found.items():
-        changed.questions[split], report.questions[split], resembling = read_questions(path, graph.entity_names)
-        report.add_look_alikes(*resembling)
-    read = {path.name for path in found.values()}
+    read = set()
+    for one in prefix.split(","):
+        paths = {split: Path(folder) / f"{one.strip()}_{split}.txt" for split in SPLITS}
+        if not paths["train"].is_file():
+            raise DataError(f"no file {paths['train']} with questions to train on")
+        for split, path in paths.items():
+            if path.is_file():
+                questions, counts, resembling = read_questions(path, graph.entity_names)
+                before = report.questions.get(split)
+                report.questions[split] = counts if before is None else together(before, counts)
+                changed.questions[split] = changed.questions.get(split, []) + questions
+                report.add_look_alikes(*resembling)
+                read.add(path.name)
     report.unread = {file: reason for file, reason in report.unread.items() if file not in read}
     return changed
+
+
+def together(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The counts of two question files as those of one."""
+    return {
+        key: f"{first[key]}, {value}" if isinstance(value, str) else first[key] + value for key, value in second.items()
+    }
 
 
 def with_fewer_triples(graph: KnowledgeGraph, share: float, seed: int = 0) -> KnowledgeGraph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -19,9 +20,13 @@ from kgfast.joint.tasks.qa import answering
 from kgfast.joint.tasks.qa.answering import Gate, Reader, Reading
 from kgfast.joint.tasks.qa.edges import Edges
 from kgfast.joint.tasks.qa.fill import Fill
-from kgfast.joint.tasks.qa.questions import Questions
+from kgfast.joint.tasks.qa.linking import Linker
+from kgfast.joint.tasks.qa.paths import Facts
+from kgfast.joint.tasks.qa.questions import Questions, small_words
+from kgfast.joint.tasks.qa.replies import Sense
 from kgfast.joint.text.store import TextStore
 
+ASKED = "asked"  # of results: questions as `ask` answers them
 LEAST_MASS = 1e-5  # added to the mass at an answer, so that one out of reach has a finite loss
 
 
@@ -72,6 +77,8 @@ class QATask(Task):
     gate       the gated sum of both, the link predictor filling in. Learned on topics held out from the embedding head
                and the evidence (stacking: Wolpert 1992): of the others the entities' rows know the answers by heart.
                Gradients reach the gate, and how far the link predictor is trusted
+    answerable whether anything answers, over all questions, where train has some that nothing does; the other terms are
+               of those that have answers
     """
 
     name = "qa"
@@ -89,8 +96,9 @@ class QATask(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.reader = Reader(
-                dims.hidden, options.max_hops, graph.num_relations, dims.dim, dims.relation_width, options.dropout
-            )
+                dims.hidden, options.max_hops, graph.num_relations, dims.dim, dims.relation_width, options.dropout,
+                refuses=bool((self.questions["train"].offsets.diff() == 0).any()),
+            )  # fmt: skip
         self.gate = Gate()
         self.log_temperature = nn.Parameter(torch.zeros(()))
         self.trust = nn.Parameter(torch.zeros(()))
@@ -101,9 +109,14 @@ class QATask(Task):
     def load(self, split: str) -> Questions:
         """The questions of a split, tokenized as the group "qa/SPLIT" of the texts."""
         if split not in self.questions:
-            self.questions[split] = Questions.of(self.graph, split, self.options.max_hops)
+            self.questions[split] = Questions.of(self.graph, split, self.options.max_hops, self.linker)
             self.texts.add(f"qa/{split}", self.questions[split].texts)
         return self.questions[split]
+
+    @cached_property
+    def linker(self) -> Linker:
+        """Finds what questions name that were written with the data."""
+        return Linker(self.graph, small_words(self.graph))
 
     @classmethod
     def lacks(cls, graph: KnowledgeGraph, config) -> str | None:
@@ -136,8 +149,16 @@ class QATask(Task):
         device = encoded.pooled.device
         with torch.autocast(device.type, enabled=False):
             reading, table = self.reader(encoded), model.entities.all_rows()
-            topics, held = batch.topics.to(device), self.held_out[batch.topics]
             terms: list[Term | LossTerm] = []
+            if reading.answerable is not None:
+                answered = batch.offsets.diff() > 0
+                losses = nn.functional.binary_cross_entropy_with_logits(
+                    reading.answerable, answered.to(reading.answerable), reduction="none"
+                )
+                terms.append(LossTerm(losses, name="qa/answerable"))
+                those = answered.nonzero()[:, 0]
+                reading, batch = reading.select(those.to(device)), select(batch, those)
+            topics, held = batch.topics.to(device), self.held_out[batch.topics]
             if "following" in self.options.heads:
                 following = answering.follow(topics, reading, self.edges_on(device), self.fill)
                 losses = answer_losses((following.t() + LEAST_MASS).log(), batch)
@@ -146,9 +167,13 @@ class QATask(Task):
             if "embedding" in self.options.heads:
                 terms += self.embedding_terms(table, topics, reading, batch, taught)
             if self.both and self.options.predicted and self.options.evidence:
-                terms.append(self.evidence_term(model, table, reading.fixed(taught.to(device)), select(batch, taught)))
+                terms.append(
+                    self.evidence_term(model, table, reading.select(taught.to(device)).fixed(), select(batch, taught))
+                )
             if self.both:
-                log_sum = self.together(model, batch.topics[chosen].to(device), reading.fixed(chosen.to(device)), table)
+                log_sum = self.together(
+                    model, batch.topics[chosen].to(device), reading.select(chosen.to(device)).fixed(), table
+                )
                 terms.append(LossTerm(answer_losses(log_sum, select(batch, chosen)), name="qa/gate"))
             return terms
 
@@ -199,7 +224,8 @@ class QATask(Task):
 
     @torch.no_grad()
     def probabilities(self, model, topics: Tensor, encoded: Encoded) -> dict[str, Tensor]:
-        """{head: [B, E]}, as there are: "known" (following known edges alone), "following", "embedding", "together"."""
+        """{head: [B, E]}, as there are: "known" (along known edges alone), "following", "embedding", "together"; each
+        times the probability that anything answers the question."""
         found, edges = {}, self.edges_on(topics.device)
         with torch.autocast(topics.device.type, enabled=False):
             reading, table = self.reader(encoded), model.entities.all_rows()
@@ -211,11 +237,29 @@ class QATask(Task):
                 found["embedding"] = answering.embed(query, table, self.score).exp()
             if self.both:
                 found["together"] = self.together(model, topics, reading, table).exp()
+            if reading.answerable is not None:
+                odds = reading.answerable.sigmoid()[:, None]
+                found = {head: values * odds for head, values in found.items()}
         return found
+
+    def understood(self, batch: QABatch, encoded: Encoded) -> Tensor:
+        """[3, B] of questions as `ask` answers them, along all that the graph holds: hits, F1 and probability."""
+        reading, chances = self.reader(encoded), torch.zeros(len(batch.topics), self.graph.num_entities)
+        for place, topic in enumerate(batch.topics.tolist()):
+            found = Sense.of(self.facts, topic, reading, place).answers()
+            chances[place, list(found)] = torch.tensor(list(found.values()), dtype=torch.float32)
+        measured = answering.answer_metrics(chances, batch.offsets, batch.answers)
+        return torch.stack([*measured, chances.max(1).values.double()])
+
+    @cached_property
+    def facts(self) -> Facts:
+        """All that the graph holds, for those who ask."""
+        return Facts.of(self.graph)
 
     def evaluate(self, model, split: str) -> dict:
         """hits@1 and F1 of the gated sum (of the only head, where there is one); each head's under its name; and by
-        the fewest hops from topic to answer."""
+        the fewest hops from topic to answer. Of questions that nothing answers: the share below the threshold, which
+        weighs them too."""
         questions, device = self.load(split), model.relations.device
         parts: dict[str, list[Tensor]] = {}
         for rows in torch.arange(len(questions)).split(256):
@@ -223,16 +267,26 @@ class QATask(Task):
             encoded = model.backbone.encode(batch.texts.to(device), self.name)
             for head, probabilities in self.probabilities(model, batch.topics.to(device), encoded).items():
                 probabilities = probabilities.cpu()
-                measured = answering.answer_metrics(probabilities, batch.offsets, batch.answers)
-                parts.setdefault(head, []).append(torch.stack([*measured, probabilities.max(1).values.double()]))
-        heads = {head: torch.cat(measured, 1) for head, measured in parts.items()}
-        main = next(heads[name] for name in ("together", "following", "embedding") if name in heads)
-        result = summary(main) | {"questions": len(questions), "heads": {h: summary(m) for h, m in heads.items()}}
-        result["threshold"] = answering.threshold(main[2], main[0])
+                found = answering.answer_metrics(probabilities, batch.offsets, batch.answers)
+                parts.setdefault(head, []).append(torch.stack([*found, probabilities.max(1).values.double()]))
+            if "following" in self.options.heads:
+                parts.setdefault(ASKED, []).append(self.understood(batch, encoded))
+        measured = {head: torch.cat(of_head, 1) for head, of_head in parts.items()}
+        main = next(measured[name] for name in ("together", "following", "embedding") if name in measured)
+        asked = measured.pop(ASKED, main)
+        threshold = answering.threshold(*likelier(main, asked))
+        answered = questions.offsets.diff() > 0
+        sure = likelier(main, asked)[0][~answered]
+        main, hops = main[:, answered], questions.hops[answered]
+        result: dict[str, Any] = summary(main) | {"questions": len(hops)}
+        result["heads"] = {head: summary(of_head[:, answered]) for head, of_head in measured.items()}
+        result[ASKED], result["threshold"] = summary(asked[:, answered]), threshold
+        if len(sure):
+            result["unanswerable"] = {"questions": len(sure), "refused": float((sure < threshold).double().mean())}
         result["hops"] = {
             ("beyond" if count == 0 else str(count)): summary(main[:, chosen]) | {"questions": int(chosen.sum())}
-            for count in questions.hops.unique().tolist()
-            if (chosen := questions.hops == count).any()
+            for count in hops.unique().tolist()
+            if (chosen := hops == count).any()
         }
         return result
 
@@ -242,6 +296,13 @@ class QATask(Task):
         for hops, part in metrics["hops"].items():
             yield f"{hops} hop{'s' * (hops != '1')}" if hops != "beyond" else "further", part
         yield from metrics["heads"].items()
+
+
+def likelier(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """(probability, right) of each question's answer by the surer of two heads, each measured as [hits, f1,
+    probability]."""
+    best = torch.where(second[2] >= first[2], second, first)
+    return best[2], best[0]
 
 
 def answer_losses(log_likelihood: Tensor, batch: QABatch) -> Tensor:

@@ -194,7 +194,14 @@ async function ask(question) {
   const [found] = results;
   const parts = [];
   if (found.knows === false) {
-    parts.push(element("p", "It does not know; this is its guess.", "reply soft"));
+    parts.push(element("p", found.topic === null ? "The question names nothing of the graph." :
+      "It does not know; this is its guess.", "reply soft"));
+  }
+  parts.push(element("p", found.by, "soft small"));
+  if (found.value !== null) {
+    const reply = element("div", undefined, "reply");
+    reply.append(element("b", String(found.value)), element("span", ` ${found.probability.toFixed(3)}`, "soft small"));
+    parts.push(reply);
   }
   for (const answer of found.answers) {
     const reply = element("div", undefined, "reply"), first = element("div"), bar = element("progress");
@@ -207,6 +214,7 @@ async function ask(question) {
     for (const step of answer.support) {
       const way = element("div", `${step.head} — ${step.relation} → ${step.tail} `, "way");
       if (!step.known) way.append(element("span", "predicted, not in the graph", "guess"));
+      else if (step.split !== "train") way.append(element("span", `held out (${step.split})`, "soft small"));
       reply.append(way);
     }
     parts.push(reply);
