@@ -5,7 +5,8 @@ from joint_helpers import joint_config, run_joint
 
 import kgfast
 from kgfast.errors import ConfigError, DataError
-from kgfast.joint.ask import COUNT, LANGUAGE, LINK, QUESTION, YES_NO
+from kgfast.joint.ask import LANGUAGE, LINK, QUESTION
+from kgfast.joint.tasks.qa.kinds import COUNT, YES_NO
 
 pytest.importorskip("transformers")
 pytest.importorskip("rapidfuzz")
