@@ -116,7 +116,9 @@ class Margin(ObjectiveFormulae, of=Objective.MARGIN):
     def loss(target, largest, weight, value, gradient, number, margin, WEIGHTED: tl.constexpr):
         total = weight if WEIGHTED else number
         share = reciprocal(total)
-        return share * value, -share * gradient, share
+        # where target and negatives are all at -inf nothing is known, least of all that the loss is 0
+        unknown = (target == -INFINITY) & (number > 0) & (value == 0)
+        return tl.where(unknown, float("nan"), share * value), -share * gradient, share
 
 
 @triton.jit

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor
 
 from kgfast import backends, ops, reference
@@ -14,6 +17,8 @@ from kgfast.reference.ranking import TIE_SHARES
 from kgfast.registry import Side
 
 TIES = ("optimistic", "pessimistic", "realistic")
+AT_ONCE = 2**33  # numbers of rows, for each query once: about a second of a core, after which Python sees a signal
+FEWEST = 256  # queries for which rows are read, whatever their number
 
 
 def rank(
@@ -57,9 +62,12 @@ def rank(
         return reference.rank(entities, relations, triples, score=score, side=side, known=known, ties=ties)
     query = ops.of(backend).queries(entities, relations, triples, spec.code, int(asked))
     targets = triples[:, asked.answer].contiguous()
-    greater, equal, _ = ops.of(backend).rank(
-        query, entities, targets, starts, ends, known_ids, int(spec.similarity_code)
-    )
+    own, similarity = ops.of(backend), int(spec.similarity_code)
+    counts = [
+        own.rank(query[part], entities, targets[part], starts[part], ends[part], known_ids, similarity)[:2]
+        for part in parts(backend, query, entities)
+    ]
+    greater, equal = counts[0] if len(counts) == 1 else map(torch.cat, zip(*counts, strict=True))
     return 1.0 + greater.double() + TIE_SHARES[ties] * equal.double()
 
 
@@ -101,5 +109,20 @@ def topk(
         scores, ids = reference.topk(entities, relations, triples, k, score=score, side=side, exclude=exclude)
     else:
         query = ops.of(backend).queries(entities, relations, triples, spec.code, int(asked))
-        scores, ids = ops.of(backend).topk(query, entities, starts, ends, excluded, k, int(spec.similarity_code))
+        own, similarity = ops.of(backend), int(spec.similarity_code)
+        found = [
+            own.topk(query[part], entities, starts[part], ends[part], excluded, k, similarity)
+            for part in parts(backend, query, entities)
+        ]
+        scores, ids = found[0] if len(found) == 1 else map(torch.cat, zip(*found, strict=True))
     return autograd.as_dtype(scores, dtype), ids
+
+
+def parts(backend: str, query: Tensor, table: Tensor) -> Iterator[slice]:
+    """Queries that a CPU's kernel ranks at a time: in the middle of a kernel nobody hears Ctrl-C."""
+    if backend != "cpu" or torch.compiler.is_compiling():
+        yield slice(None)
+        return
+    size = max(FEWEST, AT_ONCE // max(table.numel(), 1) // FEWEST * FEWEST)
+    for start in range(0, max(len(query), 1), size):
+        yield slice(start, start + size)

@@ -48,14 +48,10 @@ class Draws:
         self.none = torch.empty(0, dtype=torch.int64, device=device)
         self.known = None if filter == "none" else KnownAnswers(known, model)
         self.weights = self.none
+        counts = None if entity_counts is None else checked_counts(entity_counts, model.num_entities)
         if checks.finite("negative_power", power, 0.0):
-            if entity_counts is None:
+            if counts is None:
                 raise KgfastError("negative_power needs entity_counts, one for each entity")
-            counts = checks.real("entity_counts", entity_counts, (model.num_entities,)).double()
-            wrong = (~(counts >= 0) | counts.isinf()).nonzero()
-            if len(wrong) or not counts.any():
-                found = f"entity_counts[{int(wrong[0])}]={float(counts[wrong[0]])}" if len(wrong) else "entity_counts"
-                raise KgfastError(f"{found}: counts must be finite numbers of at least 0, and one of them above")
             weights = counts ** float(power)
             if not bool(weights.isfinite().all()):
                 raise KgfastError(f"negative_power={power}: count^power of the entities must be a finite number")
@@ -95,3 +91,13 @@ class Draws:
                 check=False,
             )  # fmt: skip
         return workspace("negatives", (count * lists, self.negatives), torch.int64)
+
+
+def checked_counts(value: object, entities: int) -> Tensor:
+    """entity_counts [entities] in float64."""
+    counts = checks.real("entity_counts", value, (entities,)).double()
+    wrong = (~(counts >= 0) | counts.isinf()).nonzero()
+    if len(wrong) or not counts.any():
+        found = f"entity_counts[{int(wrong[0])}]={float(counts[wrong[0]])}" if len(wrong) else "entity_counts"
+        raise KgfastError(f"{found}: counts must be finite numbers of at least 0, and one of them above")
+    return counts

@@ -81,6 +81,8 @@ class Step:
         if self.dropout >= 1:
             raise KgfastError(f"query_dropout={query_dropout} must be in [0, 1)")
         self.regularizer_weight = checks.finite("regularizer_weight", regularizer_weight, 0.0)
+        if self.regularizer is Regularizer.NONE and self.regularizer_weight:
+            raise KgfastError(f"regularizer_weight={regularizer_weight} has no effect without a regularizer")
         if not isinstance(optimizer, RowOptimizer):
             raise KgfastError(f"optimizer must be one of kgfast.optim, not {type(optimizer).__name__}")
         self.model, self.optimizer, self.side, self.seed = model, optimizer, side, checks.seed(seed)

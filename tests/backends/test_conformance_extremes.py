@@ -139,6 +139,17 @@ def test_a_diverged_negative(lane, setting):
     assert_close(ours, truth, 2e-3)
 
 
+@pytest.mark.axes(score=("transe_l2", "rotate"), temperature=(0.0, 1.0), shared=(False, True))
+def test_a_model_that_diverged_is_no_model_without_loss(lane, setting):
+    """All distances overflow, to -inf: whether margins are kept is not known, and a loss of 0 says that they are."""
+    entities, relations = testing.make_tables(setting["score"], 6, num_entities=11)
+    tables = lane.on(entities * 1e30, relations)
+    negatives = NEGATIVES[:2] if setting["shared"] else NEGATIVES
+    options = dict(score=setting["score"], objective="margin", margin=2.0)
+    ours, truth = sampled_loss(lane, tables, negatives, adversarial_temperature=setting["temperature"], **options)
+    assert truth[0] > 1e28 and (ours[0].isnan() or ours[0] > 1e28)
+
+
 @pytest.mark.axes(score=DISTANCES, objective=tuple(ALL_OBJECTIVES), smoothing=(0.0, 0.1))
 @pytest.mark.lanes(tiles=True)
 def test_a_diverged_candidate(lane, setting):

@@ -1,6 +1,7 @@
 """Training steps against autograd over the eager specification: the same loss, tables moved by the same gradient."""
 
 import functools
+import math
 import threading
 
 import pytest
@@ -178,6 +179,10 @@ def test_dropout_depends_on_the_step_alone():
         ({"negatives": 2, "filter": "mask"}, "needs known triples"),
         ({"negatives": 2, "query_dropout": 1.0}, "query_dropout=1.0"),
         ({"negatives": 2, "negative_power": 0.5}, "entity_counts"),
+        ({"negatives": 2, "entity_counts": "many"}, "entity_counts must be a torch.Tensor"),
+        ({"negatives": 2, "entity_counts": torch.full((ENTITIES,), math.nan)}, r"entity_counts\[0\]=nan"),
+        ({"negatives": 2, "regularizer_weight": 0.1}, "regularizer_weight=0.1 has no effect without a regularizer"),
+        ({"negatives": 2, "regularizer": "none", "regularizer_weight": 1}, "regularizer_weight=1 has no effect"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -114,13 +114,16 @@ struct Margin {  // sum_n w_n max(0, margin - t + s_n)
   static constexpr bool kCompetes = false, kMean = true, kOverCandidates = false;
   template <class F, class V> static KG_HD Pair<V> negative(const ObjectiveOptions<F>& o, F target, V score, V p) {
     const V gap = score + (o.margin - target), zero{};
-    const auto out = (gap <= 0) | (score < kLowest<F>);  // -inf is below an infinite margin too; NaN goes through
+    auto out = gap <= 0;  // NaN goes through
+    if constexpr (sizeof(V) != sizeof(F)) out |= score < kLowest<F>;  // masked lanes, whatever the margin
     const V weight = out ? zero : p;
     return {out ? zero : weight * gap, weight};
   }
-  template <class F> static KG_HD RowLoss<F> loss(const ObjectiveOptions<F>&, F, const NegativeSums<F>& sums) {
+  template <class F> static KG_HD RowLoss<F> loss(const ObjectiveOptions<F>&, F target, const NegativeSums<F>& sums) {
     const F share = reciprocal(sums.weight);
-    return {share * sums.value, -share * sums.gradient, share, F(1)};
+    // where target and negatives are all at -inf nothing is known, least of all that the loss is 0
+    const F loss = target < kLowest<F> && sums.weight > 0 && sums.value == 0 ? F(NAN) : share * sums.value;
+    return {loss, -share * sums.gradient, share, F(1)};
   }
 };
 
