@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kgfast import reference
-from kgfast.core import checks
 from kgfast.errors import ConfigError
-from kgfast.evaluate.predict import described, find_id, relation_label
+from kgfast.evaluate.predict import find_id, relation_label
 from kgfast.joint.model.joint_model import evaluating
 from kgfast.joint.model.packed import Encoded
-from kgfast.joint.tasks.qa.fill import all_scores
+from kgfast.joint.predict import check_count
 from kgfast.joint.tasks.qa.questions import Topics, mentions, without_mention
 from kgfast.joint.tasks.qa.walk import Step, support, walk
-from kgfast.joint.unseen import check_texts, rows_of_texts
+from kgfast.joint.unseen import check_texts
 
 MAIN = ("together", "following", "embedding")  # whose answers count: the first that there is
 
@@ -134,30 +132,3 @@ def named(graph, step: Step) -> dict:
         "known": step.known,
         "share": step.share,
     }
-
-
-@torch.no_grad()
-def predict_for_text(model, text: str, relation: str, k: int = 10, side: str = "tail") -> list[dict]:
-    """The k best answers to (entity, relation, ?) for an entity that has only a text and is not in the graph.
-
-    side="head" asks (?, relation, entity). Returns dicts of rank, id, name, label and score, best first. ConfigError
-    where entities are no texts (entities=table), DataError for an unknown relation.
-    """
-    checks.choose("side", side, ("tail", "head"))
-    check_count(k, model.graph.num_entities)
-    graph, count = model.graph, model.graph.num_relations
-    relation_id, spec = find_id(graph, "relation", relation), reference.find_score(model.score)
-    with evaluating(model):
-        row = rows_of_texts(model, [text])
-        reciprocal = side == "head" and len(model.relations) == 2 * count
-        relations = model.relations[relation_id + count if reciprocal else relation_id][None]
-        make = spec.head_query if side == "head" and not reciprocal else spec.tail_query
-        scores = all_scores(make(row, relations), model.entities.all_rows(), model.score)[0]
-    best = torch.sort(scores, descending=True, stable=True)
-    return described(graph, False, best.values[:k].tolist(), best.indices[:k].tolist(), None)
-
-
-def check_count(k: int, most: int) -> None:
-    k = checks.as_integer(k)
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
-        raise ConfigError(f"k={k!r}: must be an integer from 1 to {most}, the number of entities")

@@ -16,8 +16,9 @@ from kgfast.joint.balance.weights import FixedWeights, make_weights
 from kgfast.joint.config import JointConfig
 from kgfast.joint.model import adapt
 from kgfast.joint.model.backbone import Backbone, Shape
-from kgfast.joint.model.encoders import EntityEncoder, RelationTexts
+from kgfast.joint.model.encoders import EntityEncoder
 from kgfast.joint.model.joint_model import JointModel
+from kgfast.joint.model.relations import RelationTexts
 from kgfast.joint.model.sharing import ENTITIES, RELATIONS, make_sharing
 from kgfast.joint.room import check_model_room
 from kgfast.joint.tasks import ModelDims, Task, task_class

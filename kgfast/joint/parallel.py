@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from kgfast.joint.model.text_rows import TextRows
+from kgfast.joint.model.kept_texts import KeptTexts
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Processes:
         self.average(parameter.grad for parameter in used if parameter.grad is not None)
 
     @torch.no_grad()
-    def share_memory(self, readers: Iterable[TextRows]) -> None:
+    def share_memory(self, readers: Iterable[KeptTexts]) -> None:
         """Texts that another process has read go to the memory of all. Equal numbers a process."""
         for rows in readers:
             if self.size == 1 or rows._fresh is None:

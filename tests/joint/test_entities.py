@@ -6,10 +6,9 @@ from joint_text_helpers import HIDDEN, LENGTH, backbone, texts, tokenizer, world
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError
-from kgfast.joint.model.encoders import EntityEncoder
+from kgfast.joint.model.encoders import WHOLE, EntityEncoder
 from kgfast.joint.model.packed import Encoded
 from kgfast.joint.model.sharing import ENTITIES, Sharing
-from kgfast.joint.model.text_rows import WHOLE
 from kgfast.joint.text.store import TextStore, entity_texts
 
 

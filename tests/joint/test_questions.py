@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from kgfast import ConfigError, DataError, KnowledgeGraph, multitask_loss
-from kgfast.joint.ask import ask, predict_for_text
+from kgfast.joint.ask import ask
 from kgfast.joint.build import load_graph
 from kgfast.joint.config import JointConfig
 from kgfast.joint.model.backbone import Backbone, Shape
 from kgfast.joint.model.encoders import EntityEncoder
 from kgfast.joint.model.sharing import make_sharing
+from kgfast.joint.predict import predict_for_text
 from kgfast.joint.tasks import ModelDims, task_class
 from kgfast.joint.tasks.qa import answering
 from kgfast.joint.tasks.qa.answering import Gate, answer_metrics, look

@@ -25,6 +25,7 @@ def joint(kind="hybrid", dim=8):
     model.graph, model.texts, model.score = world(), texts(), "complex"
     model.entities = EntityEncoder(kind, world(), texts(), score="complex", dim=dim, hidden=HIDDEN)
     draws = torch.Generator().manual_seed(0)
+    model.relation_texts = None
     model.relations = nn.Parameter(torch.randn(2 * world().num_relations, dim, generator=draws))
     return model
 

@@ -1,33 +1,41 @@
-"""Rows of entities and of relations: from a table, from their texts, or from both."""
+"""EntityEncoder: rows of entities from a table, from their texts, or from both."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError
+from kgfast.joint.model.kept_texts import KeptTexts
 from kgfast.joint.model.packed import Encoded
-from kgfast.joint.model.sharing import ENTITIES, RELATIONS
-from kgfast.joint.model.text_rows import TextRows
-from kgfast.joint.text.store import TextStore, relation_rows_texts
+from kgfast.joint.model.sharing import ENTITIES, Sharing
+from kgfast.joint.text.store import TextStore
 from kgfast.nn import KGEModel
+from kgfast.run.seeds import generator
 
 ENCODERS = ("table", "text", "hybrid")
+GATE = 2.0  # a hybrid begins as the whole row and 0.12 of the text
+WHOLE = 1 / (1 + math.exp(-GATE))  # the share of the row at the beginning, which counts as all of it
 
 
-class EntityEncoder(TextRows):
+class EntityEncoder(KeptTexts):
     """Rows [E, D] that the scores rank.
 
     table:  a learned row an entity
     text:   P x, x the entity's text through the backbone, pooled and normed: [H]
-    hybrid: both, as `TextRows` says; an entity that train never saw, or one without text, has the other part alone
+    hybrid: g / g0 * row + (1 - g) * P x, g = sigmoid(G x + b) in [0, 1]^D learned, g0 its beginning, so that rows learn
+            as fast as those of a table; an entity that train never saw, or one without text, has the other part alone
 
     A hybrid has rows by text alone too, P x of every entity: the link task learns both kinds, so that P x can stand
-    where there is no row.
+    where there is no row. P, G and b learn from the texts of all entities, the Transformer from those read in a step.
     """
 
     reader, group = ENTITIES, "entity"
+    by_text: Tensor
+    by_row: Tensor
 
     def __init__(
         self,
@@ -63,16 +71,45 @@ class EntityEncoder(TextRows):
         if hidden < 1:
             raise ConfigError(f"entities={kind} needs a backbone")
         self.texts = texts
+        self.norm = nn.LayerNorm(hidden)
+        self.project = nn.Linear(hidden, dim)
+        scale = (2 / (count + dim)) ** 0.5  # rows begin as large as Xavier's
+        draws = generator(seed, "project")
+        with torch.no_grad():
+            self.project.weight.copy_(torch.randn(dim, hidden, generator=draws) * scale * hidden**-0.5)
+            self.project.bias.zero_()
         seen = torch.zeros(count, dtype=torch.bool)
         seen[graph.train[:, 0]] = True
         seen[graph.train[:, 2]] = True
-        scale = (2 / (count + dim)) ** 0.5  # rows begin as large as Xavier's
-        self.read_texts(dim, hidden, seen, scale=scale, hybrid=kind == "hybrid")
+        present = texts.present("entity")
+        self.keep(hidden)
+        self.register_buffer("by_text", ((~seen) | (kind == "text")) & present, persistent=False)
+        self.register_buffer("by_row", (~present) & (kind == "hybrid"), persistent=False)
+        self.complete = bool(present.all())
+        if kind == "hybrid":
+            self.gate = nn.Linear(hidden, dim)
+            nn.init.zeros_(self.gate.weight)
+            nn.init.constant_(self.gate.bias, GATE)
+        self._rows: tuple[Tensor, Tensor] | None = None  # this step's rows: several tasks ask for them
 
     @property
     def reads(self) -> bool:
         """Whether texts are part of the rows."""
         return self.kind != "table"
+
+    def receive(self, ids: Tensor, encoded: Encoded) -> None:
+        super().receive(ids, encoded)
+        self._rows = None
+
+    def release(self) -> None:
+        if self.reads:
+            super().release()
+            self._rows = None
+
+    def read_all(self, sharing: Sharing, batch: int = 1024) -> None:
+        if self.reads:
+            self._rows = None
+            super().read_all(sharing, batch)
 
     def all_rows(self) -> Tensor:
         """[E, D], row e of entity e. Gradients reach the table, the projection, and the texts read in this step."""
@@ -86,41 +123,39 @@ class EntityEncoder(TextRows):
         """(rows, rows by text alone) of `ids`, None: all. An entity without text has its row; a table has no texts."""
         if self.kind == "table":
             return self.table if ids is None else self.table[ids], None
-        return self.both(self.table if self.kind == "hybrid" else None, ids)
+        if self._rows is not None:
+            return self._rows if ids is None else (self._rows[0][ids], self._rows[1][ids])
+        rows = self.mix(self.pooled(ids), ids)
+        if ids is None and self._fresh is not None:
+            self._rows = rows
+        return rows
 
     def text_rows(self, encoded: Encoded) -> Tensor:
         """[n, D]: rows of entities that are not in the graph, by text alone."""
         if not self.reads:
             raise ConfigError("entities=table: an entity that is not in the graph has no row; use text or hybrid")
-        return super().text_rows(encoded)
+        return self.project(self.normed(encoded.pooled))
+
+    def normed(self, pooled: Tensor) -> Tensor:
+        """What projection and gate see of pooled texts [n, H]."""
+        return self.norm(pooled.to(self.memory.dtype))
+
+    def mix(self, pooled: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`both_rows` of entities with their pooled texts [n, H]."""
+        normed = self.normed(pooled)
+        text = self.project(normed)
+        if self.kind == "text":
+            return text, text
+        table: Tensor = self.table
+        unseen, silent = self.by_text, self.by_row
+        if ids is not None:
+            table, unseen, silent = table[ids], unseen[ids], silent[ids]
+        gate = torch.where(unseen[:, None], 0.0, self.gate(normed).sigmoid())
+        mixed = torch.addcmul((1 - gate) * text, table, gate, value=1 / WHOLE)
+        if self.complete:
+            return mixed, text
+        silent = silent[:, None]
+        return torch.where(silent, table, mixed), torch.where(silent, table.detach(), text)
 
     def extra_repr(self) -> str:
         return f"{self.kind}, entities={self.count}, dim={self.dim}, refresh={self.refresh}"
-
-
-class RelationTexts(TextRows):
-    """Rows [R or 2R, W] of relations from a table and their texts; with 2R, row r + R has the text of the inverse.
-
-    A module that makes rows of a table: `JointModel.relations` are what it makes (torch's parametrization).
-    """
-
-    reader, group, draws = RELATIONS, "relation rows", "relations/"
-
-    def __init__(
-        self, graph: KnowledgeGraph, texts: TextStore, table: Tensor, *, hidden: int, refresh: int = 256, seed: int = 0
-    ):
-        super().__init__()
-        self.count, width = table.shape
-        self.refresh, self.seed, self.texts = min(refresh, self.count), seed, texts
-        turned = self.count == 2 * graph.num_relations
-        texts.add(self.group, relation_rows_texts(graph, turned))
-        seen = torch.zeros(graph.num_relations, dtype=torch.bool)
-        seen[graph.train[:, 1]] = True
-        scale = float(table.detach().std())
-        self.read_texts(width, hidden, seen.repeat(2) if turned else seen, scale=scale, hybrid=True)
-
-    def forward(self, table: Tensor) -> Tensor:
-        return self.both(table)[0]
-
-    def extra_repr(self) -> str:
-        return f"rows={self.count}, refresh={self.refresh}"

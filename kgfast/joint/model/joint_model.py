@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from kgfast.functional.multitask import LossTerm, Term
-from kgfast.joint.model.encoders import EntityEncoder, RelationTexts
+from kgfast.joint.model.encoders import EntityEncoder
+from kgfast.joint.model.kept_texts import KeptTexts
 from kgfast.joint.model.packed import Encoded, Packed
+from kgfast.joint.model.relations import RelationTexts
 from kgfast.joint.model.sharing import ENTITIES, RELATIONS, Sharing
-from kgfast.joint.model.text_rows import TextRows
 from kgfast.joint.task import Task
 
 
@@ -79,9 +80,9 @@ class JointModel(nn.Module):
         return (self.relations, None) if texts is None else texts.both(self.relation_table)
 
     @property
-    def readers(self) -> list[TextRows]:
+    def readers(self) -> list[KeptTexts]:
         """The rows that texts are part of."""
-        both: list[TextRows | None] = [self.entities if self.entities.reads else None, self.relation_texts]
+        both: list[KeptTexts | None] = [self.entities if self.entities.reads else None, self.relation_texts]
         return [rows for rows in both if rows is not None]
 
     @property

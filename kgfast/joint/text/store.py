@@ -139,11 +139,6 @@ def inverse_texts(graph: KnowledgeGraph) -> list[str]:
     return [f"inverse of {text}" for text in relation_texts(graph)]
 
 
-def relation_rows_texts(graph: KnowledgeGraph, turned: bool) -> list[str]:
-    """A text for each relation's row; `turned`: then those of rows that ask for heads."""
-    return relation_texts(graph) + (inverse_texts(graph) if turned else [])
-
-
 def join(label: str | None, description: str | None) -> str | None:
     """ "label: description", or the description alone where it begins with the label."""
     if label is None or description is None:
