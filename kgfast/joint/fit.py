@@ -29,11 +29,12 @@ def fit(
     """
     options = model.tasks[LinkTask.name].options.model_copy(update=dict(batch_size=BATCH, candidates=0, dropout=0.0))
     task = LinkTask(options, graph, None, dims_of(model, graph), seed=0)
-    rows, relations = nn.Parameter(rows.clone()), nn.Parameter(relations.clone(), requires_grad=learn)
+    rows = nn.Parameter(rows.detach().clone())
+    relations = nn.Parameter(relations.detach().clone(), requires_grad=learn)
     optimizer = RowAdagrad([rows, relations] if learn else [rows], lr=RATE, full=True)
     candidates = task.seen.to(rows.device) if others is None else None
     for step in range(max(STEPS, EPOCHS * len(task))):
-        table = rows if others is None else torch.cat((others, rows))
+        table = rows if others is None else torch.cat((others.detach(), rows))
         loss, _ = multitask_loss(task.losses(table, relations, task.batch(step), candidates))
         optimizer.zero_grad()
         loss.backward()

@@ -15,18 +15,18 @@ from kgfast.joint.model.kept_texts import KeptTexts
 from kgfast.joint.model.sharing import RELATIONS
 from kgfast.joint.text.store import TextStore
 
-SHARP = 20.0  # what cosines of texts count at the beginning
+SHARP = 50.0  # what cosines of texts count at the beginning
 
 
 class RelationTexts(KeptTexts):
     """Rows [R, W] of relations, [2R, W] where heads have rows of their own, from a table of learned ones:
 
-        g / g0 * row + (1 - g) * s,   s_r = sum_j softmax_j(a cos(z_r, z_j)) row_j,   z = x + M x
+        g / g0 * row + (1 - g) * s,   s_r = sum_j softmax_j(a cos(x_r, x_j)) row_j
 
-    x: the relation's text through the Transformer, pooled: [H]; M begins at nothing, a is learned; j: the relations of
-    train, r itself left out, so that what is learned of a known relation holds for a new one; g = sigmoid(G x + b) in
-    [0, 1]^W, g0 its beginning. A relation that train never saw is s alone. The gradient of s reaches M, a and the
-    texts, not the rows that it is made of.
+    x: the relation's text through the Transformer, pooled: [H]; a is learned; j: the relations of train, r itself left
+    out, so that what is learned of a known relation holds for a new one; g = sigmoid(G x + b) in [0, 1]^W, g0 its
+    beginning. A relation that train never saw is s alone. The gradient of s reaches a and the texts, not the rows that
+    it is made of.
 
     A module that makes rows of a table: `JointModel.relations` are what it makes (torch's parametrization).
     """
@@ -47,10 +47,8 @@ class RelationTexts(KeptTexts):
         self.register_buffer("seen", seen, persistent=False)
         self.keep(hidden)
         self.norm = nn.LayerNorm(hidden)
-        self.metric = nn.Linear(hidden, hidden, bias=False)
         self.gate = nn.Linear(hidden, self.sets * table.shape[1])
         self.log_scale = nn.Parameter(torch.tensor(math.log(SHARP)))
-        nn.init.zeros_(self.metric.weight)
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, GATE)
 
@@ -67,14 +65,10 @@ class RelationTexts(KeptTexts):
 
     def like(self, table: Tensor, pooled: Tensor, left_out: Tensor | None = None) -> Tensor:
         """s of pooled texts [n, H]: [n, W] or [2n, W]; left_out: bool [n, R], relations that have no part in a row."""
-        scores = self.place(pooled) @ self.place(self.pooled()).T * self.log_scale.exp()
+        scores = F.normalize(pooled, dim=1) @ F.normalize(self.pooled(), dim=1).T * self.log_scale.exp()
         away = ~self.seen if left_out is None else left_out | ~self.seen
         weights = scores.masked_fill(away, -torch.inf).softmax(1)
         return (weights @ table.detach().unflatten(0, (self.sets, -1))).flatten(0, 1)
-
-    def place(self, pooled: Tensor) -> Tensor:
-        """Unit vectors of pooled texts, whose cosines say how alike these are."""
-        return F.normalize(pooled + self.metric(self.norm(pooled)), dim=1)
 
     def extra_repr(self) -> str:
         return f"relations={self.count}, refresh={self.refresh}"
