@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kgfast.core import checks
 from kgfast.errors import ConfigError
 from kgfast.evaluate.predict import find_id, relation_label
 from kgfast.joint.model.joint_model import evaluating
