@@ -28,7 +28,11 @@ def fit(
     for the same arguments.
     """
     options = model.tasks[LinkTask.name].options.model_copy(update=dict(batch_size=BATCH, candidates=0, dropout=0.0))
-    task = LinkTask(options, graph, None, dims_of(model, graph), seed=0)
+    dims = ModelDims(
+        hidden=0, dim=rows.shape[1], score=model.score, relation_width=relations.shape[1],
+        num_entities=graph.num_entities, num_relations=graph.num_relations,
+    )  # fmt: skip
+    task = LinkTask(options, graph, None, dims, seed=0)
     rows = nn.Parameter(rows.detach().clone())
     relations = nn.Parameter(relations.detach().clone(), requires_grad=learn)
     optimizer = RowAdagrad([rows, relations] if learn else [rows], lr=RATE, full=True)
@@ -40,10 +44,3 @@ def fit(
         loss.backward()
         optimizer.step()
     return rows.detach(), relations.detach()
-
-
-def dims_of(model, graph: KnowledgeGraph) -> ModelDims:
-    return ModelDims(
-        hidden=0, dim=model.dim, score=model.score, relation_width=model.relations.shape[1],
-        num_entities=graph.num_entities, num_relations=graph.num_relations,
-    )  # fmt: skip

@@ -135,8 +135,8 @@ def test_runs_with_other_tasks(sharing, folder, tmp_path):
     """With each sharing, and norms of gradients at the learned rows."""
     graph = KnowledgeGraph.load(folder, cache=False)
     config = joint_config(
-        tmp_path / "run", ("mlm", "link", "relation", "mention", "qa"), model="complex", data=str(folder), sharing=sharing,
-        relations={"kind": "hybrid", "refresh": 2}, steps=2, weighting="gradnorm",
+        tmp_path / "run", ("mlm", "link", "relation", "mention", "qa"), data=str(folder), sharing=sharing,
+        model="complex", relations={"kind": "hybrid", "refresh": 2}, steps=2, weighting="gradnorm",
     )  # fmt: skip
     metrics, _ = run_joint(config, graph)
     assert metrics["tasks"]["link"]["test"]["relations"]["unseen"]["mrr"] > 0
