@@ -36,7 +36,6 @@ class Model(nn.Module):
             rows=lambda ids: self.table[ids],
             both_rows=lambda ids=None: (self.table if ids is None else self.table[ids], None),
         )
-        self.device = self.relations.device
 
     def both_relations(self):
         return self.relations, None

@@ -188,6 +188,9 @@ class Model(nn.Module):
             made = task_class(name)
             self.tasks[name] = made(made.Options(**options.get(name, {})), graph, store, dims, seed)
 
+    def both_relations(self):
+        return self.relations, None
+
     def terms(self, step):
         terms = []
         for name, task in self.tasks.items():

@@ -16,6 +16,7 @@ from kgfast.errors import DataError
 from kgfast.evaluate.metrics import HEADINGS, evaluate
 from kgfast.functional.answers import answers_of_both_sides
 from kgfast.functional.regularizers import cubed
+from kgfast.joint.task import device_of
 from kgfast.joint.tasks import LossTerm, ModelDims, Task, TaskOptions, Term, generator, register
 from kgfast.nn import KGEModel
 from kgfast.run.memory import Need, check_memory
@@ -94,7 +95,7 @@ class LinkTask(Task):
         return batch.triples[:, [0, 2]].flatten() if batch.entities is None else batch.entities
 
     def terms(self, model, batch: LinkBatch, encoded) -> list[Term | LossTerm]:
-        device = model.device
+        device = device_of(model)
         rows, texts = model.entities.both_rows(None if batch.entities is None else batch.entities.to(device))
         relations, relation_texts = model.both_relations()
         everyone = batch.entities is not None or not model.entities.reads or len(self.seen) == len(rows)
