@@ -32,10 +32,31 @@ def predict(run: TrainedRun, query: dict[str, str | None], as_json: bool, **opti
     show_prediction({**query, "answers": rows}, as_json, options["known"])
 
 
-def predict_for_text(run: TrainedRun, text: str, relation: str, k: int, as_json: bool) -> None:
-    """kgfast predict --head-text"""
-    rows = run.predict_for_text(text, relation, k)
-    show_prediction({"head_text": text, "relation": relation, "answers": rows}, as_json, "ignore")
+def predict_for_text(
+    run: TrainedRun,
+    query: dict[str, str | None],
+    texts: dict[str, str | None],
+    edges: str | None,
+    k: int,
+    as_json: bool,
+) -> None:
+    """kgfast predict --head-text, --relation-text: texts of what isn't in the graph."""
+    side, entity = ("head", query["tail"]) if query["tail"] is not None else ("tail", query["head"])
+    given = [] if edges is None else list(edges_of(edges))
+    rows = run.predict_for_text(
+        texts["head_text"], query["relation"], k, side, entity=entity, relation_text=texts["relation_text"], edges=given
+    )
+    asked = {name: value for name, value in {**query, **texts}.items() if value is not None}
+    show_prediction({**asked, **({"edges": given} if given else {}), "answers": rows}, as_json, "ignore")
+
+
+def edges_of(file: str) -> Iterator[list[str]]:
+    """kgfast predict --edges: a triple of the new head a line, ? in its place."""
+    for where, line in lines_of(file):
+        parts = line.split("\t")
+        if len(parts) != 3 or (parts[0] == ASKED) == (parts[2] == ASKED):
+            raise DataError(f"{where}: must be head, relation and tail between tabs, head or tail {ASKED}: {line!r}")
+        yield parts
 
 
 def predict_file(run: TrainedRun, file: str, as_json: bool, **options: Any) -> None:
@@ -167,3 +188,21 @@ def check_asked(question: str | None, file: str | None, topic: str | None) -> No
         raise ConfigError("--file has the questions and their topics: give no question and no --topic with it")
     if question is None and file is None and not sys.stdin.isatty():
         raise ConfigError("give a question, or --file FILE with one a line (- is standard input)")
+
+
+def check_predicted(
+    query: dict[str, str | None], texts: dict[str, str | None], file: str | None, edges: str | None
+) -> None:
+    """ConfigError for options of predict that don't go together."""
+    head_text, relation_text = texts["head_text"], texts["relation_text"]
+    given = any(value is not None for value in (*query.values(), *texts.values(), edges))
+    if file is not None and given:
+        raise ConfigError("--file has the queries: give none of --head, --head-text, --relation, --tail, .. with it")
+    others = query["head"] is not None or query["tail"] is not None
+    if head_text is not None and (others or (query["relation"] is None) == (relation_text is None)):
+        raise ConfigError("--head-text needs --relation or --relation-text, and neither --head nor --tail")
+    if edges is not None and head_text is None:
+        raise ConfigError("--edges are triples of a new head: they need --head-text")
+    if relation_text is not None and head_text is None:
+        if query["relation"] is not None or (query["head"] is None) == (query["tail"] is None):
+            raise ConfigError("--relation-text needs one of --head, --tail and --head-text, and no --relation")

@@ -13,7 +13,7 @@ from kgfast.cli.interrupt import Commands
 from kgfast.cli.options import Data, Device, Json, Run, SettingsCommand, Threads, setting, words
 from kgfast.cli.own_files import run_file
 from kgfast.core.files import naming
-from kgfast.errors import ConfigError, KgfastError
+from kgfast.errors import KgfastError
 
 # Before torch loads OpenMP: by default its threads spin for a millisecond at every barrier, which makes a training run
 # on a busy machine several times slower and a quiet one no faster.
@@ -127,8 +127,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what --triples and --candidates draw.")] = 0,
     unseen: Annotated[
-        str | None,
-        typer.Option(help="Graph of other entities, known by their texts alone (joint runs).", show_default=False),
+        str | None, typer.Option(help="Graph of other entities, known by texts and train (joint).", show_default=False)
     ] = None,
     facts: Annotated[
         bool, typer.Option("--facts", help="Ask the language model for the facts of the split (joint runs).")
@@ -171,11 +170,16 @@ def predict(
     head_text: Annotated[
         str | None, typer.Option(help="Text of a head that isn't in the graph (joint runs).", show_default=False)
     ] = None,
+    edges: Annotated[
+        str | None, typer.Option(help="Triples of the head of --head-text, which is ? in them.", show_default=False)
+    ] = None,
     relation: Annotated[str | None, typer.Option(help="Name of the relation.", show_default=False)] = None,
+    relation_text: Annotated[
+        str | None, typer.Option(help="Text of a relation that isn't in the graph (joint runs).", show_default=False)
+    ] = None,
     tail: Annotated[str | None, typer.Option(help="Name of the tail.", show_default=False)] = None,
     file: Annotated[
-        str | None,
-        typer.Option(help="Queries, one a line: head, relation, tail between tabs, one of them ?.", show_default=False),
+        str | None, typer.Option(help="Queries, one a line: head, relation and tail, one is ?.", show_default=False)
     ] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Number of answers.")] = 10,
     known: Annotated[str, typer.Option(help="Known answers: exclude, mark or ignore.")] = "exclude",
@@ -187,18 +191,16 @@ def predict(
     threads: Threads = None,
     as_json: Json = False,
 ):
-    """The best answers: give two of --head, --relation and --tail, or --head-text and --relation, or --file."""
-    query = {"head": head, "relation": relation, "tail": tail}
-    if file is not None and (head_text is not None or any(query.values())):
-        raise ConfigError("--file has the queries: give no --head, --head-text, --relation or --tail with it")
-    if head_text is not None and (head is not None or tail is not None or relation is None):
-        raise ConfigError("--head-text needs --relation, and neither --head nor --tail")
+    """The best answers to two of --head, --relation and --tail, of which one may be a text, or to --file."""
+    query = dict(head=head, relation=relation, tail=tail)
+    texts = dict(head_text=head_text, relation_text=relation_text)
     from kgfast.cli import answers
     from kgfast.use import load
 
+    answers.check_predicted(query, texts, file, edges)
     trained = load(run, data, threads=threads, names_only=known == "ignore")
-    if head_text is not None:
-        return answers.predict_for_text(trained, head_text, str(relation), k, as_json)
+    if any(text is not None for text in texts.values()):
+        return answers.predict_for_text(trained, query, texts, edges, k, as_json)
     if file is not None:
         return answers.predict_file(trained, file, as_json, k=k, known=known, loops=loops)
     return answers.predict(trained, query, as_json, k=k, known=known, loops=loops)

@@ -184,6 +184,7 @@ def rank_details(graph, triples, ranks):
     per_category  "1-1", "1-n", "n-1", "n-n" -> relations, METRICS; "not in train" where there are such
     histogram     edges [n + 1], tail [n], head [n]: the number of ranks with edge[i] <= rank < edge[i + 1]
     entities      "seen" (both entities occur in train) and "unseen" (one doesn't) -> METRICS
+    relations     "seen" (it occurs in train) and "unseen" -> METRICS
 
     METRICS are triples, mrr and hits@10 over both sides, and under "head" and "tail" each side's.
     """
@@ -205,14 +206,20 @@ def rank_details(graph, triples, ranks):
 
     in_train = torch.zeros(graph.num_entities, dtype=torch.bool)
     in_train[graph.train[:, [0, 2]].flatten().cpu()] = True
-    seen = in_train[triples[:, 0]] & in_train[triples[:, 2]]
-    entities = {name: group_metrics(ranks, rows) for name, rows in (("seen", seen), ("unseen", ~seen)) if rows.any()}
+    related = torch.zeros(graph.num_relations, dtype=torch.bool)
+    related[graph.train[:, 1].cpu()] = True
     return {
         "per_relation": per_relation,
         "per_category": per_category,
         "histogram": histogram(ranks, graph.num_entities),
-        "entities": entities,
+        "entities": seen_and_unseen(ranks, in_train[triples[:, 0]] & in_train[triples[:, 2]]),
+        "relations": seen_and_unseen(ranks, related[relations]),
     }
+
+
+def seen_and_unseen(ranks, seen):
+    """{"seen": METRICS, "unseen": METRICS} of the triples that a bool [M] parts, as far as there are such."""
+    return {name: group_metrics(ranks, rows) for name, rows in (("seen", seen), ("unseen", ~seen)) if rows.any()}
 
 
 def group_metrics(ranks, chosen):

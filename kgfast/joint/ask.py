@@ -21,8 +21,9 @@ from kgfast.data.names import fold
 from kgfast.errors import ConfigError, DataError
 from kgfast.evaluate.held import Held
 from kgfast.evaluate.predict import find_id, relation_label
-from kgfast.joint.guesses import check_count, link_scores, names_for_blank
+from kgfast.joint.guesses import names_for_blank
 from kgfast.joint.model.joint_model import evaluating
+from kgfast.joint.predict import check_count, link_scores, relation_rows
 from kgfast.joint.tasks.qa.kinds import COUNT, LIST, is_choice, kind_of
 from kgfast.joint.tasks.qa.linking import Linked, Linker
 from kgfast.joint.tasks.qa.questions import about
@@ -196,7 +197,8 @@ class Asker:
         assert beside is not None  # or it would have gone elsewhere
         relation, side = beside
         entity = asked.abouts[0].entities[0]
-        scores = link_scores(self.model, self.model.entities.all_rows()[entity][None], relation, side)
+        table = self.model.entities.all_rows()
+        scores = link_scores(self.model, table[entity][None], relation_rows(self.model, relation), side, table)
         answers = []
         for probability, other in highest(scores.softmax(0), k):
             head, tail = (entity, other) if side == "tail" else (other, entity)

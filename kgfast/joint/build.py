@@ -19,7 +19,8 @@ from kgfast.joint.model import adapt
 from kgfast.joint.model.backbone import Backbone, Shape
 from kgfast.joint.model.encoders import EntityEncoder
 from kgfast.joint.model.joint_model import JointModel
-from kgfast.joint.model.sharing import ENTITIES, make_sharing
+from kgfast.joint.model.relations import RelationTexts
+from kgfast.joint.model.sharing import ENTITIES, RELATIONS, make_sharing
 from kgfast.joint.room import check_model_room
 from kgfast.joint.tasks import ModelDims, Task, task_class
 from kgfast.joint.tasks.qa.questions import with_fewer_triples, with_questions
@@ -92,7 +93,13 @@ def fewest_tokens(config: JointConfig) -> int:
 
 def reads_texts(config: JointConfig) -> bool:
     """Whether anything in the run needs a Transformer."""
-    return config.entities.kind != "table" or any(task_class(name).backbone for name in config.tasks)
+    return bool(row_readers(config)) or any(task_class(name).backbone for name in config.tasks)
+
+
+def row_readers(config: JointConfig) -> list[str]:
+    """The names under which texts of rows are encoded."""
+    kinds = {ENTITIES: config.entities.kind, RELATIONS: config.relations.kind}
+    return [name for name, kind in kinds.items() if kind != "table"]
 
 
 def build_texts(config: JointConfig, graph: KnowledgeGraph, tokenizer: Tokenizer | None) -> TextStore | None:
@@ -145,9 +152,7 @@ def build_model(
     check_model_room(config, graph, fewest_tokens(config), training=False)
     tokenizer = build_tokenizer(config, graph, run) if tokenizer is None else tokenizer
     texts = build_texts(config, graph, tokenizer)
-    readers = [name for name in config.tasks if task_class(name).backbone]
-    if config.entities.kind != "table":
-        readers.append(ENTITIES)
+    readers = [name for name in config.tasks if task_class(name).backbone] + row_readers(config)
     hidden, backbone, sharing = 0, None, None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -172,10 +177,16 @@ def build_model(
             entities_read=entities.reads, frozen=bool(backbone and backbone.frozen),
         )  # fmt: skip
         tasks = {name: task_class(name)(config.options(name), graph, texts, dims, config.seed) for name in config.tasks}
+        relations = nn.Parameter(seed.relations.detach().clone())
+        relation_texts = None
+        if config.relations.kind == "hybrid" and texts is not None:
+            relation_texts = RelationTexts(
+                graph, texts, relations, hidden=hidden, refresh=config.relations.refresh, seed=config.seed
+            )
     check_learning(backbone, tasks)
     model = JointModel(
-        graph, score=config.model, entities=entities, relations=nn.Parameter(seed.relations.detach().clone()),
-        tasks=tasks, backbone=sharing, texts=texts, bf16=config.precision == "bf16",
+        graph, score=config.model, entities=entities, relations=relations, tasks=tasks, relation_texts=relation_texts,
+        backbone=sharing, texts=texts, bf16=config.precision == "bf16",
     )  # fmt: skip
     return model.to(config.device)
 
@@ -220,7 +231,7 @@ def build_weights(config: JointConfig) -> FixedWeights:
 
 def tables(model: JointModel) -> list[nn.Parameter]:
     """The parameters that are a row an entity or relation."""
-    return [*([] if model.entities.kind == "text" else [model.entities.table]), model.relations]
+    return [*([] if model.entities.kind == "text" else [model.entities.table]), model.relation_table]
 
 
 def build_optimizers(config: JointConfig, model: JointModel, weights: nn.Module) -> dict[str, torch.optim.Optimizer]:

@@ -127,8 +127,9 @@ class JointConfig(RunSettings):
         check_adaptation(backbone, self.sharing.mode)
         if self.entities.kind == "text" and getattr(self.entities, "from") is not None:
             raise ConfigError("entities.from has no effect with entities.kind=text, which has no table")
+        kind = "hybrid" if self.relations.kind == "hybrid" else self.entities.kind
         for name, given in self.tasks.items():
-            for key, reason in task_class(name).unused_options(self.entities.kind).items():
+            for key, reason in task_class(name).unused_options(kind).items():
                 if key in given:
                     raise ConfigError(f"tasks.{name}.{key} has no effect {reason}")
         belongs = {"soft": ("pull", "strength"), "routed": ("experts", "top_k", "gate", "balance_weight"), "hard": ()}

@@ -19,6 +19,7 @@ from kgfast.joint.task import Told
 from kgfast.joint.tasks import task_class
 from kgfast.joint.text.forms import Forms, Said
 from kgfast.joint.text.language import LanguageTask
+from kgfast.joint.unseen import EdgeResults
 from kgfast.run.seeds import generator
 
 OTHERS = 40  # answers of the relation that compete with the right one, at most
@@ -113,8 +114,9 @@ class FactResults(Told):
 
 
 def told_by(name: str) -> type[Told]:
-    """How the metrics of a task, or of facts, are told."""
-    return FactResults if name == FactResults.name else task_class(name)
+    """How the metrics of a task, or of what is measured beside tasks, are told."""
+    beside: dict[str, type[Told]] = {one.name: one for one in (FactResults, EdgeResults)}
+    return beside[name] if name in beside else task_class(name)
 
 
 @torch.no_grad()

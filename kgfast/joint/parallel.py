@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-from kgfast.joint.model.encoders import EntityEncoder
+from kgfast.joint.model.kept_texts import KeptTexts
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,14 @@ class Processes:
         self.average(parameter.grad for parameter in used if parameter.grad is not None)
 
     @torch.no_grad()
-    def share_memory(self, entities: EntityEncoder) -> None:
-        """Texts of entities that another process has read go to the memory of all. Equal numbers a process."""
-        if self.size == 1 or not entities.reads or entities._fresh is None:
-            return
-        ids, pooled = (part.detach().contiguous() for part in entities._fresh)
-        for each_ids, each_pooled in zip(self.gather(ids), self.gather(pooled), strict=True):
-            entities.memory[each_ids] = each_pooled
+    def share_memory(self, readers: Iterable[KeptTexts]) -> None:
+        """Texts that another process has read go to the memory of all. Equal numbers a process."""
+        for rows in readers:
+            if self.size == 1 or rows._fresh is None:
+                continue
+            ids, pooled = (part.detach().contiguous() for part in rows._fresh)
+            for each_ids, each_pooled in zip(self.gather(ids), self.gather(pooled), strict=True):
+                rows.memory[each_ids] = each_pooled
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(tensor) for _ in range(self.size)]

@@ -42,7 +42,10 @@ StartSection: Any = create_model("StartSection", __base__=Section, **FROM)
 
 
 class RelationSection(StartSection):
-    """Rows of relations."""
+    """Rows of relations; see `kgfast.joint.model.relations.RelationTexts`."""
+
+    kind: Literal["table", "hybrid"] = Field("table", description="rows from a table, or from a table and texts")
+    refresh: int = Field(256, gt=0, description="texts of relations that a step reads anew")
 
 
 class EntitySection(StartSection):

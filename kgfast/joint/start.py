@@ -31,7 +31,7 @@ def start_tables(config: JointConfig, model: JointModel, say: Callable[[str], No
         if kind == "entities":
             own, target = graph.entity_names, model.entities.table
         else:
-            own, target = graph.relation_names, model.relations
+            own, target = graph.relation_names, model.relation_table
         ids = torch.from_numpy((names.entity_names if kind == "entities" else names.relation_names).find_all(own.array))
         here = (ids >= 0).nonzero()[:, 0]
         if not len(here):

@@ -59,7 +59,7 @@ class Step:
                 results.append(self.backward_apart(terms, owners, present, projected))
             else:
                 results.append(self.backward(terms, owners, present))
-            self.processes.share_memory(self.model.entities)
+            self.processes.share_memory(self.model.readers)
             self.model.finish_step()
         if projected:
             self.set_projected(projected, index)

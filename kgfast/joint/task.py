@@ -149,7 +149,8 @@ class Task(nn.Module, Told, ABC):
 
     @classmethod
     def unused_options(cls, entities: str) -> Mapping[str, str]:
-        """Options that have no effect where rows of entities are of this kind, each with the reason."""
+        """Options that have no effect where rows of entities are of this kind, each with the reason; hybrid
+        relations count as hybrid."""
         return {}
 
 

@@ -87,11 +87,27 @@ class TrainedRun:
         held = None if known == "ignore" else self.held
         return predict_all(self.model, self.graph, queries, k, known, loops, held)
 
-    def predict_for_text(self, text: str, relation: str, k: int = 10, side: str = "tail") -> list[dict[str, Any]]:
-        """The k best answers to (entity, relation, ?) for an entity that has only a text; side="head": (?, r, e)."""
-        from kgfast.joint.guesses import predict_for_text  # with the Transformer's package
+    def predict_for_text(
+        self,
+        text: str | None = None,
+        relation: str | None = None,
+        k: int = 10,
+        side: str = "tail",
+        *,
+        entity: str | None = None,
+        relation_text: str | None = None,
+        edges: Sequence[Sequence[str]] = (),
+    ) -> list[dict[str, Any]]:
+        """The k best answers to (entity, relation, ?) where the graph lacks one of the two; side="head": (?, r, e).
 
-        return predict_for_text(self.with_texts("predict_for_text"), text, relation, k, side)
+        text      of an entity that isn't in the graph; or `entity`, the name of one that is
+        relation  its name; or `relation_text`, the text of one that isn't in the graph (relations.kind=hybrid)
+        edges     triples of the new entity, "?" in its place, which its row is fitted to
+        """
+        from kgfast.joint.predict import predict_for_text  # with the Transformer's package
+
+        others = dict(entity=entity, relation_text=relation_text)
+        return predict_for_text(self.with_texts("predict_for_text"), text, relation, k, side, **others, edges=edges)
 
     @torch.no_grad()
     def score(self, triples: Triples) -> Tensor:

@@ -156,13 +156,37 @@ def test_predict_also_for_a_text(run, kgfast):
     assert code == 2 and "--head-text needs --relation" in error
 
 
+def test_predict_for_a_new_head_with_triples(run, kgfast, tmp_path):
+    file, text = tmp_path / "edges.txt", "This place is a town."
+    file.write_text("?\tlies_in\tcountry1\n")
+    asked = ["predict", run, "--head-text", text, "--relation", "lies_in", "--json", "--edges"]
+    code, output, error = kgfast(*asked, file)
+    assert code == 0, error
+    found = json.loads(output)
+    assert found["edges"] == [["?", "lies_in", "country1"]]
+    assert len(found["answers"]) == 10 and "country1" not in [row["name"] for row in found["answers"]]
+    file.write_text("?\tlies_in\tcountry1\ntown1x1\tlies_in\tcountry1\n")
+    code, _, error = kgfast(*asked, file)
+    assert code == 2 and "edges.txt:2: must be head, relation and tail" in " ".join(error.split())
+    code, _, error = kgfast("predict", run, "--head", "town1x1", "--relation", "lies_in", "--edges", file)
+    assert code == 2 and "need --head-text" in " ".join(error.split())
+
+
+def test_predict_for_the_text_of_a_relation(run, kgfast):
+    code, _, error = kgfast("predict", run, "--head", "town1x1", "--relation-text", "lies inside")
+    assert code == 2 and "relations.kind=table" in error
+    code, _, error = kgfast("predict", run, "--relation-text", "lies inside")
+    assert code == 2 and "--relation-text needs one of --head, --tail and --head-text" in " ".join(error.split())
+
+
 def test_evaluate_on_entities_known_by_their_texts(run, kgfast, tmp_path):
     other = write_towns(tmp_path / "other", countries=2, towns=3, questions=False)
     code, output, error = kgfast("evaluate", run, "--unseen", other, "--json")
     assert code == 0, error
-    assert 0 < json.loads(output)["link"]["mrr"] <= 1
+    found = json.loads(output)
+    assert 0 < found["link"]["mrr"] <= 1 and 0 < found["edges"]["mrr"] <= 1
     code, output, _ = kgfast("evaluate", run, "--unseen", other, "--split", "valid")
-    assert code == 0 and "valid" in output
+    assert code == 0 and "valid" in output and "edges" in output
     code, _, error = kgfast("evaluate", run, "--unseen", tmp_path / "nothing")
     assert code == 2 and "nothing" in error
 

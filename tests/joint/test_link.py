@@ -37,6 +37,9 @@ class Model(nn.Module):
             both_rows=lambda ids=None: (self.table if ids is None else self.table[ids], None),
         )
 
+    def both_relations(self):
+        return self.relations, None
+
 
 def task(name, score="complex", **options):
     made = task_class(name)

@@ -15,10 +15,10 @@ from kgfast.data.names import tidy
 from kgfast.joint.ask import ask
 from kgfast.joint.build import load_graph
 from kgfast.joint.config import JointConfig
-from kgfast.joint.guesses import predict_for_text
 from kgfast.joint.model.backbone import Backbone, Shape
 from kgfast.joint.model.encoders import EntityEncoder
 from kgfast.joint.model.sharing import make_sharing
+from kgfast.joint.predict import predict_for_text
 from kgfast.joint.tasks import ModelDims, task_class
 from kgfast.joint.tasks.qa import answering
 from kgfast.joint.tasks.qa.answering import Gate, answer_metrics, look
@@ -174,6 +174,9 @@ class Model(nn.Module):
         for name in names:
             made = task_class(name)
             self.tasks[name] = made(made.Options(**options.get(name, {})), graph, store, dims, seed)
+
+    def both_relations(self):
+        return self.relations, None
 
     def terms(self, step):
         terms = []

@@ -72,7 +72,7 @@ SETTINGS = [
     dict(tasks=("mlm", "nsp", "link"), sharing="soft", weighting={"method": "gradnorm", "every": 2}, accumulate=2,
          table_optimizer="adamw", table_lr=0.01),
     dict(tasks=("mlm", "link"), sharing=dict(mode="routed", experts=2, top_k=1), weighting={"surgery": "pcgrad"},
-         entities="hybrid", lr_schedule="cosine"),
+         entities="hybrid", lr_schedule="cosine", relations={"kind": "hybrid", "refresh": 2}),
     dict(tasks=("clm", "mention", "link"), backbone=dict(kind="gpt", hidden=16, layers=1, heads=2, max_length=24),
          entities="hybrid", sharing="soft"),
 ]  # fmt: skip

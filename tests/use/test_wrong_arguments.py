@@ -71,6 +71,9 @@ def test_a_run_with_questions(joint_run, value):
     refused(lambda value: run.ask(question, k=value), value, "k=", [3, torch.tensor(1)])
     refused(lambda value: run.ask(question, always=value), value, "always")
     refused(lambda value: run.predict_for_text(value, run.relations[0]), value, "text", ["x", "a\0"])
+    refused(lambda value: run.predict_for_text("x", run.relations[0], edges=value), value, "edges")
+    refused(lambda value: run.predict_for_text(None, run.relations[0], entity=value), value, "entity")
+    refused(lambda value: run.predict_for_text("x", relation_text=value), value, "relation")
 
 
 def test_a_topic_for_each_question(joint_run):

@@ -8,20 +8,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from kgfast.functional.multitask import LossTerm, Term
 from kgfast.joint.model.encoders import EntityEncoder
+from kgfast.joint.model.kept_texts import KeptTexts
 from kgfast.joint.model.packed import Encoded, Packed
-from kgfast.joint.model.sharing import ENTITIES, Sharing
+from kgfast.joint.model.relations import RelationTexts
+from kgfast.joint.model.sharing import ENTITIES, RELATIONS, Sharing
 from kgfast.joint.task import Task
 
 
 class JointModel(nn.Module):
     """What all tasks share, and the tasks.
 
-    backbone: Sharing, None where no task reads texts; entities: EntityEncoder; relations [R or 2R, W]; score: name;
-    tasks: ModuleDict by name; tokenizer, texts, graph: what the model was made for. `bf16`: the Transformer computes in
-    bfloat16 (autocast) in training; its states leave it as float32, as do all rows and losses.
+    backbone: Sharing, None where no task reads texts; entities: EntityEncoder; relations [R or 2R, W]: with
+    relation_texts they are made of a table and texts whenever they are asked for; score: name; tasks: ModuleDict by
+    name; tokenizer, texts, graph: what the model was made for. `bf16`: the Transformer computes in bfloat16 (autocast)
+    in training; its states leave it as float32, as do all rows and losses.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class JointModel(nn.Module):
         entities: EntityEncoder,
         relations: nn.Parameter,
         tasks: Mapping[str, Task],
+        relation_texts: RelationTexts | None = None,
         backbone: Sharing | None = None,
         texts=None,
         bf16: bool = False,
@@ -40,6 +45,8 @@ class JointModel(nn.Module):
         self.graph, self.score, self.texts, self.bf16 = graph, score, texts, bf16
         self.tokenizer = None if texts is None else texts.tokenizer
         self.entities, self.relations = entities, relations
+        if relation_texts is not None:
+            parametrize.register_parametrization(self, "relations", relation_texts)
         self.backbone = backbone
         self.has_read = False  # whether the memory holds every text
         self.tasks: Mapping[str, Task] = nn.ModuleDict(tasks)  # type: ignore[assignment]
@@ -50,7 +57,33 @@ class JointModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.relations.device
+        return self.relation_table.device
+
+    @property
+    def relation_texts(self) -> RelationTexts | None:
+        """What relations' rows take from their texts; None where they are those of a table."""
+        return None if self.made_relations is None else self.made_relations[0]
+
+    @property
+    def relation_table(self) -> nn.Parameter:
+        """The learned rows of relations."""
+        return self.relations if self.made_relations is None else self.made_relations.original
+
+    @property
+    def made_relations(self) -> Any:
+        """torch's parametrization of the relations; None where they are a parameter."""
+        return self.parametrizations["relations"] if parametrize.is_parametrized(self, "relations") else None  # type: ignore[index]
+
+    def both_relations(self) -> tuple[Tensor, Tensor | None]:
+        """(rows, rows by text alone) of all relations; a table has no texts."""
+        texts = self.relation_texts
+        return (self.relations, None) if texts is None else texts.both(self.relation_table)
+
+    @property
+    def readers(self) -> list[KeptTexts]:
+        """The rows that texts are part of."""
+        both: list[KeptTexts | None] = [self.entities if self.entities.reads else None, self.relation_texts]
+        return [rows for rows in both if rows is not None]
 
     @property
     def dim(self) -> int:
@@ -84,18 +117,19 @@ class JointModel(nn.Module):
             packed = self.tasks[name].requests(batch)
             if packed is not None:
                 requests[name] = packed
-        ids = self.entities_to_read(batches, step)
-        if ids is not None:
-            requests[ENTITIES] = self.entities.requests(ids)
+        ids = self.texts_to_read(batches, step)
+        for rows in self.readers:
+            if rows.reader in ids:
+                requests[rows.reader] = rows.requests(ids[rows.reader])
         encoded = self.encode_all(requests)
-        if ids is not None:
-            self.entities.receive(ids, encoded[ENTITIES])
+        for rows in self.readers:
+            if rows.reader in ids:
+                rows.receive(ids[rows.reader], encoded[rows.reader])
         terms: list[Term | LossTerm] = []
         owners: list[str] = []
         shared = {}
-        tables: list[Tensor] = [self.relations, *([self.entities.table] if self.entities.kind != "text" else [])]
-        if ids is not None:
-            tables.append(encoded[ENTITIES].pooled)
+        tables: list[Tensor] = [self.relation_table, *([self.entities.table] if self.entities.kind != "text" else [])]
+        tables += [encoded[name].pooled for name in ids]
         for name, batch in batches.items():
             states = encoded.get(name)
             made = self.tasks[name].terms(self, batch, states)
@@ -104,23 +138,30 @@ class JointModel(nn.Module):
             shared[name] = [*tables, *([states.hidden, states.pooled] if states is not None else [])]
         return terms, owners, shared
 
-    def entities_to_read(self, batches: Mapping[str, Any], step: int) -> Tensor | None:
-        """Ids of the entities whose texts this step reads; None where no task of the step asks for entities, or where
-        the Transformer is frozen, and would say what the memory holds."""
-        if not self.entities.reads or self.frozen:
-            return None
+    def texts_to_read(self, batches: Mapping[str, Any], step: int) -> dict[str, Tensor]:
+        """{reader: ids} of the entities and relations whose texts this step reads; none where no task of the step asks
+        for entities, or where the Transformer is frozen, and would say what the memory holds."""
+        if not self.readers or self.frozen:
+            return {}
         wanted = [self.tasks[name].entities(batch) for name, batch in batches.items()]
         given = [ids.flatten() for ids in wanted if ids is not None]
-        return self.entities.choose(torch.cat(given), step) if given else None
+        if not given:
+            return {}
+        ids = {ENTITIES: self.entities.choose(torch.cat(given), step)} if self.entities.reads else {}
+        if self.relation_texts is not None:
+            ids[RELATIONS] = self.relation_texts.choose(None, step)
+        return ids
 
     def finish_step(self) -> None:
-        """The step's texts go to the memory of entity texts."""
-        self.entities.release()
+        """The step's texts go to the memory of texts."""
+        for rows in self.readers:
+            rows.release()
 
     def refresh(self) -> None:
-        """Read all texts of entities with the weights of now; once, where these are frozen."""
-        if self.backbone is not None and self.entities.reads and not (self.frozen and self.has_read):
-            self.entities.read_all(self.backbone)
+        """Read all texts of entities and relations with the weights of now; once, where these are frozen."""
+        if self.backbone is not None and not (self.frozen and self.has_read):
+            for rows in self.readers:
+                rows.read_all(self.backbone)
             self.has_read = True
 
 

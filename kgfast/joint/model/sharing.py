@@ -16,6 +16,7 @@ from kgfast.joint.model.packed import Encoded, Packed
 MODES = ("hard", "soft", "routed")
 PULLS = ("l2", "cosine")
 ENTITIES = "entities"  # the name under which texts of entities are encoded, as if they were a task
+RELATIONS = "relations"  # the same for texts of relations
 
 
 class Sharing(nn.Module):

@@ -19,13 +19,14 @@ __all__ = ["Encoded", "LossTerm", "ModelDims", "Packed", "Schedule", "Task", "Ta
            "register", "task_class", "task_names"]  # fmt: skip
 
 GROUP = "kgfast.tasks"
+RESERVED = ("facts", "edges")  # what is measured beside tasks
 TASKS: dict[str, type[Task]] = {}
 
 
 def register(cls: type[Task]) -> type[Task]:
     """Class decorator: the task can be named in a config from now on. ConfigError where another class has its name."""
-    if cls.name == "facts":
-        raise ConfigError(f"{path_of(cls)} can't be called 'facts': metrics.json has results of its own there")
+    if cls.name in RESERVED:
+        raise ConfigError(f"{path_of(cls)} can't be called {cls.name!r}: metrics have results of their own there")
     known = TASKS.get(cls.name, cls)
     if path_of(known) != path_of(cls):
         raise ConfigError(f"task {cls.name!r} is {path_of(known)} already; {path_of(cls)} needs a name of its own")

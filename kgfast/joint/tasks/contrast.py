@@ -16,7 +16,7 @@ from kgfast.functional.answers import answers_of_both_sides
 from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.task import device_of
 from kgfast.joint.tasks import ModelDims, Task, TaskOptions, Term, register
-from kgfast.joint.text.store import has_texts, relation_texts
+from kgfast.joint.text.store import has_texts, inverse_texts
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ContrastTask(Task):
         if not len(self.triples):
             raise DataError("task contrast: no triple of train has texts on both sides")
         if "inverse" not in texts:
-            texts.add("inverse", [f"inverse of {text}" for text in relation_texts(graph)])
+            texts.add("inverse", inverse_texts(graph))
         self.answers = graph.known("train")
         self.schedule_over(len(self.triples))
         self.log_scale = nn.Parameter(torch.tensor(-math.log(options.temperature)))

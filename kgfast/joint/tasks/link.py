@@ -16,6 +16,7 @@ from kgfast.errors import DataError
 from kgfast.evaluate.metrics import HEADINGS, evaluate
 from kgfast.functional.answers import answers_of_both_sides
 from kgfast.functional.regularizers import cubed
+from kgfast.joint.task import device_of
 from kgfast.joint.tasks import LossTerm, ModelDims, Task, TaskOptions, Term, generator, register
 from kgfast.nn import KGEModel
 from kgfast.run.memory import Need, check_memory
@@ -32,7 +33,7 @@ class LinkOptions(TaskOptions):
     objective: Literal["softmax", "bce"] = "softmax"
     n3: float = Field(0.0, ge=0, description="weight of the N3 regulariser (Lacroix et al. 2018)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the known entity's row")
-    text_weight: float = Field(1.0, ge=0, description="hybrid entities: weight of the loss by texts")
+    text_weight: float = Field(1.0, ge=0, description="hybrid entities or relations: weight of the loss by texts")
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class LinkTask(Task):
 
     With 2R relation rows, row r + R asks for heads as tails of the inverse relation; with R rows the score's own head
     query does. Entities that train never saw don't compete where texts are read: nothing is known against them, and
-    all that could be learned of their texts is that they are never right. Where entities are hybrid, the same loss with
-    half of them by text alone teaches texts to stand for rows among rows; its gradient reaches texts alone, and the
-    graph's rows and relations stay its own. Memory O(B D) beyond the rows: no scores are stored.
+    all that could be learned of their texts is that they are never right. Where entities or relations are hybrid, the
+    same loss with half of them by text alone teaches texts to stand for rows among rows; its gradient reaches texts
+    alone, and the graph's rows and relations stay its own. Memory O(B D) beyond the rows: no scores are stored.
     """
 
     name = "link"
@@ -94,17 +95,18 @@ class LinkTask(Task):
         return batch.triples[:, [0, 2]].flatten() if batch.entities is None else batch.entities
 
     def terms(self, model, batch: LinkBatch, encoded) -> list[Term | LossTerm]:
-        device = model.relations.device
+        device = device_of(model)
         rows, texts = model.entities.both_rows(None if batch.entities is None else batch.entities.to(device))
+        relations, relation_texts = model.both_relations()
         everyone = batch.entities is not None or not model.entities.reads or len(self.seen) == len(rows)
         candidates = None if everyone else self.seen.to(device)
-        terms = self.losses(rows, model.relations, batch, candidates)
-        if self.options.text_weight and model.entities.kind == "hybrid":
+        terms = self.losses(rows, relations, batch, candidates)
+        hybrid = model.entities.kind == "hybrid"
+        if self.options.text_weight and (hybrid or relation_texts is not None):
             # a random half stands there by text alone, the others as they are: so texts come to lie where rows do (the
             # scores of complex rows stay the same when all are turned alike), and to be no louder than these
-            shown = torch.rand(len(texts), 1, device=device) < 0.5
-            mixed = torch.where(shown, texts, rows.detach())
-            by_text = self.losses(mixed, model.relations.detach(), batch, candidates)
+            mixed = half(rows, texts if hybrid else None)
+            by_text = self.losses(mixed, half(relations, relation_texts), batch, candidates)
             share = self.options.text_weight
             terms += [replace(term, weight=share * term.weight, name=f"{term.name}/text") for term in by_text]
         return terms
@@ -148,11 +150,18 @@ class LinkTask(Task):
 
     @classmethod
     def groups_of(cls, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Either side; entities seen and unseen in training, where there are unseen ones."""
+        """Either side; entities and relations seen and unseen in training, where there are unseen ones."""
         yield from ((side, metrics[side]) for side in ("tail", "head"))
-        entities = metrics.get("entities", {})
-        if "unseen" in entities:
-            yield from ((f"{group} entities", entities[group]) for group in ("seen", "unseen") if group in entities)
+        for what in ("entities", "relations"):
+            if "unseen" in metrics.get(what, {}):
+                yield from ((f"{group} {what}", part) for group, part in metrics[what].items())
+
+
+def half(rows: Tensor, texts: Tensor | None) -> Tensor:
+    """Rows without gradient, a random half of them replaced by those of texts, where there are any."""
+    if texts is None:
+        return rows.detach()
+    return torch.where(torch.rand(len(texts), 1, device=texts.device) < 0.5, texts, rows.detach())
 
 
 def link_model(model, graph: KnowledgeGraph) -> KGEModel:

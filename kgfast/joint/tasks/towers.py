@@ -18,7 +18,7 @@ from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.model.sharing import ENTITIES
 from kgfast.joint.task import device_of
 from kgfast.joint.tasks import ModelDims, Task, TaskOptions, Term, register
-from kgfast.joint.text.store import TextStore, entity_texts, has_texts, relation_texts
+from kgfast.joint.text.store import TextStore, entity_texts, has_texts, inverse_texts
 
 LOUDEST = math.log(100.0)  # of the learned scale, the inverse of the temperature
 
@@ -192,4 +192,4 @@ class TowersTask(Task):
 def add_inverse(texts: TextStore, graph: KnowledgeGraph) -> None:
     """Texts of relations read from tail to head."""
     if "inverse" not in texts:
-        texts.add("inverse", [f"inverse of {text}" for text in relation_texts(graph)])
+        texts.add("inverse", inverse_texts(graph))

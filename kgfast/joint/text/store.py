@@ -134,6 +134,11 @@ def entity_texts(graph: KnowledgeGraph) -> list[str | None]:
     return [join(label, description) for label, description in zip(labels, described, strict=True)]
 
 
+def inverse_texts(graph: KnowledgeGraph) -> list[str]:
+    """Texts of relations read from tail to head."""
+    return [f"inverse of {text}" for text in relation_texts(graph)]
+
+
 def join(label: str | None, description: str | None) -> str | None:
     """ "label: description", or the description alone where it begins with the label."""
     if label is None or description is None:
