@@ -46,34 +46,33 @@ def data(
     as_json: Json = False,
 ):
     """What a dataset holds, what of it was not read, and what is wrong or looks odd; --out prepares it for training."""
-    from kgfast.data import KnowledgeGraph, prepare
-    from kgfast.data.header import ColumnChoice
-    from kgfast.data.tables import SQL, is_sql
-
     if seed and split is None:
         raise ConfigError("--seed is of what --split draws, and there is no --split")
-    if out is not None:
-        report = prepare(
-            source,
-            out,
-            split=split,
-            seed=seed,
-            header=header,
-            columns=columns,
-            literals=literals,
-            on_bad_line=on_bad_line,
-            bar=progress_bar,
-        )
-    else:
+    if out is None:
         for name, given in (("--split", split), ("--on-bad-line", on_bad_line != "error")):
             if given:
                 raise ConfigError(f"{name} is of what --out FOLDER writes, and there is no --out")
-        if is_sql(source):
-            ColumnChoice.of(header, columns, literals).check_table(source)
-            report = KnowledgeGraph.from_sql(source[len(SQL) :], columns=columns).report
-        else:
-            report = KnowledgeGraph.load(source, header=header, columns=columns, literals=literals).report
+        report = read(source, header, columns, literals)
+    else:
+        from kgfast.data import prepare
+
+        report = prepare(
+            source, out, split=split, seed=seed, header=header, columns=columns, literals=literals,
+            on_bad_line=on_bad_line, bar=progress_bar,
+        )  # fmt: skip
     if as_json:
         return print_json(report.as_dict())
     for line in report.lines():
         print_line(line)
+
+
+def read(source, header, columns, literals):
+    """The report of what is read into memory."""
+    from kgfast.data import KnowledgeGraph
+    from kgfast.data.header import ColumnChoice
+    from kgfast.data.tables import SQL, is_sql
+
+    if is_sql(source):
+        ColumnChoice.of(header, columns, literals).check_table(source)
+        return KnowledgeGraph.from_sql(source[len(SQL) :], columns=columns).report
+    return KnowledgeGraph.load(source, header=header, columns=columns, literals=literals).report

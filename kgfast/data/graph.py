@@ -88,9 +88,9 @@ class KnowledgeGraph:
         number where all names are whole numbers, else by UTF-8 bytes).
 
         Args:
-            source: a folder, a file (.tsv .csv .txt .nt .nq .ttl .trig .rdf, also .gz .bz2 .zst;
-                .parquet), or the name of a built-in graph. Or a
-                dataset or triples factory of PyKEEN, or "pykeen:" and the name of its dataset, with PyKEEN's ids.
+            source: a folder, a file (.tsv .csv .txt .nt .nq .ttl .trig .rdf, also .gz .bz2 .zst; .parquet), or the name
+                of a built-in graph. Or a dataset or triples factory of PyKEEN, or "pykeen:" and the name of its
+                dataset, with PyKEEN's ids.
             cache: keep what was read, memory-mapped when opened again, in $KGFAST_CACHE or ~/.cache/kgfast.
             iris: names of RDF are "short" (behind the last / or #, where that is unique) or "whole".
             header: whether the first line of separated text names its columns: True, False, or None, where its words
@@ -175,6 +175,13 @@ class KnowledgeGraph:
     ) -> KnowledgeGraph:
         """A graph from DataFrames of pandas or polars, tables of Arrow, relations of DuckDB: whatever has
         `__arrow_c_stream__`. Columns, names and ids are those of `load` for the same table in a Parquet file.
+
+        Args:
+            train: a table with a column for head, relation and tail each.
+            valid: the same, for validation; None: no triples.
+            test: the same, for the test; None: no triples.
+            columns: the names of the three columns, as "a,b,c" or a list; None: by the words that headers have.
+            name: of the graph.
         """
         frames = {split: frame for split, frame in zip(SPLITS, (train, valid, test), strict=True) if frame is not None}
         for split, frame in frames.items():
@@ -185,7 +192,13 @@ class KnowledgeGraph:
 
     @classmethod
     def from_sql(cls, text: str, *, columns: str | Sequence[str] | None = None, name: str = "sql") -> KnowledgeGraph:
-        """A graph from what DuckDB answers, as in "SELECT a AS head, .. FROM 'facts.parquet'"; the extra `sql`."""
+        """A graph from what DuckDB answers; the extra `sql`.
+
+        Args:
+            text: a query, as "SELECT a AS head, b AS relation, c AS tail FROM 'facts.parquet'".
+            columns: as in `from_frame`.
+            name: of the graph.
+        """
         return cls._read_tables(name, {"train": partial(query, text)}, ColumnChoice.of(None, columns))
 
     @classmethod

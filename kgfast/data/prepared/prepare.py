@@ -47,12 +47,17 @@ def prepare(
 ) -> DataReport:
     """Write the graph of `source` to the folder `out`, which must not exist or be empty; the report, as in `.report`.
 
-    source       what `KnowledgeGraph.load` takes, of any size
-    split        shares of train, valid and test, as "0.9,0.05,0.05": drawn by `seed` from triples that are not split
-                 yet; train keeps a triple of every entity and relation
-    on_bad_line  "error", or "skip": lines that can't be read are left out, and told with number and reason
-    bar          makes a progress bar: called with words, yields the function of (done, total)
-    other words  as in `KnowledgeGraph.load`; IRIs are whole
+    Args:
+        source: what `KnowledgeGraph.load` takes, of any size; a table; or a query, "sql:SELECT ..".
+        out: a path.
+        split: shares of train, valid and test, as "0.9,0.05,0.05": drawn from triples that are not split yet; train
+            keeps a triple of every entity and relation.
+        seed: of what is drawn.
+        header: as in `KnowledgeGraph.load`.
+        columns: as in `KnowledgeGraph.load`.
+        literals: as in `KnowledgeGraph.load`. IRIs are whole.
+        on_bad_line: "error", or "skip": lines that can't be read are left out, and told with number and reason.
+        bar: makes a progress bar: called with words, yields the function of (done, total).
 
     Ids are the order of the names' hashes (kgfast.data.prepared.hashing), so a block of ids is a random part of the
     graph. The folder depends on the set of triples, not on the order of files or lines. Memory: some 0.5 GB and 12
