@@ -9,6 +9,7 @@ import typer
 
 from kgfast.cli import many_runs
 from kgfast.cli.console import errors, plain_table, print_json, print_line, progress_bar, screen
+from kgfast.cli.data import data
 from kgfast.cli.interrupt import Commands
 from kgfast.cli.options import Data, Device, Json, Run, SettingsCommand, Threads, setting, words
 from kgfast.cli.own_files import run_file
@@ -334,31 +335,7 @@ def info(as_json: Json = False):
     screen().print(table)
 
 
-@app.command(name="data")
-def show_data(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="PATH", help="Dataset folder, file, or built-in graph.", show_default=False),
-    ],
-    header: Annotated[
-        str, typer.Option(metavar="yes|no|auto", help="Whether the first line names columns; auto: its words tell.")
-    ] = "auto",
-    columns: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,C", help="Columns of head, relation, tail: names or numbers from 1.", show_default=False
-        ),
-    ] = None,
-    as_json: Json = False,
-):
-    """What a dataset holds, what of it was not read, and what is wrong or looks odd."""
-    from kgfast.data import KnowledgeGraph
-
-    report = KnowledgeGraph.load(source, header=header, columns=columns).report
-    if as_json:
-        return print_json(report.as_dict())
-    for line in report.lines():
-        print_line(line)
+app.command(name="data")(data)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,35 +17,75 @@ COLUMNS = ("head", "relation", "tail")
 Rename = Callable[[pa.Array, np.ndarray], tuple[pa.Array, pa.Array]]
 
 
+class Counted(NamedTuple):
+    """A sentence with a number in it, which grows where a file is read in parts."""
+
+    before: str
+    number: int
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.before}{self.number:,}{self.after}"
+
+
 @dataclass
 class Columns:
-    """The triples of one file as names: per column a list of dictionary-encoded chunks, in the order of the
-    file, and what the report must say of the file.
+    """The triples of one file, or a part of it, as names: per column a list of chunks, in the order of the file,
+    dictionary-encoded where it is a whole file; and what the report must say of it.
     """
 
-    head: list[pa.DictionaryArray] = field(default_factory=list)
-    relation: list[pa.DictionaryArray] = field(default_factory=list)
-    tail: list[pa.DictionaryArray] = field(default_factory=list)
+    head: list[pa.Array] = field(default_factory=list)
+    relation: list[pa.Array] = field(default_factory=list)
+    tail: list[pa.Array] = field(default_factory=list)
     literals: int = 0  # statements whose object is a literal: left out, for a literal is no entity
     header: str = ""  # the first line, in words, where it was taken for a header
     dropped: list[str] = field(default_factory=list)  # names of columns that were not read
-    notes: list[str] = field(default_factory=list)  # what looks odd, as sentences that follow "FILE: "
+    notes: list[str | Counted] = field(default_factory=list)  # what looks odd, as sentences that follow "FILE: "
+    read: int = 0  # bytes of the file read so far, for who waits
+
+    def add_notes(self, notes: list[str | Counted]) -> None:
+        """A sentence that is there already is said once; its numbers are added up."""
+        for note in notes:
+            for place, other in enumerate(self.notes):
+                if isinstance(note, Counted) and isinstance(other, Counted) and note[::2] == other[::2]:
+                    self.notes[place] = note._replace(number=note.number + other.number)
+                    break
+            else:
+                self.notes += [note] if note not in self.notes else []
+
+    def take(self, part: Columns) -> None:
+        """The next part of the file too."""
+        self.append(*(pa.chunked_array(chunks).combine_chunks() for chunks in (part.head, part.relation, part.tail)))
+        self.literals += part.literals
+        self.header, self.dropped = self.header or part.header, self.dropped or part.dropped
+        self.add_notes(part.notes)
 
     def append(self, *chunks: pa.Array) -> None:
         for name, chunk in zip(COLUMNS, chunks, strict=True):
             getattr(self, name).append(chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode())
 
 
+def dictionary_of(chunk: pa.Array) -> pa.Array:
+    """The strings of a chunk, each at least once."""
+    return chunk.dictionary if pa.types.is_dictionary(chunk.type) else chunk
+
+
 def as_names(role: str, values: pa.Array, where: Callable[[int], str]) -> pa.Array:
     """A column of strings, or of integers whose digits are the names; `where(row)` says in an error where that is."""
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if not (text or pa.types.is_integer(kind)):
         raise DataError(f"{where(0)}: column {role} holds {kind}; names must be strings or integers")
     names = values.cast(pa.string())
-    empty = pc.fill_null(pc.equal(names, ""), True)
+    empty = no_names(names)
     if pc.any(empty).as_py():
         raise DataError(f"{where(pc.index(empty, True).as_py())}: the {role} is empty")
     return names
+
+
+def no_names(values: pa.Array) -> pa.Array:
+    """Which of them are missing, or empty."""
+    return pc.fill_null(pc.equal(values.cast(pa.string()), ""), True)
 
 
 def number(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,13 +24,13 @@ def examine(name: str, splits: dict[str, np.ndarray], entities: Strings, relatio
     Sorts all triples twice; memory some ten int64 per triple.
     """
     read = {split: len(rows) for split, rows in splits.items()}
-    keys = _keys(splits, len(entities), len(relations))
+    keys = keys_of(splits, len(entities), len(relations))
     for split in splits:
-        keys[split], first = _distinct(keys[split])
+        keys[split], first = distinct(keys[split])
         if first is not None:
             splits = {**splits, split: splits[split][first]}
     leaked = {
-        f"{later} in {earlier}": _count_in(keys[later], keys[earlier])
+        f"{later} in {earlier}": count_in(keys[later], keys[earlier])
         for later, earlier in (("valid", "train"), ("test", "train"), ("test", "valid"))
     }
     del keys
@@ -47,7 +48,7 @@ def examine(name: str, splits: dict[str, np.ndarray], entities: Strings, relatio
         inverse_pairs=pairs,
         inverse_leaked=inverse_leaked,
         fingerprint=fingerprint(splits, entities, relations),
-        **_names(entities, relations, sum(map(len, splits.values()))),
+        **about_names(entities, relations, sum(map(len, splits.values()))),
     )
 
 
@@ -70,13 +71,16 @@ def _alone(row: np.ndarray, splits: Iterable[np.ndarray]) -> bool:
     return True
 
 
-def _names(entities: Strings, relations: Strings, triples: int) -> dict:
-    """What looks odd about the names."""
+def about_names(entities: Strings, relations: Strings, triples: int, most: float = math.inf) -> dict:
+    """What looks odd about the names; those that look alike are looked for among at most so many."""
     alike: list[LookAlike] = []
     count, notes = 0, []
     for where, names in (("entities", entities), ("relations", relations)):
-        found, number = look_alikes(where, names.array)
-        alike, count = alike + found, count + number
+        if len(names) <= most:
+            found, number = look_alikes(where, names.array)
+            alike, count = alike + found, count + number
+        else:
+            notes.append(f"Of {len(names):,} {where}, names that look alike were not looked for.")
         odd, some = odd_names(names.array)
         if odd:
             notes.append(
@@ -91,7 +95,7 @@ def _names(entities: Strings, relations: Strings, triples: int) -> dict:
     return {"look_alikes": alike, "look_alike_count": count, "notes": notes}
 
 
-def _keys(splits: dict[str, np.ndarray], num_entities: int, num_relations: int) -> dict[str, np.ndarray]:
+def keys_of(splits: dict[str, np.ndarray], num_entities: int, num_relations: int) -> dict[str, np.ndarray]:
     """One int64 a triple, equal where the triples are equal, in any split."""
     rows = np.concatenate(list(splits.values()))
     front = rows[:, 1] * num_entities + rows[:, 0]
@@ -101,7 +105,7 @@ def _keys(splits: dict[str, np.ndarray], num_entities: int, num_relations: int) 
     return dict(zip(splits, np.split(key, np.cumsum([len(rows) for rows in splits.values()])[:-1]), strict=True))
 
 
-def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """(distinct keys ascending, where each occurs first, ascending, or None if none repeats)."""
     ascending = np.sort(keys)
     if (ascending[1:] != ascending[:-1]).all():  # the usual case needs no slower argsort
@@ -112,7 +116,7 @@ def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return ascending[starts], np.sort(np.minimum.reduceat(order, starts))
 
 
-def _count_in(keys: np.ndarray, others: np.ndarray) -> int:
+def count_in(keys: np.ndarray, others: np.ndarray) -> int:
     """How many of `keys` are among `others`; both ascending and distinct."""
     if not len(others):
         return 0
@@ -137,39 +141,51 @@ def _unseen(splits: dict[str, np.ndarray], num_entities: int, num_relations: int
     return {"unseen_entities": entities, "unseen_relations": relations, "unseen_triples": triples}
 
 
-def inverse_relations(splits: dict[str, np.ndarray], num_entities: int, relations: Strings):
-    """(InversePairs of train with a share of at least INVERSE_SHARE, triples of valid and test leaked by
-    them).
+class Turned:
+    """Triples by the pair they link, to find those that link it the other way around.
 
-    Joins the pairs (head, tail) of train with the reversed ones by sorting; a triple from an entity to itself
-    is its own reverse and has no part.
+    A triple from an entity to itself is its own reverse and has no part.
     """
-    train = splits["train"]
-    train = train[train[:, 0] != train[:, 2]]
-    pair = train[:, 0] * num_entities + train[:, 2]
-    order = np.argsort(pair)
-    pair, relation = pair[order], train[order, 1]
-    starts = np.flatnonzero(np.diff(pair, prepend=-1))
-    distinct, counts = pair[starts], np.diff(starts, append=len(pair))
 
-    def reversed_in_train(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(row, relation of a training triple that is this row turned around), one entry for every such
-        triple.
-        """
-        key = rows[:, 2] * num_entities + rows[:, 0]
+    def __init__(self, train: np.ndarray, num_entities: int):
+        self.train = train = train[train[:, 0] != train[:, 2]]
+        self.num_entities = num_entities
+        pair = train[:, 0] * num_entities + train[:, 2]
+        order = np.argsort(pair)
+        pair, self.relation = pair[order], train[order, 1]
+        self.starts = np.flatnonzero(np.diff(pair, prepend=-1))
+        self.distinct, self.counts = pair[self.starts], np.diff(self.starts, append=len(pair))
+
+    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(row, relation of a training triple that is this row turned around), one entry for every such triple."""
+        key = rows[:, 2] * self.num_entities + rows[:, 0]
         by_key = np.argsort(key)  # ascending queries keep the binary search in cache
-        place = np.searchsorted(distinct, key[by_key])
-        place[place == len(distinct)] = -1
-        found = distinct[place] == key[by_key] if len(distinct) else place >= 0
+        place = np.searchsorted(self.distinct, key[by_key])
+        place[place == len(self.distinct)] = -1
+        found = self.distinct[place] == key[by_key] if len(self.distinct) else place >= 0
         by_key, place = by_key[found], place[found]
-        start, count = starts[place], counts[place]
+        start, count = self.starts[place], self.counts[place]
         within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        return np.repeat(by_key, count), relation[np.repeat(start, count) + within]
+        return np.repeat(by_key, count), self.relation[np.repeat(start, count) + within]
 
+    def codes(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """(relation * number + inverse, how many triples have such a reverse), by ascending code."""
+        row, inverse = self.of(self.train)
+        return np.unique(self.train[row, 1] * number + inverse, return_counts=True)
+
+    def leaked(self, rows: np.ndarray, number: int, codes: np.ndarray) -> int:
+        """How many rows have a reverse by one of the codes."""
+        row, inverse = self.of(rows)
+        by_pair = np.isin(rows[row, 1] * number + inverse, codes) & (rows[row, 0] != rows[row, 2])
+        found = np.zeros(len(rows), bool)
+        found[row[by_pair]] = True
+        return int(found.sum())
+
+
+def strong_pairs(codes, common, sizes: np.ndarray, relations: Strings) -> tuple[list[InversePair], np.ndarray]:
+    """(pairs with a share of at least INVERSE_SHARE by falling size, their codes); `sizes`: training triples of each
+    relation that don't lead from an entity to itself."""
     number = len(relations)
-    row, inverse = reversed_in_train(train)
-    codes, common = np.unique(train[row, 1] * number + inverse, return_counts=True)
-    sizes = np.bincount(train[:, 1], minlength=number)
     share = common / sizes[codes // number]
     strong = share >= INVERSE_SHARE
     codes, share = codes[strong], share[strong]
@@ -178,15 +194,15 @@ def inverse_relations(splits: dict[str, np.ndarray], num_entities: int, relation
         InversePair(relations[int(c) // number], relations[int(c) % number], float(s), int(sizes[int(c) // number]))
         for c, s in zip(codes[by_size], share[by_size], strict=True)
     ]
-    leaked = {}
-    for split in ("valid", "test"):
-        rows = splits[split]
-        row, inverse = reversed_in_train(rows)
-        by_pair = np.isin(rows[row, 1] * number + inverse, codes) & (rows[row, 0] != rows[row, 2])
-        found = np.zeros(len(rows), bool)
-        found[row[by_pair]] = True
-        leaked[split] = int(found.sum())
-    return pairs, leaked
+    return pairs, codes
+
+
+def inverse_relations(splits: dict[str, np.ndarray], num_entities: int, relations: Strings):
+    """(InversePairs of train, triples of valid and test leaked by them)."""
+    turned, number = Turned(splits["train"], num_entities), len(relations)
+    sizes = np.bincount(turned.train[:, 1], minlength=number)
+    pairs, codes = strong_pairs(*turned.codes(number), sizes, relations)
+    return pairs, {split: turned.leaked(splits[split], number, codes) for split in ("valid", "test")}
 
 
 def fingerprint(splits: dict[str, np.ndarray], entities: Strings, relations: Strings) -> str:

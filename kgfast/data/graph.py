@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from kgfast import peers
 from kgfast.core import checks
 from kgfast.core.codes import is_one_of
-from kgfast.core.known import KnownTriples, as_ids, check_triples
+from kgfast.core.known import KnownTriples, check_triples
 from kgfast.data import cache as cached
+from kgfast.data.arrays import Largest, as_names, as_triples
 from kgfast.data.columns import Columns, number
 from kgfast.data.findings import examine, first_lines_alone
 from kgfast.data.formats import format_of, read_triples
@@ -23,16 +24,14 @@ from kgfast.data.header import ColumnChoice, header_doubt
 from kgfast.data.iris import Renaming, shared_blanks
 from kgfast.data.lines import excerpt
 from kgfast.data.names import Names, find_id
+from kgfast.data.prepared.folder import open_graph
 from kgfast.data.report import DataReport
 from kgfast.data.sources import SPLITS, Sources, as_path, find_sources
 from kgfast.data.strings import Strings
+from kgfast.data.tables import is_table, query, read_table, return_it
 from kgfast.data.texts import Question, read_questions, read_texts
 from kgfast.data.writer import save
 from kgfast.errors import DataError
-
-MOST_IDS = 2**31 - 1  # a table has fewer than 2^31 rows
-SURROGATE = re.compile("[\ud800-\udfff]")
-SPARSE_IDS, IDS_PER_ROW = 10_000_000, 100  # an id from both on is taken for a slip
 
 
 class KnowledgeGraph:
@@ -79,8 +78,9 @@ class KnowledgeGraph:
         iris: str = "short",
         header: bool | str | None = None,
         columns: str | Sequence[str | int] | None = None,
+        literals: str = "drop",
     ) -> KnowledgeGraph:
-        """Read a dataset folder, one file, or a built-in graph ("world").
+        """Read a dataset folder, one file, a built-in graph ("world"), or a folder that `kgfast.data.prepare` wrote.
 
         A folder holds train, and maybe valid and test, in any of these formats (train.txt, train.tsv.gz,
         ...), and maybe entity2text.txt, entity2desc*.txt or entity2textlong.txt, entity2alias.txt,
@@ -88,27 +88,30 @@ class KnowledgeGraph:
         number where all names are whole numbers, else by UTF-8 bytes).
 
         Args:
-            source: a folder, a file (.tsv .csv .txt .nt, also .gz; .parquet), or the name of a built-in graph. Or a
-                dataset or triples factory of PyKEEN, or "pykeen:" and the name of its dataset, with PyKEEN's ids.
+            source: a folder, a file (.tsv .csv .txt .nt .nq .ttl .trig .rdf, also .gz .bz2 .zst; .parquet), or the name
+                of a built-in graph. Or a dataset or triples factory of PyKEEN, or "pykeen:" and the name of its
+                dataset, with PyKEEN's ids.
             cache: keep what was read, memory-mapped when opened again, in $KGFAST_CACHE or ~/.cache/kgfast.
-            iris: names of N-Triples are "short" (behind the last / or #, where that is unique) or "whole".
+            iris: names of RDF are "short" (behind the last / or #, where that is unique) or "whole".
             header: whether the first line of separated text names its columns: True, False, or None, where its words
                 tell (head relation tail, subject predicate object, h r t, :START_ID ..., in any order).
             columns: which three are head, relation and tail, by name or number from 1, as "a,b,c" or a list.
+            literals: of RDF: "drop" leaves them out and counts them, "keep" makes entities of them.
 
         DataError names the file and line of anything malformed. Repeated triples are removed and counted; all
         else that looks wrong, and all that was not read, is in `.report`.
         """
         if not is_one_of(iris, ("short", "whole")):
             raise DataError(f"iris must be 'short' or 'whole', not {iris!r}")
-        cache, choice = checks.flag("cache", cache), ColumnChoice.of(header, columns)
+        cache, choice = checks.flag("cache", cache), ColumnChoice.of(header, columns, literals)
         if (others := peers.graph_arguments(source)) is not None:
             if choice != ColumnChoice() or iris != "short":
-                raise DataError(f"{source}: iris, header and columns have no meaning, as no file is read")
+                raise DataError(f"{source}: iris, header, columns and literals have no meaning, as no file is read")
             return cls.from_arrays(**others)
         sources = find_sources(source)
-        if choice != ColumnChoice() and not any(format_of(path).columns for path in sources.triples.values()):
-            raise DataError(f"{source}: header and columns have no meaning, as no file of triples has columns")
+        choice.check(source, [format_of(path) for path in sources.triples.values()])
+        if sources.prepared:
+            return cls._open(sources.prepared, sources)
         if not cache or not cached.worthwhile(sources):
             return cls._read(sources, iris, choice)
         folder = cached.entry_folder(sources, {"iris": iris, "columns": choice.as_list()})
@@ -161,10 +164,69 @@ class KnowledgeGraph:
         return cls({split: torch.from_numpy(rows) for split, rows in arrays.items()}, entities, relations, report)
 
     @classmethod
+    def from_frame(
+        cls,
+        train: Any,
+        valid: Any = None,
+        test: Any = None,
+        *,
+        columns: str | Sequence[str] | None = None,
+        name: str = "frame",
+    ) -> KnowledgeGraph:
+        """A graph from DataFrames of pandas or polars, tables of Arrow, relations of DuckDB: whatever has
+        `__arrow_c_stream__`. Columns, names and ids are those of `load` for the same table in a Parquet file.
+
+        Args:
+            train: a table with a column for head, relation and tail each.
+            valid: the same, for validation; None: no triples.
+            test: the same, for the test; None: no triples.
+            columns: the names of the three columns, as "a,b,c" or a list; None: by the words that headers have.
+            name: of the graph.
+        """
+        frames = {split: frame for split, frame in zip(SPLITS, (train, valid, test), strict=True) if frame is not None}
+        for split, frame in frames.items():
+            if not is_table(frame):
+                raise DataError(f"{split} is no table that Arrow can read: {type(frame).__name__}")
+        choice = ColumnChoice.of(None, columns)
+        return cls._read_tables(name, {split: partial(return_it, frame) for split, frame in frames.items()}, choice)
+
+    @classmethod
+    def from_sql(cls, text: str, *, columns: str | Sequence[str] | None = None, name: str = "sql") -> KnowledgeGraph:
+        """A graph from what DuckDB answers; the extra `sql`.
+
+        Args:
+            text: a query, as "SELECT a AS head, b AS relation, c AS tail FROM 'facts.parquet'".
+            columns: as in `from_frame`.
+            name: of the graph.
+        """
+        return cls._read_tables(name, {"train": partial(query, text)}, ColumnChoice.of(None, columns))
+
+    @classmethod
+    def _read_tables(cls, name: str, tables: dict[str, Callable[[], Any]], choice: ColumnChoice) -> KnowledgeGraph:
+        sources = Sources(name, {split: Path(name if split == "train" else split) for split in tables})
+        read = {split: read_table(table, str(sources.triples[split]), choice) for split, table in tables.items()}
+        return cls._assemble(sources, read, [False] * len(read), None, ())
+
+    @classmethod
     def _read(cls, sources: Sources, iris: str, choice: ColumnChoice) -> KnowledgeGraph:
         columns = {split: read_triples(path, choice) for split, path in sources.triples.items()}
-        linked = [format_of(path).iris for path in sources.triples.values()]
+        formats = {split: format_of(path) for split, path in sources.triples.items()}
+        linked = [form.iris for form in formats.values()]
         renaming = Renaming(short=iris == "short") if any(linked) else None
+        untold = [split for split, form in formats.items() if form.columns and choice.header is not False]
+        return cls._assemble(sources, columns, linked, renaming, untold)
+
+    @classmethod
+    def _assemble(
+        cls,
+        sources: Sources,
+        columns: dict[str, Columns],
+        linked: Sequence[bool],
+        renaming: Renaming | None,
+        untold: Sequence[str],
+    ) -> KnowledgeGraph:
+        """The graph of what was read. linked: whether a split holds IRIs; untold: splits whose first line may be a
+        header that nobody told of."""
         chunks = [column for of_split in columns.values() for column in (of_split.head, of_split.tail)]
         entities, whole, ends = number(chunks, np.repeat(linked, 2).tolist(), renaming)
         entities = Names(entities, whole if renaming else None)
@@ -175,12 +237,23 @@ class KnowledgeGraph:
             splits[split] = np.stack((ends[2 * place], kinds[place], ends[2 * place + 1]), axis=1)
         lonely = first_lines_alone(splits, len(relations))
         splits, report = examine(sources.name, splits, entities, relations)
-        tell_of_files(report, sources, columns, [] if choice.header is False else lonely)
+        tell_of_files(report, sources, columns, [split for split in lonely if split in untold])
         if renaming is not None:
             report.notes += renaming.lines()
             of_files = [np.concatenate(ends[2 * place : 2 * place + 2]) for place, iri in enumerate(linked) if iri]
             if blanks := shared_blanks(entities, of_files):
                 report.notes.append(f"Blank nodes that are in several files, and were taken as the same: {blanks:,}.")
+        return cls._with_texts(splits, entities, relations, report, sources)
+
+    @classmethod
+    def _open(cls, folder: Path, sources: Sources) -> KnowledgeGraph:
+        return cls._with_texts(*open_graph(folder), sources)
+
+    @classmethod
+    def _with_texts(
+        cls, splits: dict[str, np.ndarray], entities: Names, relations: Names, report: DataReport, sources: Sources
+    ) -> KnowledgeGraph:
+        """The graph with the texts and questions that stand beside its triples."""
         texts, questions = {}, {}
         for role, path in sources.texts.items():
             names = relations if role.startswith("relation") else entities
@@ -264,85 +337,7 @@ def tell_of_files(report: DataReport, sources: Sources, columns: dict[str, Colum
         if found.dropped:
             report.dropped[file] = found.dropped
         report.notes += [f"{file}: {note}." for note in found.notes]
-        if split in lonely and format_of(sources.triples[split]).columns and not (found.header or found.notes):
+        if split in lonely and not (found.header or found.notes):
             first = [chunks[0][0].as_py() for chunks in (found.head, found.relation, found.tail)]
             doubt = header_doubt(excerpt(" ".join(first)), "its names occur nowhere else")
             report.notes.append(f"{file}: {doubt}.")
-
-
-def as_triples(rows: Any, split: str) -> torch.Tensor:
-    """The rows as an int64 [M, 3] tensor on the CPU; ids are checked later."""
-    if rows is None:
-        return torch.empty((0, 3), dtype=torch.int64)
-    return as_ids(rows, split).cpu().clone(memory_format=torch.contiguous_format)
-
-
-class Largest(NamedTuple):
-    """The largest id of some columns, and what stands there."""
-
-    id: int
-    place: str  # train[3]
-    rows: int  # of all splits
-
-    @classmethod
-    def of(cls, splits: dict[str, torch.Tensor], columns: tuple[int, ...]) -> Largest:
-        found = []
-        for split, rows in splits.items():
-            if len(rows):
-                ids = rows[:, list(columns)].max(1).values
-                found.append((int(ids.max()), f"{split}[{int(ids.argmax())}]"))
-        return cls(*max(found, key=lambda one: one[0]), sum(map(len, splits.values())))
-
-
-def as_names(kind: str, names: Sequence[str] | None, count: int | None, largest: Largest) -> Names:
-    """Names by id: those given, checked, or the ids as text."""
-    count = None if count is None else checked_count(kind, count)
-    if names is None:
-        count = count_of(kind, largest) if count is None else count
-        try:
-            return Names(pa.array(np.arange(count)).cast(pa.large_string()))
-        except MemoryError as error:
-            raise DataError(f"no memory for the names of {count:,} {kind} ids: {error}") from None
-    if isinstance(names, str) or not isinstance(names, (Sequence, np.ndarray)):
-        raise DataError(f"{kind}_names must be a list of strings, not {names!r}")
-    if count is not None and count != len(names):
-        raise DataError(f"{kind}_names has {len(names)} names for {count} ids")
-    for place, text in enumerate(names):
-        if not isinstance(text, str) or not text:
-            raise DataError(f"{kind}_names[{place}] must be a string that isn't empty, not {text!r}")
-    try:
-        names = Names(names)
-    except UnicodeEncodeError:
-        place, text = next((place, text) for place, text in enumerate(names) if SURROGATE.search(text))
-        raise DataError(f"{kind}_names[{place}] is no valid text: {text!r}") from None
-    first = names.find_all(names.array)  # the first place of each name
-    repeated = np.flatnonzero(first != np.arange(len(names)))
-    if len(repeated):
-        place = int(repeated[0])
-        raise DataError(f"{kind}_names[{place}] repeats {names[place]!r}, the name of {int(first[place])}")
-    return names
-
-
-def argument_of(kind: str) -> str:
-    """What from_arrays calls the number of ids."""
-    return f"num_{'entities' if kind == 'entity' else 'relations'}"
-
-
-def checked_count(kind: str, count: object) -> int:
-    """The number of ids that the caller gives."""
-    found, given = checks.as_integer(count), argument_of(kind)
-    if checks.is_truth(found) or not isinstance(found, int):
-        raise DataError(f"{given} must be an integer, not {count!r}")
-    if not 1 <= found <= MOST_IDS:
-        raise DataError(f"{given}={found}: must be from 1 to {MOST_IDS:,}")
-    return found
-
-
-def count_of(kind: str, largest: Largest) -> int:
-    """How many ids there are. DataError, before any memory is taken, for what can't be meant."""
-    if largest.id >= max(SPARSE_IDS, IDS_PER_ROW * largest.rows):
-        raise DataError(
-            f"{largest.place}: {kind} id {largest.id} would make {largest.id + 1:,} rows, and triples are "
-            f"{largest.rows:,}: number what occurs from 0, or give {argument_of(kind)}"
-        )
-    return max(largest.id, 0) + 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kgfast.data.columns import COLUMNS
+from kgfast.core.codes import is_one_of
+from kgfast.data.columns import COLUMNS, Counted
 from kgfast.errors import DataError
 
 # What headers call (head, tail); words of one line belong together.
@@ -55,24 +57,29 @@ WAY_OUT = "columns=A,B,C (--columns) says which are head, relation and tail, by 
 
 @dataclass(frozen=True)
 class ColumnChoice:
-    """What the caller says of columns.
+    """What the caller says of columns, and of literals.
 
-    header   True: the first line names columns; False: it is a triple; None: its words tell
-    columns  head, relation and tail, by name or number from 1; None: by the header, or the first three
+    header    True: the first line names columns; False: it is a triple; None: its words tell
+    columns   head, relation and tail, by name or number from 1; None: by the header, or the first three
+    literals  True: a literal of RDF is an entity too
     """
 
     header: bool | None = None
     columns: tuple[str, str, str] | None = None
+    literals: bool = False
 
     @classmethod
-    def of(cls, header=None, columns=None) -> ColumnChoice:
-        """From arguments as people give them: yes, no, auto; "a,b,c" or a list of names and numbers."""
+    def of(cls, header=None, columns=None, literals="drop") -> ColumnChoice:
+        """From arguments as people give them: yes, no, auto; "a,b,c" or a list of names and numbers; drop, keep."""
+        if not is_one_of(literals, ("drop", "keep")):
+            raise DataError(f"literals must be 'drop' or 'keep', not {literals!r}")
+        keep = literals == "keep"
         words = {"yes": True, "true": True, "no": False, "false": False, "auto": None}
         given = words.get(header.lower(), header) if isinstance(header, str) else header
         if given is not None and not isinstance(given, bool):
             raise DataError(f"header must be yes, no or auto, not {header!r}")
         if columns is None:
-            return cls(given)
+            return cls(given, None, keep)
         if not isinstance(columns, (str, list, tuple)):
             raise DataError(f"columns must be three names or numbers, as in a,b,c, not {columns!r}")
         parts = columns.split(",") if isinstance(columns, str) else columns
@@ -84,11 +91,25 @@ class ColumnChoice:
                 f"columns={','.join(parts)}: they stand for head, relation and tail in this order; "
                 "where the file has another, give numbers, as in 1,3,2"
             )
-        return cls(given, parts)
+        return cls(given, parts, keep)
 
     def as_list(self) -> list:
         """For JSON."""
-        return [self.header, self.columns and list(self.columns)]
+        return [self.header, self.columns and list(self.columns), *([True] if self.literals else [])]
+
+    def check(self, source: object, formats: Sequence[Any]) -> None:
+        """DataError where no file of these formats can follow what is said."""
+        if (self.header is not None or self.columns) and not any(one.columns for one in formats):
+            raise DataError(f"{source}: header and columns have no meaning, as no file of triples has columns")
+        if self.literals and not any(one.iris for one in formats):
+            raise DataError(f"{source}: literals have no meaning, as no file of triples is RDF")
+
+    def check_table(self, source: object) -> None:
+        """The same for a table or a query."""
+        if self.header is not None or self.literals:
+            given = "literals have" if self.literals else "header has"
+            shown = source if isinstance(source, str) else "a table"
+            raise DataError(f"{shown}: {given} no meaning, as its columns have names and its rows no literals of RDF")
 
 
 @dataclass(frozen=True)
@@ -229,7 +250,7 @@ def is_truth(field: str) -> bool:
     return plain(field) in TRUTH or bare(field) in TRUTH
 
 
-def untrue(name: str, values: pa.Array | pa.ChunkedArray, named: bool = True) -> str | None:
+def untrue(name: str, values: pa.Array | pa.ChunkedArray, named: bool = True) -> Counted | None:
     """A sentence where a column that was not read says of triples that they are false.
 
     named: its name says that it may; else all of its values must be of that kind.
@@ -238,7 +259,9 @@ def untrue(name: str, values: pa.Array | pa.ChunkedArray, named: bool = True) ->
     count = pc.sum(pc.is_in(text, value_set=pa.array(UNTRUE))).as_py() or 0
     if not count or (not named and not pc.all(pc.is_in(text, value_set=pa.array(UNTRUE + AFFIRMED))).as_py()):
         return None
-    return f"the column {name} holds -1, 0, false or the like for {count:,} of the triples, which were read as true"
+    return Counted(
+        f"the column {name} holds -1, 0, false or the like for ", count, " of the triples, which were read as true"
+    )
 
 
 def header_doubt(line: str, reason: str) -> str:

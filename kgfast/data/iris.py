@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from kgfast.data.strings import Strings
 
-SHORT = r"^[^:]+:.*[/#]([^/#]+)[/#]?$"
+SHORT = r"^[^:\"]+:.*[/#]([^/#]+)[/#]?$"
 BRACKETS = r"^<([^<>\s]+:[^<>\s]*)>$"
 BLANK = "_:"
 

@@ -1,17 +1,16 @@
-"""Bytes of a file (plain or gzip) and its lines, without a Python object per line."""
+"""Bytes of a file (plain or packed) and its lines, without a Python object per line."""
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kgfast.data.packed import unpack
 from kgfast.errors import DataError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -20,7 +19,7 @@ SHOWN = 80
 
 
 def read_bytes(path: Path) -> pa.Buffer:
-    """The content of `path`, unpacked if its first bytes are those of gzip.
+    """The content of `path`, unpacked if its first bytes are those of gzip, bzip2 or Zstandard.
 
     It is read and not mapped, since a process is killed that touches a mapped file which somebody cuts. A UTF-8 byte
     order mark and blank lines at the end are cut off. DataError if nothing is left, or if it changes meanwhile.
@@ -31,8 +30,7 @@ def read_bytes(path: Path) -> pa.Buffer:
             data = file.read_buffer(size)
         if not data.size == size == path.stat().st_size:
             raise DataError(f"{path} changed while it was read")
-        if data[:2].to_pybytes() == b"\x1f\x8b":
-            data = pa.py_buffer(unpack(path, data))
+        data = unpack(path, data)
         start = len(BYTE_ORDER_MARK) if data[:3].to_pybytes() == BYTE_ORDER_MARK else 0
         end = data.size
         letters = np.frombuffer(data, np.uint8)
@@ -44,13 +42,6 @@ def read_bytes(path: Path) -> pa.Buffer:
     return data
 
 
-def unpack(path: Path, data: pa.Buffer) -> bytes:
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: broken gzip data: {error}") from error
-
-
 def read_lines(path: Path) -> pa.Array:
     """The lines of `path` as an Arrow array that shares its memory (8 bytes a line more), ends of line (LF, CR LF,
     or CR alone) removed.
@@ -58,6 +49,17 @@ def read_lines(path: Path) -> pa.Array:
     DataError, with the line's number, where a line isn't UTF-8.
     """
     data = read_bytes(path)
+    lines, error = split_lines(data)
+    if error is not None:
+        number, line = next(bad_text(data), (None, None))
+        if number is None:
+            raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}, line {number}: not valid UTF-8: {line}") from None
+    return lines
+
+
+def split_lines(data: pa.Buffer) -> tuple[pa.Array, pa.ArrowInvalid | None]:
+    """(the lines, what is wrong with their text)."""
     letters = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(letters == ord("\n"))
     returns = np.flatnonzero(letters == ord("\r"))
@@ -69,11 +71,8 @@ def read_lines(path: Path) -> pa.Array:
     try:
         lines.validate(full=True)
     except pa.ArrowInvalid as error:
-        number, line = next(bad_text(data), (None, None))
-        if number is None:
-            raise DataError(f"{path}: {error}") from error
-        raise DataError(f"{path}, line {number}: not valid UTF-8: {line}") from None
-    return pc.utf8_rtrim(lines, "\r\n")
+        return lines, error
+    return pc.utf8_rtrim(lines, "\r\n"), None
 
 
 def text_lines(data: pa.Buffer) -> io.TextIOWrapper:

@@ -9,6 +9,7 @@ from kgfast.data.look_alikes import LookAlike
 
 SHOWN_PAIRS = 5
 SHOWN_FILES = 40
+SHOWN_BAD = 20
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class DataReport:
     dropped: dict[str, list[str]] = field(default_factory=dict)  # by file: the columns that were not read
     look_alikes: list[LookAlike] = field(default_factory=list)  # pairs of names, the first thousand of each kind
     look_alike_count: int = 0
+    bad_lines: dict[str, dict] = field(default_factory=dict)  # "count" by file; "first": [place, reason] by file
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict:
@@ -103,7 +105,16 @@ class DataReport:
         for file, names in self.dropped.items():
             columns = "column" if len(names) == 1 else "columns"
             lines.append(f"{file}: the {columns} {', '.join(names)} {'was' if len(names) == 1 else 'were'} not read.")
-        return [*lines, *self._look_alike_lines(), *self.notes]
+        return [*lines, *self._bad_lines(), *self._look_alike_lines(), *self.notes]
+
+    def _bad_lines(self) -> Iterator[str]:
+        for file, count in self.bad_lines.get("count", {}).items():
+            found = self.bad_lines["first"][file]
+            were = "was" if count == 1 else "were"
+            yield f"{shown(file)}: {_count(count, 'line')} can't be read and {were} left out:"
+            yield from (f"  {place}: {reason}" for place, reason in found[:SHOWN_BAD])
+            if count > SHOWN_BAD:
+                yield f"  and {count - SHOWN_BAD:,} more; --json tells of {len(found):,}"
 
     def _look_alike_lines(self) -> Iterator[str]:
         for where in dict.fromkeys(pair.where for pair in self.look_alikes):

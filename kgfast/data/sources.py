@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kgfast.data.formats import ending, endings, format_of, formats
+from kgfast.data.formats import ending, endings, format_of, formats, parts_of
+from kgfast.data.packed import ENDINGS
 from kgfast.errors import DataError
 
 SPLITS = ("train", "valid", "test")
+PREPARED = "graph.json"  # a folder that holds it is a prepared graph
 BUILT_IN = Path(__file__).parent.parent / "datasets"
 TEXTS = {
     # what it is: file names, the first that exists is read
@@ -37,8 +39,11 @@ class Sources:
     questions: dict[str, Path] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)  # what else is there, with the reason if there is one
 
+    prepared: Path | None = None  # the folder, where the triples are in a prepared graph
+
     def files(self) -> list[Path]:
-        return [*self.triples.values(), *self.texts.values(), *self.questions.values()]
+        triples = [part for path in self.triples.values() for part in parts_of(path)]
+        return [*triples, *self.texts.values(), *self.questions.values()]
 
 
 def as_path(name: str, value: object) -> Path:
@@ -61,14 +66,20 @@ def find_sources(source) -> Sources:
 
     A bare name of a built-in graph means that graph; a folder of the same name is reached by `./name`.
     """
+    if str(source).startswith("sql:"):
+        raise DataError("a query can't be loaded by name, as a run would repeat it: KnowledgeGraph.from_sql, or --out")
     path = as_path("source", source)
     if str(source) in built_in_names():
         return folder_sources(BUILT_IN / str(source))
-    if path.is_dir():
+    if path.is_dir() and not parts_of(path):
+        if (path / PREPARED).is_file():
+            sources = Sources(path.resolve().name, {}, prepared=path)
+            find_texts(path, sources)
+            return sources
         sources = folder_sources(path)
         sources.unread = unread(path, sources)
         return sources
-    if path.is_file():
+    if path.is_file() or path.is_dir():
         format_of(path)
         sources = Sources(path.name.split(".")[0] or path.name, {"train": path})
         sources.unread = unread_beside(path)
@@ -100,6 +111,11 @@ def folder_sources(folder: Path) -> Sources:
     if "train" not in triples:
         raise DataError(f"{folder} has no training triples. {looked_for(folder)}")
     sources = Sources(folder.resolve().name, triples)
+    find_texts(folder, sources)
+    return sources
+
+
+def find_texts(folder: Path, sources: Sources) -> None:
     for role, patterns in TEXTS.items():
         found = [path for pattern in patterns for path in text_files(folder, pattern)]
         found = list(dict.fromkeys(found))  # a file may match two patterns
@@ -109,16 +125,15 @@ def folder_sources(folder: Path) -> Sources:
         found = text_files(folder, f"qa_{split}.txt")
         if found:
             sources.questions[split] = found[0]
-    return sources
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    return [folder / (split + end) for end in endings() if (folder / (split + end)).is_file()]
+    return [folder / (split + end) for end in endings() if parts_of(folder / (split + end))]
 
 
 def unread(folder: Path, sources: Sources) -> dict[str, str]:
     """Everything in `folder` that isn't read, those first that may belong to the graph, with the reason."""
-    read = {path.name for path in sources.files()}
+    read = {path.name for path in (*sources.triples.values(), *sources.files())}
     others = sorted((path for path in folder.iterdir() if path.name not in read), key=lambda path: path.name)
     found = {path.name: reason(path, sources) for path in others if not path.is_dir()}
     folders = {f"{path.name}/": "" for path in others if path.is_dir()}
@@ -148,17 +163,19 @@ def reason(path: Path, sources: Sources) -> str:
                 return f"a file of {split} triples must be called {split}{''.join(path.suffixes).lower()}"
             return f"{split} triples are read from files that end in {' '.join(formats())}"
     for role, patterns in TEXTS.items():
-        if role in sources.texts and any(path.match(pattern) or path.match(pattern + ".gz") for pattern in patterns):
+        if role in sources.texts and any(
+            path.match(pattern + packed) for pattern in patterns for packed in ("", *ENDINGS)
+        ):
             return f"{role.replace('_', ' ')} is from {sources.texts[role].name}"
         if stem.startswith(patterns[0].split(".")[0]):
-            return f"{role.replace('_', ' ')} is read from {patterns[0]}, also as .gz"
+            return f"{role.replace('_', ' ')} is read from {patterns[0]}, also as {' '.join(ENDINGS)}"
     if stem.startswith("qa_"):
-        return "questions are read from qa_train.txt, qa_valid.txt and qa_test.txt, also as .gz"
+        return f"questions are read from qa_train.txt, qa_valid.txt and qa_test.txt, also as {' '.join(ENDINGS)}"
     return ""
 
 
 def text_files(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for packed in ("", ".gz") for path in folder.glob(pattern + packed) if path.is_file())
+    return sorted(path for packed in ("", *ENDINGS) for path in folder.glob(pattern + packed) if path.is_file())
 
 
 def looked_for(folder: Path) -> str:
@@ -167,7 +184,9 @@ def looked_for(folder: Path) -> str:
     inner = sorted(path.name for path in folder.iterdir() if path.is_dir() and split_files(path, "train"))
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     shown = ", ".join(files[:10]) + (f" and {len(files) - 10} more" if len(files) > 10 else "")
-    looked = f"Looked for train.txt, or train with another of the endings {suffixes} (text also as .gz)"
+    looked = f"Looked for train.txt, or train with another of the endings {suffixes} (text also as {' '.join(ENDINGS)})"
+    if next(folder.glob("*.parquet"), None):
+        return f"{looked}; a folder of Parquet files is read as one where its name ends in .parquet."
     if inner:
         return f"{looked}; did you mean its folder {' or '.join(inner)}?"
     return f"{looked}; the folder holds {shown or 'no files'}."

@@ -244,6 +244,25 @@ def test_data_tells_what_it_did_not_take(kgfast, tmp_path):
     assert kgfast("data", tmp_path, "--header", "perhaps")[0] == 2
 
 
+def test_data_writes_a_folder_to_train_on(kgfast, tmp_path):
+    rows = "".join(f"e{i % 7}\tr{i % 2}\te{i * i % 11}\n" for i in range(60))
+    (tmp_path / "facts.tsv").write_text(rows + "a line\n")
+    out = tmp_path / "out"
+    code, output, error = kgfast("data", tmp_path / "facts.tsv", "--split", "0.8,0.1,0.1")
+    assert (code, output) == (2, "") and "--split is of what --out FOLDER writes" in error
+    code, _, error = kgfast("data", tmp_path / "facts.tsv", "--out", out)
+    assert code == 2 and "line 61" in error and not out.exists()
+    words = ("--on-bad-line", "skip", "--split", "0.8,0.1,0.1", "--seed", 1)
+    code, output, _ = kgfast("data", tmp_path / "facts.tsv", "--out", out, *words)
+    assert code == 0 and "1 line can't be read and was left out" in output and "line 61: expected 3" in output
+    report = json.loads(kgfast("data", out, "--json")[1])
+    assert report["triples"]["valid"] == report["triples"]["test"] > 0 == report["unseen_entities"]["all"]
+    small = ("--dim", 4, "--epochs", 1, "tensorboard=false", "--out", tmp_path / "run")
+    assert kgfast("train", "--data", out, *small)[0] == 0
+    code, output, _ = kgfast("predict", tmp_path / "run", "--head", "e1", "--relation", "r1", "--json")
+    assert code == 0 and json.loads(output)["answers"]
+
+
 def test_train_is_told_of_columns(kgfast, tmp_path):
     (tmp_path / "train.tsv").write_text("wer\twen\tmag\na\tb\tr\nb\tc\tr\n")
     small = ("--dim", 4, "--epochs", 1, "tensorboard=false", "--out", tmp_path / "run")

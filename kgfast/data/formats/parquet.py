@@ -1,65 +1,51 @@
-"""Parquet: columns of strings, or of integers whose digits are the names."""
+"""Parquet: columns of strings, or of integers whose digits are the names; a file, or a folder of parts."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
 
-from kgfast.data.columns import COLUMNS, Columns, as_names
+from kgfast.data.columns import COLUMNS, Columns
 from kgfast.data.formats import Format, add_format
-from kgfast.data.header import Chosen, ColumnChoice, choose, is_truth, title, untrue
+from kgfast.data.header import ColumnChoice
+from kgfast.data.malformed import BadLines
+from kgfast.data.tables import ROWS, Layout
 from kgfast.errors import DataError
-
-ROWS = 1 << 20  # at a time
 
 
 def read_parquet(path: Path, choice: ColumnChoice) -> Columns:
-    """Read head, relation and tail of a Parquet file, known by the words that headers have."""
-    if not path.stat().st_size:
-        raise DataError(f"{path} is empty")
-    try:
-        with path.open("rb") as content, pa.parquet.ParquetFile(content) as file:
-            schema = file.schema_arrow
-            chosen = choose(str(path), schema.names, choice, named=True)
-            for place in chosen.places:
-                if schema.names.count(schema.names[place]) > 1:
-                    raise DataError(f"{path}: the column {title(schema.names, place)} stands twice")
-            return read_rows(path, file, chosen)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def read_rows(path: Path, file: pa.parquet.ParquetFile, chosen: Chosen) -> Columns:
-    names = file.schema_arrow.names
-    others = [place for place in range(len(names)) if place not in chosen.places]
-    truths: dict[int, list] = {place: [] for place in others if is_truth(names[place])}
-    columns, start = Columns(dropped=chosen.dropped(names)), 0
-    wanted = sorted({names[place] for place in (*chosen.places, *truths)})
-    for batch in file.iter_batches(ROWS, columns=wanted):
-        found = dict(zip(batch.schema.names, batch.columns, strict=True))
-        columns.append(*(
-            as_names(role, found[names[place]], functools.partial(row_of, path, start))
-            for role, place in zip(COLUMNS, chosen.places, strict=True)
-        ))  # fmt: skip
-        for place, values in truths.items():
-            values.append(found[names[place]].cast(pa.string()))
-        start += len(batch)
-    if not start:
-        raise DataError(f"{path} has no rows")
-    if tuple(names[place] for place in chosen.places) != COLUMNS:
-        columns.header = f"by the names of its columns, {chosen.told(names)}"
-    for place, values in truths.items():
-        told = untrue(title(names, place), pa.chunked_array(values))
-        columns.notes += [told] if told else []
+    """Read head, relation and tail of a Parquet file, or of all in a folder, known by the words that headers have."""
+    columns = Columns()
+    for part in stream_parquet(path, choice, BadLines()):
+        columns.take(part)
     return columns
 
 
-def row_of(path: Path, start: int, row: int) -> str:
-    return f"{path}, row {start + row}"
+def stream_parquet(path: Path, choice: ColumnChoice, bad: BadLines) -> Iterator[Columns]:
+    """The same some rows at a time."""
+    before = 0
+    for file in part_files(path):
+        if not (size := file.stat().st_size):
+            raise DataError(f"{file} is empty")
+        try:
+            with file.open("rb") as content, pa.parquet.ParquetFile(content) as opened:
+                layout = Layout.of(str(file), opened.schema_arrow.names, choice)
+                for columns in layout.columns(opened.iter_batches(ROWS, columns=layout.wanted()), bad):
+                    columns.read = before + size * columns.read // opened.metadata.num_rows
+                    yield columns
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{file}: {error}") from error
+        before += size
+
+
+def part_files(path: Path) -> list[Path]:
+    """The Parquet files of a folder by name, or the file itself."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*.parquet") if file.is_file() and not file.name.startswith((".", "_")))
 
 
 def write_parquet(path: Path, blocks: Iterator[list[pa.Array]]) -> None:
@@ -69,4 +55,13 @@ def write_parquet(path: Path, blocks: Iterator[list[pa.Array]]) -> None:
             writer.write_table(pa.table(block, schema=schema))
 
 
-add_format(Format(suffixes=(".parquet",), read=read_parquet, write=write_parquet, columns=True))
+add_format(
+    Format(
+        suffixes=(".parquet",),
+        read=read_parquet,
+        stream=stream_parquet,
+        write=write_parquet,
+        columns=True,
+        parts=part_files,
+    )
+)

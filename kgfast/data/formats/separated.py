@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from kgfast.data.columns import COLUMNS, Columns
+from kgfast.data.blocks import Block, blocks
+from kgfast.data.columns import COLUMNS, Columns, Counted, dictionary_of
 from kgfast.data.formats import Format, add_format
 from kgfast.data.header import (
-    WAY_OUT,
     Chosen,
     ColumnChoice,
     choose,
@@ -27,11 +27,10 @@ from kgfast.data.header import (
     untrue,
 )
 from kgfast.data.lines import BYTE_ORDER_MARK, excerpt, is_text, line_of, read_bytes, text_lines
+from kgfast.data.malformed import BadLines, located, sift
 from kgfast.data.strings import WHOLE_NUMBER
 from kgfast.errors import DataError
 
-SEPARATOR_NAMES = {"\t": "tab", ",": "comma"}
-OTHER_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars", " ": "spaces"}
 DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 BLOCK = 1 << 24  # bytes that are parsed at a time: few, large dictionaries
 LINES = 100_000  # lines that are written at a time
@@ -39,30 +38,90 @@ LINES = 100_000  # lines that are written at a time
 
 def read_separated(path: Path, choice: ColumnChoice, separator: str) -> Columns:
     """Read names, three to a line or under a header; CSV follows RFC 4180 quoting, tabs have no quoting."""
-    data = read_bytes(path)
-    fields = first_line(data, separator)
-    if not is_text(separator.join(fields)):  # a header isn't among what Arrow decodes
-        raise DataError(f"{path}, line 1: not valid UTF-8: {excerpt(separator.join(fields))}")
-    chosen = choose(f"{path}, line 1", fields, choice)
-    if len(fields) != 3 and not chosen.header and choice.columns is None:
-        raise located(path, data, separator, chosen, 3) or DataError(f"{path}: not three columns")
-    if separator == ",":
-        check_quotes(path, data, chosen, len(fields))
-    read = functools.partial(parse, path, data, separator, fields)
-    columns, truths = read(chosen)
-    if not chosen.header and choice.header is None:
-        if numbers_follow(columns):
-            chosen = Chosen(True, chosen.places)
-            columns, truths = read(chosen)
-        elif looks_like_header(fields):
-            columns.notes.append(header_doubt(excerpt(separator.join(fields)), "its words look like it"))
-    columns.dropped = chosen.dropped(fields)
-    if chosen.header:
-        columns.header = f"line 1 was taken for a header: {chosen.told(fields)}"
-        columns.notes += repeated_header(columns, [fields[place] for place in chosen.places])
-    columns.notes += [told for name, values in truths if (told := untrue(name, values, chosen.header))]
-    columns.notes += in_quotes(columns) if separator == "\t" else []
-    return columns
+    text = Text(path, separator, choice)
+    text.begin(read_bytes(path), BadLines())
+    return text.columns
+
+
+def stream_separated(path: Path, choice: ColumnChoice, bad: BadLines, separator: str) -> Iterator[Columns]:
+    """The same block by block; what stands in the first lines tells whether there is a header."""
+    text = Text(path, separator, choice)
+    for block in blocks(path, quoted=separator == ","):
+        if block.line == 1:
+            text.begin(block.data, bad)
+        else:
+            text.go_on(block, bad)
+        text.columns.read = block.read
+        yield text.columns
+
+
+class Text:
+    """A file of separated text: what its first line says of the columns, and the columns read last."""
+
+    def __init__(self, path: Path, separator: str, choice: ColumnChoice):
+        self.path, self.separator, self.choice = path, separator, choice
+        self.fields: list[str] = []
+        self.chosen = Chosen(False)
+        self.columns = Columns()
+        self.truths: list[int] = []  # columns left out that may say which triples are true
+
+    def begin(self, data: pa.Buffer, bad: BadLines) -> None:
+        path, fields = self.path, first_line(data, self.separator)
+        if not is_text(self.separator.join(fields)):  # a header isn't among what Arrow decodes
+            raise DataError(f"{path}, line 1: not valid UTF-8: {excerpt(self.separator.join(fields))}")
+        chosen = choose(f"{path}, line 1", fields, self.choice)
+        if len(fields) != 3 and not chosen.header and self.choice.columns is None:
+            if not bad.skip:
+                raise located(path, data, self.separator, chosen, 3) or DataError(f"{path}: not three columns")
+            fields = [""] * 3
+        self.fields, self.chosen = fields, chosen
+        columns, truths = self.parse(data, DICTIONARY, 1, bad)
+        if not self.chosen.header and self.choice.header is None:
+            if numbers_follow(columns):
+                self.chosen = Chosen(True, chosen.places)
+                columns, truths = self.parse(data, DICTIONARY, 1, bad)
+            elif looks_like_header(fields):
+                columns.notes.append(header_doubt(excerpt(self.separator.join(fields)), "its words look like it"))
+        columns.dropped = self.chosen.dropped(fields)
+        if self.chosen.header:
+            columns.header = f"line 1 was taken for a header: {self.chosen.told(fields)}"
+        self.tell(columns, truths)
+        self.truths = [place for place, values in truths if untrue("", values, self.chosen.header)]
+        self.columns = columns
+
+    def go_on(self, block: Block, bad: BadLines) -> None:
+        """A block that isn't the first."""
+        self.columns, truths = self.parse(block.data, pa.string(), block.line, bad)
+        self.tell(self.columns, truths)
+
+    def tell(self, columns: Columns, truths: list) -> None:
+        titles = self.fields if self.chosen.header else [""] * len(self.fields)
+        if self.chosen.header:
+            columns.notes += repeated_header(columns, [self.fields[place] for place in self.chosen.places])
+        told = [untrue(title(titles, place), values, self.chosen.header) for place, values in truths]
+        columns.notes += [note for note in told if note]
+        columns.notes += in_quotes(columns) if self.separator == "\t" else []
+
+    def parse(self, data: pa.Buffer, kind: pa.DataType, line: int, bad: BadLines):
+        """(Columns, [(place, values)] of the columns left out that may say which triples are true)."""
+        truths = [place for place in range(len(self.fields)) if place not in self.chosen.places]
+        if self.chosen.header:
+            truths = [place for place in truths if is_truth(self.fields[place])]
+        elif line > 1:
+            truths = self.truths
+        chosen, width = self.chosen, len(self.fields)
+        try:
+            if self.separator == ",":
+                check_quotes(self.path, data, chosen, width, line)
+            found = parse(self.path, data, self.separator, width, chosen, truths, kind, line)
+        except DataError:
+            if not bad.skip:
+                raise
+            rows = sift(self.path, data, self.separator, chosen, width, line, bad)
+            found = {place: [rows[place].cast(kind)] for place in (*chosen.places, *truths)}
+        head, relation, tail = (found[place] for place in chosen.places)
+        columns = Columns(head, relation, tail)
+        return columns, [(place, pa.chunked_array(found[place])) for place in truths]
 
 
 def first_line(data: pa.Buffer, separator: str) -> list[str]:
@@ -76,17 +135,17 @@ def first_line(data: pa.Buffer, separator: str) -> list[str]:
     return lines.readline().rstrip("\n").split(separator)
 
 
-def parse(path: Path, data: pa.Buffer, separator: str, fields: list[str], chosen: Chosen):
-    """(Columns, (name, values) of the columns left out that may say which triples are true)."""
+def parse(
+    path: Path, data: pa.Buffer, separator: str, width: int, chosen: Chosen, truths: list[int], kind, line: int
+) -> dict[int, list[pa.Array]]:
+    """{place: chunks} of the chosen columns and `truths`; DataError for the first malformed line."""
     quoted = separator == ","
-    others = [place for place in range(len(fields)) if place not in chosen.places]
-    truths = [place for place in others if not chosen.header or is_truth(fields[place])]
-    names = [str(place) for place in range(len(fields))]
+    names = [str(place) for place in range(width)]
     wanted = [names[place] for place in (*chosen.places, *truths)]
     try:
         table = pa.csv.read_csv(
             pa.BufferReader(data),
-            pa.csv.ReadOptions(column_names=names, skip_rows=int(chosen.header), block_size=BLOCK),
+            pa.csv.ReadOptions(column_names=names, skip_rows=int(chosen.header and line == 1), block_size=BLOCK),
             pa.csv.ParseOptions(
                 delimiter=separator,
                 quote_char='"' if quoted else False,
@@ -94,19 +153,17 @@ def parse(path: Path, data: pa.Buffer, separator: str, fields: list[str], chosen
                 ignore_empty_lines=False,
             ),
             pa.csv.ConvertOptions(
-                column_types=dict.fromkeys(wanted, DICTIONARY), include_columns=wanted, strings_can_be_null=False
+                column_types=dict.fromkeys(wanted, kind), include_columns=wanted, strings_can_be_null=False
             ),
         )
     except pa.ArrowInvalid as error:
-        raise located(path, data, separator, chosen, len(fields)) or DataError(f"{path}: {error}") from None
+        raise located(path, data, separator, chosen, width, line) or DataError(f"{path}: {error}") from None
     if not len(table):
         raise DataError(f"{path} has a header and no triples")
-    columns = Columns(*(table[str(place)].chunks for place in chosen.places))
-    for chunks in (columns.head, columns.relation, columns.tail):
-        if any(pc.any(pc.equal(chunk.dictionary, "")).as_py() for chunk in chunks):
-            raise located(path, data, separator, chosen, len(fields)) or DataError(f"{path}: empty name")
-    titles = fields if chosen.header else [""] * len(fields)
-    return columns, [(title(titles, place), table[str(place)]) for place in truths]
+    for chunks in (table[str(place)].chunks for place in chosen.places):
+        if any(pc.any(pc.equal(dictionary_of(chunk), "")).as_py() for chunk in chunks):
+            raise located(path, data, separator, chosen, width, line) or DataError(f"{path}: empty name")
+    return {place: table[str(place)].chunks for place in (*chosen.places, *truths)}
 
 
 def numbers_follow(columns: Columns) -> bool:
@@ -133,30 +190,35 @@ def is_number(name: str) -> bool:
     return are_numbers(pa.array([name]))[0].as_py()
 
 
-def repeated_header(columns: Columns, words: list[str]) -> Iterator[str]:
+def repeated_header(columns: Columns, words: list[str]) -> Iterator[Counted]:
     """A sentence where later lines are the header again, as files put together have them."""
     count = 0
     for chunks in zip(columns.head, columns.relation, columns.tail, strict=True):
-        places = [pc.index(chunk.dictionary, word.strip()).as_py() for chunk, word in zip(chunks, words, strict=True)]
-        if min(places) >= 0:
-            same = [chunk.indices.to_numpy() == place for chunk, place in zip(chunks, places, strict=True)]
-            count += int(np.logical_and.reduce(same).sum())
+        same = [where_is(chunk, word.strip()) for chunk, word in zip(chunks, words, strict=True)]
+        count += int(np.logical_and.reduce(same).sum())
     if count:
-        yield f"{count:,} further lines hold the words of the header, and were read as triples"
+        yield Counted("", count, " further lines hold the words of the header, and were read as triples")
+
+
+def where_is(chunk: pa.Array, word: str) -> np.ndarray:
+    if pa.types.is_dictionary(chunk.type):
+        return chunk.indices.to_numpy() == pc.index(chunk.dictionary, word).as_py()
+    return pc.equal(chunk, word).to_numpy(zero_copy_only=False)
 
 
 def in_quotes(columns: Columns) -> Iterator[str]:
     """A sentence where names of tab-separated text are enclosed in quotes."""
     for role in COLUMNS:
         for chunk in getattr(columns, role):
-            enclosed = pc.match_substring_regex(chunk.dictionary, '^".*"$')
+            names = dictionary_of(chunk)
+            enclosed = pc.match_substring_regex(names, '^".*"$')
             if pc.any(enclosed).as_py():
-                name = chunk.dictionary.filter(enclosed)[0].as_py()
+                name = names.filter(enclosed)[0].as_py()
                 yield f"names such as {name} hold quotes, which belong to the name in tab-separated text"
                 return
 
 
-def check_quotes(path: Path, data: pa.Buffer, chosen: Chosen, width: int) -> None:
+def check_quotes(path: Path, data: pa.Buffer, chosen: Chosen, width: int, first: int) -> None:
     """DataError for a quote where RFC 4180 has none: behind a space, or with more behind it than a comma."""
     letters = np.frombuffer(data, np.uint8)
     quotes = np.flatnonzero(letters == ord('"'))
@@ -172,49 +234,12 @@ def check_quotes(path: Path, data: pa.Buffer, chosen: Chosen, width: int) -> Non
             front -= 1
         if front < place and (front == 0 or letters[front - 1] in b",\r\n"):
             number, line = line_of(data, int(place))
+            number += first - 1
             raise DataError(f"{path}, line {number}: a space before a quote, which then encloses nothing: {line}")
     if inside.any() or len(quotes) % 2:
-        error = located(path, data, ",", chosen, width)
+        error = located(path, data, ",", chosen, width, first)
         if error is not None:
             raise error
-
-
-def located(path: Path, data: pa.Buffer, separator: str, chosen: Chosen, width: int) -> DataError | None:
-    """The slow pass: the error of the first malformed line, or None if each one is well-formed."""
-    lines = text_lines(data)
-    quoted = csv.reader(lines, strict=True) if separator == "," else None
-    rows: Iterator[list[str]] = quoted or (line.rstrip("\n").split("\t") for line in lines)
-    number = 0
-    while True:
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            return DataError(f"{path}, line {number + 1}: {error}")
-        if row is None:
-            return None
-        # a quoted field may span lines: report the last line of the row
-        number = quoted.line_num if quoted else number + 1
-        shown = excerpt(separator.join(row))
-        where = f"{path}, line {number}: "
-        if not all(map(is_text, row)):
-            return DataError(f"{where}not valid UTF-8: {shown}")
-        if len(row) != width:
-            kind = f"expected {width} {SEPARATOR_NAMES[separator]}-separated columns"
-            found = 0 if row == [""] else len(row)
-            return DataError(f"{where}{kind}, found {found}: {shown}{hint(row, number, width)}")
-        for name, place in zip(COLUMNS, chosen.places, strict=True):
-            if not row[place]:
-                return DataError(f"{where}the {name} is empty: {shown}")
-
-
-def hint(row: list[str], number: int, width: int) -> str:
-    if len(row) == 1:
-        for other, name in OTHER_SEPARATORS.items():
-            if row[0].count(other) == width - 1:
-                return f" (are its parts separated by {name}?)"
-    if number == 1 and len(row) > 3:
-        return f" ({WAY_OUT})"
-    return ""
 
 
 def write_tabs(path: Path, blocks: Iterator[list[pa.Array]]) -> None:
@@ -249,6 +274,7 @@ add_format(
     Format(
         suffixes=(".txt", ".tsv"),
         read=functools.partial(read_separated, separator="\t"),
+        stream=functools.partial(stream_separated, separator="\t"),
         write=write_tabs,
         packed=True,
         columns=True,
@@ -259,6 +285,7 @@ add_format(
     Format(
         suffixes=(".csv",),
         read=functools.partial(read_separated, separator=","),
+        stream=functools.partial(stream_separated, separator=","),
         write=write_commas,
         packed=True,
         columns=True,

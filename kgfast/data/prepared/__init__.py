@@ -1,0 +1,1 @@
+"""Graphs of any size: read once into a folder of arrays, which a process maps."""
