@@ -33,7 +33,7 @@ def generation() -> str:
 
 def machine() -> str:
     """Processor, its generation and number of cores, as a file name: no host name, no path."""
-    from kgfast.cli.info import processor
+    from kgfast.core.machine import processor
 
     model = re.sub(r"[^a-z0-9]+", "-", f"{processor()} {generation()}".lower()).strip("-")
     return f"{model}-{cores()}-cores"

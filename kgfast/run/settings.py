@@ -89,8 +89,10 @@ def as_texts(value: Any) -> Any:
 
 
 def as_words(value: Any) -> Any:
-    """A list of words may be one text with commas."""
-    return [word for word in value.split(",") if word] if isinstance(value, str) else value or []
+    """A list of words may be one text with commas, in brackets or without."""
+    if not isinstance(value, str):
+        return value or []
+    return [word.strip() for word in value.removeprefix("[").removesuffix("]").split(",") if word.strip()]
 
 
 def as_text(value: Any) -> Any:

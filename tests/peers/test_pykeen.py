@@ -120,7 +120,7 @@ def test_graphs_that_are_none_are_refused(monkeypatch):
         KnowledgeGraph.load("pykeen:Nation")
     with pytest.raises(DataError, match="source is a TransE of PyKEEN"):
         KnowledgeGraph.load(models.TransE(triples_factory=Nations().training, random_seed=0))
-    with pytest.raises(DataError, match="iris, header and columns have no meaning"):
+    with pytest.raises(DataError, match="iris, header, columns and literals have no meaning"):
         KnowledgeGraph.load("pykeen:Nations", header=True)
 
     def offline(*arguments, **options):

@@ -169,7 +169,7 @@ def test_a_run_is_not_overwritten(graph, tmp_path):
 def test_default_folders_are_numbered(graph, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
-        run(small_config("", epochs=1).replace(out=None), graph)
+        run(small_config("elsewhere", epochs=1).replace(out=None), graph)
         assert (tmp_path / "runs" / f"arrays-complex-{number}" / "metrics.json").exists()
 
 
