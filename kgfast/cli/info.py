@@ -2,13 +2,17 @@
 
 import importlib.util
 import platform
-from importlib.metadata import PackageNotFoundError, version
+import re
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from kgfast.core import machine
 
+FOR_DEVELOPERS = ("test", "lint", "docs", "types", "all")
+
 
 def collect():
-    """Versions, processor, threads, GPUs, backends (name -> None, or why it can't serve); fit for JSON."""
+    """Versions, processor, threads, GPUs, backends (name -> None, or why it can't serve), extras (name -> packages that
+    lack); fit for JSON."""
     import torch
 
     import kgfast
@@ -26,7 +30,33 @@ def collect():
     found["CUDA kernels"] = cuda_kernels()
     found["ops of impl='cuda'"] = served_by_cuda()
     found["backends"] = backends.status()
+    found["extras"] = {name: [one for one in packages if not installed(one)] for name, packages in extras().items()}
     return found
+
+
+def extras() -> dict[str, list[str]]:
+    """The packages that each extra brings, by its name, as the installed kgfast says."""
+    try:
+        wanted = requires("kgfast") or []
+    except PackageNotFoundError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for line in wanted:
+        match = re.match(r"([\w.-]+)(?:\[([\w,]+)\])?.*extra == ['\"](\w+)['\"]", line)
+        if match and match[3] not in FOR_DEVELOPERS:
+            found.setdefault(match[3], []).extend(match[2].split(",") if match[1] == "kgfast" else [match[1]])
+    # an extra may name others
+    return {
+        name: sorted({part for one in packages for part in found.get(one, [one])}) for name, packages in found.items()
+    }
+
+
+def installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def cuda_kernels():

@@ -328,10 +328,13 @@ def info(as_json: Json = False):
     table = plain_table(["", ""], left=(0, 1))
     table.show_header = False
     for key, value in found.items():
-        if key != "backends":
+        if key not in ("backends", "extras"):
             table.add_row(key, (", ".join(value) or "none") if isinstance(value, list) else str(value))
     for name, reason in found["backends"].items():
         table.add_row(f"backend {name}", "available" if reason is None else f"not available: {reason}")
+    for name, lacking in found["extras"].items():
+        told = f'pip install "kgfast[{name}]" (for {", ".join(lacking)})' if lacking else "installed"
+        table.add_row(f"extra {name}", told)
     screen().print(table)
 
 

@@ -300,6 +300,16 @@ def test_info(kgfast):
     assert "backend cpu" in output
 
 
+def test_info_says_which_extras_lack_what(kgfast, monkeypatch):
+    from kgfast.cli import info
+
+    lines = ["torch>=2.6", 'nowhere>=1; extra == "one"', 'torch>=2; extra == "one"', "kgfast[one]; extra == 'two'"]
+    monkeypatch.setattr(info, "requires", lambda name: [*lines, 'elsewhere; extra == "test"'])
+    code, output, _ = kgfast("info", "--json")
+    assert code == 0 and json.loads(output)["extras"] == {"one": ["nowhere"], "two": ["nowhere"]}
+    assert 'pip install "kgfast[two]" (for nowhere)' in kgfast("info")[1]
+
+
 def test_bench_is_checked_and_measures(kgfast, monkeypatch):
     from kgfast.cli import bench
 
