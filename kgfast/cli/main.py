@@ -258,7 +258,7 @@ def serve(
     serve(load(run, data, threads=threads, device=device), host, port, errors().print)
 
 
-for many in (many_runs.ablate, many_runs.compare):
+for many in (many_runs.ablate, many_runs.compare, many_runs.sweep):
     app.command()(many)
 
 

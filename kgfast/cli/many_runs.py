@@ -43,3 +43,22 @@ def compare(
     from kgfast.cli import research
 
     research.compare(runs, metric or (), page, as_json)
+
+
+def sweep(
+    settings: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Settings, and what is searched.", show_default=False),
+    ],
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Runs in all, earlier ones included.", show_default="the file's, or 20")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Runs at a time, which share the cores.")] = 1,
+    out: Annotated[Path | None, setting(help="Folder of the sweep; one that was stopped goes on.")] = None,
+    as_json: Json = False,
+):
+    """Search for the best settings on valid: `search:` in the file says where. Leaves OUT/best.yaml for `train`."""
+    from kgfast.cli import research
+
+    file, pairs = words(settings)
+    research.sweep(file, pairs, trials, processes, None if out is None else str(out), as_json)

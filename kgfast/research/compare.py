@@ -166,4 +166,4 @@ def shown(value: Any) -> str:
     """A setting's value as a table shows it."""
     if value is None:
         return "-"
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
