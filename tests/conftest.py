@@ -53,6 +53,7 @@ def pytest_collection_modifyitems(config, items):
         kept &= {item for item in last.values() if not item.get_closest_marker("slow")}
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
+    items.sort(key=lambda item: item.path.name != "test_interpreter.py")  # minutes each: first, so that none is last
 
 
 def impl_of(item):
