@@ -18,7 +18,7 @@ wheel=$(ls -t dist/*.whl | head -1)
 cd "$folder"  # so that the package is the installed one
 empty/bin/kgfast info
 empty/bin/kgfast train --data world --model distmult --dim 32 --epochs 3 --out run
-empty/bin/kgfast predict run --head Norway --relation has_capital --k 3
+empty/bin/kgfast predict run --head Norway --relation capital --k 3
 empty/bin/python - <<'PYTHON'
 import pathlib, torch, kgfast
 assert "site-packages" in kgfast.__file__, kgfast.__file__
