@@ -22,7 +22,7 @@ empty/bin/kgfast predict run --head Norway --relation capital --k 3
 empty/bin/python - <<'PYTHON'
 import pathlib, torch, kgfast
 assert "site-packages" in kgfast.__file__, kgfast.__file__
-assert len(kgfast._C.cpu_levels()) >= 1 and kgfast.cpu_level() in kgfast._C.cpu_levels()
+assert kgfast.cpu_level() in kgfast.cpu_levels()
 table = torch.randn(10, 8, requires_grad=True)
 loss = kgfast.one_vs_all_loss(table, torch.randn(3, 8), torch.tensor([[0, 1, 2]]), score="distmult", side="tail")
 loss.backward()
