@@ -88,6 +88,7 @@ CASES = {
 IMPLS = ("triton",) if DEVICE == "cpu" else ("triton", "cuda")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case, impl", [(case, impl) for case in CASES for impl in IMPLS])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_same_bits_as_the_step(case, impl, weighted):

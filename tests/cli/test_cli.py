@@ -272,6 +272,7 @@ def test_train_is_told_of_columns(kgfast, tmp_path):
     assert code == 0 and "b" not in [row["name"] for row in json.loads(output)["answers"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_names_outside_of_the_output_encoding(tmp_path, encoding):
     (tmp_path / "train.txt").write_text(

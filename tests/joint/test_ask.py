@@ -10,6 +10,7 @@ from kgfast.joint.tasks.qa.kinds import COUNT, YES_NO
 
 pytest.importorskip("transformers")
 pytest.importorskip("rapidfuzz")
+pytestmark = pytest.mark.slow  # they ask a run that learns for seconds
 
 LANDS = ("Arland", "Borland", "Corland", "Dorland", "Erland", "Forland")
 TONGUES = ("Arish", "Borish")

@@ -261,6 +261,7 @@ def test_facts(run, kgfast):
     assert code == 2 and "doesn't go together" in error
 
 
+@pytest.mark.slow
 def test_the_page_tells_the_truth(tmp_path):
     """The settings of docs/joint.md and of the demo are valid, and every command has the options that it shows."""
     from pathlib import Path

@@ -121,6 +121,7 @@ def sentence(corpus, index):
     return corpus.tokens[int(corpus.offsets[index]) : int(corpus.offsets[index + 1])].tolist()
 
 
+@pytest.mark.slow
 def test_masked_language_model_beats_word_frequencies():
     """250 steps: held-out perplexity at most 0.9 of that of word frequencies, which is about 250."""
     store = texts(triples=False)
@@ -151,6 +152,7 @@ def facts_store():
     return store
 
 
+@pytest.mark.slow
 def test_next_sentence_prediction_beats_chance():
     """300 steps: 65 % of held-out pairs, where chance is 50 % and its deviation 2 %."""
     model = Tasks(["nsp"], facts_store(), hidden=32)

@@ -122,6 +122,7 @@ def test_perplexity_is_the_librarys_own(name, tmp_path):
         assert evaluate_tasks(ours, "test")[task]["perplexity"] > 1.1 * wanted
 
 
+@pytest.mark.slow
 def test_a_run_keeps_an_untied_head(tmp_path):
     """It learns, it is in the checkpoint, and the model that is read again has it."""
     model, kind, task = family_of("llama")

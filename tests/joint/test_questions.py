@@ -225,6 +225,7 @@ def test_questions_about_the_world_are_learned():
     assert sum(counts.values()) == result["questions"] == len(world().questions["test"]) and len(counts) > 1
 
 
+@pytest.mark.slow
 def test_ask_names_answers_and_their_support():
     found = ask(trained(), "What is the capital of Egypt?", k=3)
     assert found["topic"] == "egypt"

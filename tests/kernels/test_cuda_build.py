@@ -104,6 +104,7 @@ def test_the_page_of_figures_comes_from_committed_results_only():
         assert not json.loads(path.read_text())["dry_run"], f"{path.name} is of a dry run"
 
 
+@pytest.mark.slow
 def test_the_run_on_a_gpu_can_be_tried_without_one(tmp_path):
     """Two short stages of gpu.sh: parts are written, joined, and marked as a dry run."""
     command = ["benchmarks/gpu.sh", "--device", "cpu", "--tiny", "--python", sys.executable, "--out", str(tmp_path)]

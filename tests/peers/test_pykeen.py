@@ -134,6 +134,7 @@ def test_graphs_that_are_none_are_refused(monkeypatch):
         KnowledgeGraph.load("pykeen:Nations")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop, inverse", [("slcwa", False), ("lcwa", True)])
 def test_a_fused_model_trains_in_the_pipeline(loop, inverse):
     """And its metrics, ranks of heads and tails by PyKEEN, are those that kgfast finds."""
@@ -208,6 +209,7 @@ def test_losses_over_all_entities_are_the_same(kind, objective, several):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.no_poison  # blocks call torch themselves
 def test_the_page_runs():
     page = Path(__file__).parents[2] / "docs" / "from_pykeen.md"

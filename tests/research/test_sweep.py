@@ -89,6 +89,7 @@ def test_another_sweep_or_other_data_in_the_folder(whole, write, tmp_path, monke
         sweeping.sweep(whole[0], str(folder))
 
 
+@pytest.mark.slow
 def test_processes_share_the_trials(write, tmp_path, capsys):
     file = write(epochs=1, sweep=dict(trials=4, sampler="random", pruner="none"))
     with pytest.raises(SystemExit) as end:

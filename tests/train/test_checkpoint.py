@@ -95,6 +95,7 @@ train(config)
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_the_system_refuses(graph, tmp_path):
     data = write_dataset(graph, tmp_path / "data")
     out = tmp_path / "run"

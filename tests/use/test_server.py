@@ -281,6 +281,7 @@ def test_a_port_that_is_taken_is_named():
         listen("127.0.0.1", taken.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_the_real_server_holds_connections(graph_run, capsys):
     """In another process, on a free port, asked by the benchmark."""
     pytest.importorskip("uvicorn")
