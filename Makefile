@@ -6,7 +6,7 @@ RUN ?= runs/demo
 
 COMPILED := $(shell find csrc kernels/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: build demo test quick lint docs wheel format bench cubins sanitize fuzz mutate torch-matrix clean
+.PHONY: build demo test quick lint docs wheel format bench cubins sanitize fuzz mutate coverage torch-matrix clean
 
 build: $(VENV)/built
 
@@ -85,6 +85,11 @@ fuzz: build
 LINES ?= 10
 mutate: build
 	$(BIN)/python tests/mutate.py --lines $(LINES) --seed $(SEED)
+
+# Lines and branches that the tests reach, of Python and of C++: twice the time of the tests.
+coverage: build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt coverage gcovr
+	tests/coverage.sh $(BIN)/python $(JOBS)
 
 # The core's tests with the oldest torch that is supported, some between, and the newest: before a release, some minutes each.
 torch-matrix: build
