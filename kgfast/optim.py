@@ -109,7 +109,7 @@ class RowOptimizer(Optimizer):
 
     def constants(self, group: dict) -> dict[str, float]:
         """lr, eps, beta1, beta2 of a group, as the kernel wants them."""
-        found = {"lr": checks.finite("lr", group["lr"], 0.0)}
+        found = {"lr": checks.finite("lr", group["lr"], 0.0, torch.finfo(torch.float32).max)}
         if "eps" in group:
             found["eps"] = positive("eps", group["eps"])
         if "betas" in group:

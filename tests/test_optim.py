@@ -251,6 +251,7 @@ def test_settings_of_other_optimizers_are_refused_in_groups(kind, name, value):
     [
         (lambda p: kgfast.optim.RowSGD(p, lr=-0.1), "lr=-0.1"),
         (lambda p: kgfast.optim.RowSGD(p, lr="fast"), "lr='fast'"),
+        (lambda p: kgfast.optim.RowAdam(p, lr=1e39), r"lr=1e\+39 must be a finite number"),
         (lambda p: kgfast.optim.RowAdagrad(p, eps=0.0), "eps=0 must be above 0"),
         (lambda p: kgfast.optim.RowAdam(p, betas=0.9), "betas=0.9 must be two numbers"),
         (lambda p: kgfast.optim.RowAdam(p, betas=(0.9, 1.0)), r"betas=\(0.9, 1.0\) must be two numbers in \[0, 1\)"),

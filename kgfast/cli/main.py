@@ -1,5 +1,6 @@
 """The command line: results on standard output, progress and errors on standard error; torch comes late."""
 
+import faulthandler
 import os
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ def main(arguments=None):
 
     KGFAST_DEBUG=1 shows the traceback instead.
     """
+    if sys.__stderr__ is not None and not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)  # a mapped file that is cut from outside: where, and no mere "Bus error"
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names may be outside of the terminal's encoding

@@ -1,4 +1,4 @@
-"""Graphs read before: columnar files that are memory-mapped, in `$KGFAST_CACHE` or `~/.cache/kgfast`.
+"""Graphs read before: columnar files, the large ones mapped, in `$KGFAST_CACHE` or `~/.cache/kgfast`.
 
 One folder per source, holding entities.arrow, relations.arrow, questions.arrow, triples.npy, report.json and
 index.json: sizes and hashes of the source files and of the cached ones. A changed source replaces it.
@@ -24,6 +24,7 @@ from kgfast.data.strings import Strings
 
 FORMAT = 3
 SMALLEST = 1 << 20  # bytes of source files below which reading is as fast as a cache
+MAPPED_FROM = 1 << 28  # bytes of a file
 
 
 def cache_folder() -> Path:
@@ -130,8 +131,9 @@ def write_parts(graph, folder: Path) -> None:
 
 def read_parts(folder: Path) -> dict:
     entities, relations = read_table(folder / "entities.arrow"), read_table(folder / "relations.arrow")
-    # copy on write: mapped, and yet a tensor may share it
-    triples = np.load(folder / "triples.npy", mmap_mode="c", allow_pickle=False)
+    # read, as a mapped file that is cut from outside ends the process; what is large is mapped, on write copied
+    large = (folder / "triples.npy").stat().st_size > MAPPED_FROM
+    triples = np.load(folder / "triples.npy", mmap_mode="c" if large else None, allow_pickle=False)
     return {
         "triples": triples,
         "entity_names": Names(entities["name"], entities.get("iri")),
@@ -153,7 +155,8 @@ def write_table(path: Path, columns: dict[str, Strings | None]) -> None:
 
 
 def read_table(path: Path) -> dict[str, pa.Array]:
-    with pa.memory_map(os.fsencode(path)) as file:
+    large = path.stat().st_size > MAPPED_FROM
+    with (pa.memory_map if large else pa.OSFile)(os.fsencode(path)) as file:
         batch = pa.ipc.open_file(file).get_batch(0)
     return {name: batch[name] for name in batch.schema.names}
 

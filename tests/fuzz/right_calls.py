@@ -27,14 +27,15 @@ def compared(
     scores: float = 0,
 ) -> None:
     """As testing.compare, with leaves that lie as the case says. Scores as large as `scores` are rounded before a loss
-    takes their difference, where torch may be lucky."""
+    takes their difference, where torch may be lucky. In float64 the truth is rounded too, at each term of a sum."""
     layout = "whole" if inputs.case.get("sparse") else inputs.case["layout"]  # torch has no views of sparse gradients
     specified, ours = getattr(reference, op), getattr(kgfast, op)
+    terms = inputs.case["batch"] * (inputs.case.get("count") or inputs.case["entities"])
     truth = testing.evaluate(lambda *wide: call(specified, *wide), [leaf.double() for leaf in leaves])
     eager = testing.evaluate(lambda *same: call(specified, *same), leaves)
     found = testing.evaluate(lambda *same: call(ours, *(laid_out(leaf, layout) for leaf in same), impl=impl), leaves)
     for mine, same, wide in zip(found, eager, truth, strict=True):
-        roundings = (64 if inputs.dtype == torch.float64 else 16) + 2 * scores
+        roundings = (max(64, terms) if inputs.dtype == torch.float64 else 16) + 2 * scores
         floor = roundings * torch.finfo(same.dtype).eps * (1 + float(wide.abs().max())) if wide.numel() else None
         testing.assert_no_worse(mine, same, wide, floor=floor)
 
