@@ -188,13 +188,13 @@ class RowOptimizer(Optimizer):
                 if gradient.is_sparse:
                     self.update_sparse(param, table, gradient, backend)
                 else:
-                    backend.update_all_rows(gradient.contiguous(), self.row_update(param, backend))
+                    backend.update_all_rows(gradient.resolve_neg().contiguous(), self.row_update(param, backend))
         return loss
 
     def update_sparse(self, param: Tensor, table: Tensor, gradient: Tensor, backend: Backend) -> None:
         if gradient.sparse_dim() != 1:
             raise KgfastError(f"gradient: a sparse one needs sparse_dim 1, not {gradient.sparse_dim()}")
-        ids, rows = gradient._indices()[0].contiguous(), gradient._values().contiguous()
+        ids, rows = gradient._indices()[0].contiguous(), gradient._values().resolve_neg().contiguous()
         checks.id_range("gradient", ids, len(table))
         none = table.new_empty((0, 0))
         # the row pass sums what stands twice in an uncoalesced gradient

@@ -41,14 +41,14 @@ def pick(name: str, value: str, table: Mapping[str, T]) -> T:
 
 
 def tensor(name: str, value: object) -> Tensor:
-    """A dense tensor."""
+    """A dense tensor, whose memory holds its numbers and not, as some views of complex ones, these times -1."""
     if not isinstance(value, Tensor):
         raise KgfastError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
     if value.is_nested or value.layout != torch.strided:
         raise KgfastError(f"{name} must be a dense tensor, not {'nested' if value.is_nested else value.layout}")
     if value.device.type == "meta":
         raise KgfastError(f"{name} is on meta: it has a shape, but no numbers")
-    return value
+    return value.resolve_neg()
 
 
 def real(name: str, value: object, shape: Sequence[int] | None = None) -> Tensor:

@@ -195,7 +195,7 @@ class PairScores(Function):
         query, table, ids, scores = ctx.saved_tensors
         similarity, sparse, backend = ctx.options
         coefficients, d_query = ops.of(backend).pair_query_gradient(
-            as_dtype(g, scores.dtype).contiguous(), scores, query, table, ids, similarity
+            as_dtype(g, scores.dtype).resolve_neg().contiguous(), scores, query, table, ids, similarity
         )
         extra_ids, extra_rows = ids.new_empty((0,)), table.new_empty((0, table.shape[1]))
         d_table = rows_gradient(query, table, ids, coefficients, extra_ids, extra_rows, similarity, sparse, backend)
@@ -219,7 +219,11 @@ class AllScores(Function):
     def backward(ctx, g):
         query, table, scores = ctx.saved_tensors
         similarity, backend = ctx.options
-        return *ops.of(backend).all_scores_gradient(g.contiguous(), scores, query, table, similarity), None, None
+        return (
+            *ops.of(backend).all_scores_gradient(g.resolve_neg().contiguous(), scores, query, table, similarity),
+            None,
+            None,
+        )
 
 
 class SampledLoss(Function):

@@ -273,3 +273,23 @@ def test_a_step_beyond_64_bits_is_named():
     assert torch.equal(
         last, kgfast.sample_negatives(TRIPLES, 4, 5, side="tail", seed=0, step=2**64 - 1, impl="reference")
     )
+
+
+def negated(value):
+    """The same number as a view that torch keeps as its negative; of one number it is contiguous all the same."""
+    return torch.complex(value, -value).conj().imag
+
+
+def test_a_number_that_is_kept_as_its_negative():
+    table, triples = torch.tensor([[0.5]]), torch.tensor([[0, 0, 0]])
+    assert negated(table).is_neg() and negated(table).is_contiguous()
+    options = dict(score="distmult", impl="cpu")
+    relation = torch.tensor([[3.0]])
+    assert float(kgfast.score_triples(negated(table), negated(relation), triples, **options)) == 0.75
+    leaf = table.clone().requires_grad_()
+    kgfast.score_triples(leaf, relation, triples, **options).backward(negated(torch.ones(1)))
+    assert leaf.grad.tolist() == [[3.0]]
+    param = torch.nn.Parameter(table.clone())
+    param.grad = negated(torch.ones(1, 1))
+    kgfast.optim.RowSGD([param], lr=0.25).step()
+    assert param.tolist() == [[0.25]]
