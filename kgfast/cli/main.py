@@ -14,6 +14,7 @@ from kgfast.cli.data import data
 from kgfast.cli.interrupt import Commands
 from kgfast.cli.options import Data, Device, Json, Run, SettingsCommand, Threads, setting, words
 from kgfast.cli.own_files import run_file
+from kgfast.cli.plan import plan
 from kgfast.core.files import naming
 from kgfast.errors import KgfastError
 
@@ -342,6 +343,7 @@ def info(as_json: Json = False):
 
 
 app.command(name="data")(data)
+app.command()(plan)
 
 
 if __name__ == "__main__":

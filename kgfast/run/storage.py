@@ -121,10 +121,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 def write_names(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """Write one name a line; DataError where a name would not fit into one."""
-    for index, name in enumerate(names):
-        if "\n" in name or "\r" in name:
-            raise DataError(f"{path.stem}: name {name!r} of id {index} holds a line break; {path.name} has one a line")
-    write_whole(path, "".join(f"{name}\n" for name in names).encode())
+    with replacing(path, durable=True) as temporary, temporary.open("wb") as file:
+        for index, name in enumerate(names):
+            if "\n" in name or "\r" in name:
+                raise DataError(
+                    f"{path.stem}: name {name!r} of id {index} holds a line break; {path.name} has one a line"
+                )
+            file.write(f"{name}\n".encode())
     return describe(path)
 
 
