@@ -75,7 +75,9 @@ def before(
 def train(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Any setting.", show_default=False),
+        typer.Argument(
+            metavar="GRAPH FILE.yaml KEY=VALUE", help="A folder or name of a graph; any setting.", show_default=False
+        ),
     ] = None,
     data: Annotated[str | None, setting()] = None,
     header: Annotated[str | None, setting(metavar="yes|no|auto")] = None,
@@ -341,7 +343,7 @@ def info(as_json: Json = False):
     screen().print(table)
 
 
-app.command(name="data")(data)
+app.add_typer(data, name="data")
 
 
 if __name__ == "__main__":

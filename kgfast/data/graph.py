@@ -19,17 +19,17 @@ from kgfast.data import cache as cached
 from kgfast.data.arrays import Largest, as_names, as_triples
 from kgfast.data.columns import Columns, number
 from kgfast.data.findings import examine, first_lines_alone
-from kgfast.data.formats import format_of, read_triples
 from kgfast.data.header import ColumnChoice, header_doubt
 from kgfast.data.iris import Renaming, shared_blanks
 from kgfast.data.lines import excerpt
 from kgfast.data.names import Names, find_id
 from kgfast.data.prepared.folder import open_graph
 from kgfast.data.report import DataReport
-from kgfast.data.sources import SPLITS, Sources, as_path, find_sources
+from kgfast.data.resolve import find_sources
+from kgfast.data.sources import SPLITS, Sources, as_path
 from kgfast.data.strings import Strings
 from kgfast.data.tables import is_table, query, read_table, return_it
-from kgfast.data.texts import Question, read_questions, read_texts
+from kgfast.data.texts import Question, match_questions, match_texts
 from kgfast.data.writer import save
 from kgfast.errors import DataError
 
@@ -109,7 +109,7 @@ class KnowledgeGraph:
                 raise DataError(f"{source}: iris, header, columns and literals have no meaning, as no file is read")
             return cls.from_arrays(**others)
         sources = find_sources(source)
-        choice.check(source, [format_of(path) for path in sources.triples.values()])
+        choice.check(source, list(sources.formats().values()))
         if sources.prepared:
             return cls._open(sources.prepared, sources)
         if not cache or not cached.worthwhile(sources):
@@ -209,9 +209,9 @@ class KnowledgeGraph:
 
     @classmethod
     def _read(cls, sources: Sources, iris: str, choice: ColumnChoice) -> KnowledgeGraph:
-        columns = {split: read_triples(path, choice) for split, path in sources.triples.items()}
-        formats = {split: format_of(path) for split, path in sources.triples.items()}
-        linked = [form.iris for form in formats.values()]
+        columns = {split: sources.read(split, choice) for split in sources.triples}
+        formats = sources.formats()
+        linked = [split in formats and formats[split].iris for split in columns]
         renaming = Renaming(short=iris == "short") if any(linked) else None
         untold = [split for split, form in formats.items() if form.columns and choice.header is not False]
         return cls._assemble(sources, columns, linked, renaming, untold)
@@ -255,12 +255,12 @@ class KnowledgeGraph:
     ) -> KnowledgeGraph:
         """The graph with the texts and questions that stand beside its triples."""
         texts, questions = {}, {}
-        for role, path in sources.texts.items():
+        for role, file, written, told in sources.told_texts():
             names = relations if role.startswith("relation") else entities
-            texts[role], report.texts[role], resembling = read_texts(path, names)
+            texts[role], report.texts[role], resembling = match_texts(file, written, told, names)
             report.add_look_alikes(*resembling)
-        for split, path in sources.questions.items():
-            questions[split], report.questions[split], resembling = read_questions(path, entities)
+        for split, file, rows in sources.asked():
+            questions[split], report.questions[split], resembling = match_questions(file, rows, entities)
             report.add_look_alikes(*resembling)
         tensors = {split: torch.from_numpy(rows) for split, rows in splits.items()}
         return cls(tensors, entities, relations, report, questions=questions, **texts)
