@@ -41,8 +41,8 @@ def fetch(
         published.find(name)  # before the first is fetched
     found = []
     for name in names:
-        options = {"folder": folder, "mirror": mirror, "again": again}
-        place = published.fetch(name, **options, bar=progress_bar, say=errors().print)
+        say = errors().print
+        place = published.fetch(name, folder=folder, mirror=mirror, again=again, bar=progress_bar, say=say)
         dataset, record = published.find(name), published.record_of(name, place.parent)
         found.append({"name": name, "folder": str(place), **record})
         if not as_json:
@@ -82,9 +82,8 @@ def list_datasets(folder: Folder = None, as_json: Json = False):
         )
     table = plain_table(["", "entities", "relations", "triples", "MB", "licence", "source", ""], left=(0, 5, 6, 7))
     for one in datasets().values():
-        size = "?" if one.size is None else f"{one.size / 1e6:,.1f}"
+        size = "?" if one.size is None else f"{one.size / 1e6:,.2f}"
         numbers = (f"{one.entities:,}", f"{one.relations:,}", f"{one.triples:,}", size)
-        table.add_row(
-            one.name, *numbers, one.licence, one.source.removeprefix("https://"), "here" if one.name in here else ""
-        )
+        state = "here" if one.name in here else ""
+        table.add_row(one.name, *numbers, one.licence, one.source.removeprefix("https://"), state)
     Screen(width=max(WIDTH, screen().width)).print(table)

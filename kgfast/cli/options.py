@@ -50,7 +50,5 @@ def words(settings):
     for what, given in (("YAML file", files), ("graph", graphs)):
         if len(given) > 1:
             raise ConfigError(f"one {what} at most, got {' and '.join(given)}")
-    return (files[0] if files else None), [
-        *(f"data={word}" for word in graphs),
-        *(w for w in settings or () if "=" in w),
-    ]
+    pairs = [f"data={word}" for word in graphs] + [word for word in settings or () if "=" in word]
+    return (files[0] if files else None), pairs

@@ -45,7 +45,10 @@ class KnowledgeGraph:
                                   of an entity stand between tabs
     questions                     {split: [(question, topic entity id, [answer ids])]}
     report                        DataReport
+    laid_out                      the folder that it was loaded from, where another program laid it out, else None
     """
+
+    laid_out: Path | None = None
 
     def __init__(
         self,
@@ -80,7 +83,7 @@ class KnowledgeGraph:
         columns: str | Sequence[str | int] | None = None,
         literals: str = "drop",
     ) -> KnowledgeGraph:
-        """Read a dataset folder, one file, a built-in graph ("world"), or a folder that `kgfast.data.prepare` wrote.
+        """Read a dataset folder, one file, a graph by its name, or a folder that `kgfast.data.prepare` wrote.
 
         A folder holds train, and maybe valid and test, in any of these formats (train.txt, train.tsv.gz,
         ...), and maybe entity2text.txt, entity2desc*.txt or entity2textlong.txt, entity2alias.txt,
@@ -88,9 +91,10 @@ class KnowledgeGraph:
         number where all names are whole numbers, else by UTF-8 bytes).
 
         Args:
-            source: a folder, a file (.tsv .csv .txt .nt .nq .ttl .trig .rdf, also .gz .bz2 .zst; .parquet), or the name
-                of a built-in graph. Or a dataset or triples factory of PyKEEN, or "pykeen:" and the name of its
-                dataset, with PyKEEN's ids.
+            source: a folder, also as OpenKE, MetaQA, OGB, or WebQSP with subgraphs lay theirs out; a file (.tsv .csv
+                .txt .nt .nq .ttl .trig .rdf, also .gz .bz2 .zst; .parquet); the name of a built-in graph ("world"), or
+                of a dataset that `kgfast.data.fetch` fetched ("fb15k-237"). Or a dataset or triples factory of PyKEEN,
+                or "pykeen:" and the name of its dataset, with PyKEEN's ids.
             cache: keep what was read, memory-mapped when opened again, in $KGFAST_CACHE or ~/.cache/kgfast.
             iris: names of RDF are "short" (behind the last / or #, where that is unique) or "whole".
             header: whether the first line of separated text names its columns: True, False, or None, where its words
@@ -112,6 +116,13 @@ class KnowledgeGraph:
         choice.check(source, list(sources.formats().values()))
         if sources.prepared:
             return cls._open(sources.prepared, sources)
+        graph = cls._load(sources, cache, iris, choice)
+        graph.laid_out = sources.laid_out
+        return graph
+
+    @classmethod
+    def _load(cls, sources: Sources, cache: bool, iris: str, choice: ColumnChoice) -> KnowledgeGraph:
+        """The graph of files, read or from the cache."""
         if not cache or not cached.worthwhile(sources):
             return cls._read(sources, iris, choice)
         folder = cached.entry_folder(sources, {"iris": iris, "columns": choice.as_list()})

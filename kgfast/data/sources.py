@@ -48,6 +48,7 @@ class Sources:
 
     prepared: Path | None = None  # the folder, where the triples are in a prepared graph
     layout: Layout | None = None  # what reads all of it, where another program laid the folder out
+    laid_out: Path | None = None  # that folder
 
     def files(self) -> list[Path]:
         if self.layout is not None:
@@ -108,7 +109,7 @@ def folder_sources(folder: Path) -> Sources:
             triples[split] = found[0]
     if "train" not in triples:
         if (layout := layout_of(folder)) is not None:
-            return Sources(folder.resolve().name, dict(layout.triples), layout=layout)
+            return Sources(folder.resolve().name, dict(layout.triples), layout=layout, laid_out=folder.resolve())
         raise DataError(f"{folder} has no training triples. {looked_for(folder)}")
     sources = Sources(folder.resolve().name, triples)
     find_texts(folder, sources)

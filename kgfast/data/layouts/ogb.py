@@ -47,10 +47,13 @@ class Candidates:
     names: pa.Array
     relation_names: pa.Array
 
-    def of_rows(self, side: str, rows: slice) -> np.ndarray:
-        """Ids of OGB int64 [B, K]."""
+    def of_rows(self, side: str, rows: np.ndarray) -> np.ndarray:
+        """The candidates of these rows, ids of OGB int64 [B, K]; DataError where one is none."""
         found = getattr(self, side)[rows].astype(np.int64)
-        return found if self.offsets is None else found + self.offsets[side][rows, None]
+        found = found if self.offsets is None else found + self.offsets[side][rows, None]
+        if found.min(initial=0) < 0 or found.max(initial=0) >= len(self.names):
+            raise DataError(f"a candidate of OGB for {side} is outside [0, {len(self.names):,})")
+        return found
 
 
 class OGB(Layout):

@@ -43,9 +43,19 @@ def download(address: str, path: Path, most: int, advance: Advance, say: Say) ->
             time.sleep(PAUSE * 2 ** (turn - 1))
 
 
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """What was asked for over https is not taken from an address without it."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise urllib.error.URLError(f"it leads to {newurl}, which isn't https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def copy(address: str, path: Path, most: int, advance: Advance) -> None:
     request = urllib.request.Request(address, headers={"User-Agent": AGENT})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, path.open("wb") as file:
+    opener = urllib.request.build_opener(Redirects)  # not urlopen, which keeps the proxies of its first call
+    with opener.open(request, timeout=TIMEOUT) as answer, path.open("wb") as file:
         told, done = answer.headers.get("Content-Length"), 0
         total = int(told) if told and told.isdecimal() else None
         while block := answer.read(BLOCK):
