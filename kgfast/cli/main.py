@@ -150,7 +150,7 @@ def evaluate(
 
     if is_joint(run):
         given = {"--details": details, "--ties": ties != "realistic", "--batch-size": batch_size != RANKED_AT_ONCE}
-        given |= {"--triples": triples, "--candidates": candidates, "--seed": seed, "--ogb": ogb}
+        given |= {"--triples": bool(triples), "--candidates": bool(candidates), "--seed": bool(seed), "--ogb": ogb}
         refused = [name for name, used in given.items() if used]
         if refused:
             raise KgfastError(f"{run} is a joint run, whose tasks have measures of their own: {refused[0]} can't apply")

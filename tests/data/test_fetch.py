@@ -125,7 +125,7 @@ def test_the_table_is_well_formed():
     for one in DATASETS:
         assert one.files and one.cite and one.licence and one.source.startswith("https://")
         for file in one.files:
-            kind, _, digits = (file.sum or "sha256:" + 64 * "0").partition(":")
+            kind, _, digits = (file.checksum or "sha256:" + 64 * "0").partition(":")
             assert file.address.startswith("https://") and file.name
             assert len(bytes.fromhex(digits)) == {"sha256": 32, "git": 20}[kind]
 

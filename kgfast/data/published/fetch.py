@@ -71,9 +71,9 @@ def fetch(
         bar: makes a progress bar: called with words, yields the function of (done, total).
         say: called with a sentence before another try.
 
-    Each file is compared with its sum where one is known. Else its SHA-256 is kept beside the folder, in NAME.json, and
-    whatever is fetched later is compared with that: trust on first use. What is there already is compared with what was
-    unpacked. DataError for what differs, is no plain file in an archive, or can't be fetched; nothing half is left.
+    Each file is compared with its checksum where one is known. Else its SHA-256 is kept beside the folder, in NAME.json,
+    and whatever is fetched later is compared with that: trust on first use. What is there already is compared with what
+    was unpacked. DataError for what differs, is no plain file in an archive, or can't be fetched; nothing half is left.
     """
     dataset, again = find(name), checks.flag("again", again)
     root = datasets_folder() if folder is None else as_path("folder", folder)
@@ -102,8 +102,8 @@ def take(
     with bar(f"fetching {file.name}") as advance:
         download(address, path, dataset.most, advance, say)
     size, sha256 = path.stat().st_size, digest(path)
-    if file.sum is not None:
-        compare_sum(address, path, file.sum, sha256)
+    if file.checksum is not None:
+        compare_sum(address, path, file.checksum, sha256)
     elif file.name in before and before[file.name]["sha256"] != sha256:
         raise DataError(
             f"{address} has the SHA-256 {sha256}, and had {before[file.name]['sha256']} when it was fetched first. No "
@@ -112,7 +112,7 @@ def take(
     if file.unpacked:
         unpack(path, whole, dataset.members, dataset.most)
         path.unlink()
-    return {"address": address, "bytes": size, "sha256": sha256, "known": file.sum is not None}
+    return {"address": address, "bytes": size, "sha256": sha256, "known": file.checksum is not None}
 
 
 def address_of(dataset: Dataset, file: File, mirror: str | os.PathLike | None) -> str:
@@ -127,7 +127,7 @@ def address_of(dataset: Dataset, file: File, mirror: str | os.PathLike | None) -
 
 
 def compare_sum(address: str, path: Path, known: str, sha256: str) -> None:
-    """DataError unless the file has the sum that is known: of SHA-256, or the id that git gives its content."""
+    """DataError unless the file has the checksum that is known: SHA-256, or the id that git gives its content."""
     kind, _, wanted = known.partition(":")
     if kind == "git":
         hashed = hashlib.sha1(b"blob %d\0" % path.stat().st_size)

@@ -15,12 +15,12 @@ GIB = 1 << 30
 class File:
     """A file at an address.
 
-    sum       "sha256:HEX", or "git:HEX", the id of git that a repository lists for its content; None: none is known
+    checksum  "sha256:HEX", or "git:HEX", the id of git that a repository lists for its content; None: none is known
     unpacked  whether it is an archive (.tar.gz, .zip), or goes into the folder under its own name
     """
 
     address: str
-    sum: str | None = None
+    checksum: str | None = None
     unpacked: bool = True
 
     @property
@@ -59,25 +59,27 @@ SPLITS = ("train.txt", "valid.txt", "test.txt")
 KEMP = "Kemp et al. 2006, https://www.aaai.org/Papers/AAAI/2006/AAAI06-061.pdf"
 
 
-def conve(name: str, file: str, sum: str, counts: tuple[int, int, int], size: int | None, licence: str, cite: str):
+def conve(
+    name: str, file: str, checksum: str, counts: tuple[int, int, int], size: int | None, licence: str, cite: str
+) -> Dataset:
     """An archive of ConvE's repository, whose splits most papers use."""
     members = {split: split for split in SPLITS}
-    files, source = (File(CONVE + file, sum),), "https://github.com/TimDettmers/ConvE"
+    files, source = (File(CONVE + file, checksum),), "https://github.com/TimDettmers/ConvE"
     return Dataset(name, files, *counts, size, f"MIT ({licence})", source, cite, members)
 
 
-def codex(part: str, counts: tuple[int, int, int], size: int | None, *sums: str):
+def codex(part: str, counts: tuple[int, int, int], size: int | None, *sums: str) -> Dataset:
     """CoDEx: three plain files."""
-    files = tuple(File(f"{CODEX}{part}/{split}", sum, False) for split, sum in zip(SPLITS, sums, strict=True))
+    listed = zip(SPLITS, sums, strict=True)
+    files = tuple(File(f"{CODEX}{part}/{split}", checksum, False) for split, checksum in listed)
     cite = "Safavi and Koutra 2020, https://arxiv.org/abs/2009.07810"
     return Dataset(part, files, *counts, size, "MIT (Wikidata: CC0)", "https://github.com/tsafavi/codex", cite)
 
 
-def grail(folder: str, entities: int, relations: int, triples: int, size: int, *sums: str):
+def grail(folder: str, entities: int, relations: int, triples: int, size: int, *sums: str) -> Dataset:
     """GraIL's inductive sets: models learn on NAME and are asked about NAME_ind, which has other entities."""
-    files = tuple(
-        File(f"{GRAIL}{folder}/{split}", f"sha256:{sum}", False) for split, sum in zip(SPLITS, sums, strict=True)
-    )
+    listed = zip(SPLITS, sums, strict=True)
+    files = tuple(File(f"{GRAIL}{folder}/{split}", f"sha256:{digits}", False) for split, digits in listed)
     licence = f"none stated ({'Freebase: CC BY' if folder.startswith('fb') else 'WordNet licence'})"
     cite, source = "Teru et al. 2020, https://arxiv.org/abs/1911.06962", "https://github.com/kkteru/grail"
     return Dataset(folder.lower(), files, entities, relations, triples, size, licence, source, cite)
