@@ -71,9 +71,10 @@ def fetch(
         bar: makes a progress bar: called with words, yields the function of (done, total).
         say: called with a sentence before another try.
 
-    Each file is compared with its checksum where one is known. Else its SHA-256 is kept beside the folder, in NAME.json,
-    and whatever is fetched later is compared with that: trust on first use. What is there already is compared with what
-    was unpacked. DataError for what differs, is no plain file in an archive, or can't be fetched; nothing half is left.
+    Each file is compared with its checksum where one is known. Else its SHA-256 is kept beside the folder, in
+    NAME.json, and what is fetched later is compared with that: trust on first use. What is there already is compared
+    with what was unpacked. DataError for what differs, is no plain file in an archive, or can't be fetched; nothing
+    half is left.
     """
     dataset, again = find(name), checks.flag("again", again)
     root = datasets_folder() if folder is None else as_path("folder", folder)
