@@ -42,7 +42,7 @@ class SettingsCommand(TyperCommand):
 
 def words(settings):
     """(YAML file or None, key=value pairs) of the words of a command; the name of a graph, or a folder, is its data."""
-    from kgfast.data.resolve import is_name  # with Arrow
+    from kgfast.data.resolve import is_name  # imports Arrow
 
     plain = [word for word in settings or () if "=" not in word]
     graphs = [word for word in plain if Path(word).is_dir() or (is_name(word) and not Path(word).exists())]

@@ -251,6 +251,8 @@ def test_a_mirror_and_a_proxy(publish, server, tmp_path, monkeypatch):
     assert server.asked[-1] == "http://nowhere.invalid/towns/towns.tar.gz"
     with pytest.raises(DataError, match="mirror='ftp://x': must be an address of http"):
         fetch("towns", mirror="ftp://x", again=True)
+    with pytest.raises(DataError, match="mirror=5 is no path"):
+        fetch("towns", mirror=5, again=True)
     monkeypatch.setenv("KGFAST_DATASETS", str(tmp_path / "sets"))
     assert len(KnowledgeGraph.load("towns").train) == 2
 

@@ -20,7 +20,7 @@ PAUSE = 2.0  # seconds before the second try; twice as long before each further 
 TIMEOUT = 30.0  # seconds without a byte
 BLOCK = 1 << 18
 AGENT = f"kgfast/{__version__}"
-OF_THE_NETWORK = (http.client.HTTPException, urllib.error.URLError, ConnectionError, TimeoutError)  # and not the disk
+OF_THE_NETWORK = (http.client.HTTPException, urllib.error.URLError, ssl.SSLError, ConnectionError, TimeoutError)
 FINAL = (socket.gaierror, ssl.SSLCertVerificationError, FileNotFoundError, ConnectionRefusedError, str)
 HINT = "HTTPS_PROXY names a proxy, --mirror (KGFAST_MIRROR) an address or folder that has the files too"
 
@@ -36,7 +36,7 @@ def download(address: str, path: Path, most: int, advance: Advance, say: Say) ->
             return copy(address, path, most, advance)
         except (OSError, http.client.HTTPException) as error:
             if not isinstance(error, OF_THE_NETWORK):
-                raise
+                raise  # of the disk
             if turn == TRIES or is_final(error):
                 raise DataError(f"{address} can't be fetched{tried(turn)}: {reason(error)}. {HINT}") from None
             say(f"{address}: {reason(error)}; trying again ({turn + 1} of {TRIES})")

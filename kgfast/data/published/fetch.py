@@ -83,12 +83,14 @@ def fetch(
         compare(place, record_of(dataset.name, root))
         return place
     before = record_of(dataset.name, root).get("fetched", {})
+    addresses = [address_of(dataset, file, mirror) for file in dataset.files]
     with naming(root):
         root.mkdir(parents=True, exist_ok=True)
     with replacing_folder(place) as whole:
         fetched = {}
-        for file in dataset.files:
-            fetched[file.name] = take(dataset, file, whole, mirror, before, bar or silent, say or ignore)
+        for file, address in zip(dataset.files, addresses, strict=True):
+            known = before.get(file.name, {}).get("sha256")
+            fetched[file.name] = take(dataset, file, address, whole, known, bar or silent, say or ignore)
         files = {str(path.relative_to(whole)): [path.stat().st_size, digest(path)] for path in files_in(whole)}
         told = {"dataset": dataset.name, "licence": dataset.licence, "cite": dataset.cite, "source": dataset.source}
         write_whole(record_path(dataset.name, root), json.dumps({**told, "fetched": fetched, "files": files}).encode())
@@ -96,18 +98,19 @@ def fetch(
 
 
 def take(
-    dataset: Dataset, file: File, whole: Path, mirror: str | os.PathLike | None, before: dict, bar: Bar, say: Say
+    dataset: Dataset, file: File, address: str, whole: Path, before: str | None, bar: Bar, say: Say
 ) -> dict[str, Any]:
-    """Fetch one file, compare it, put it or what it holds into the folder; what the record says of it."""
-    address, path = address_of(dataset, file, mirror), whole / (f".{file.name}" if file.unpacked else file.name)
+    """Fetch one file, compare it, put it or what it holds into the folder; what the record says of it. before: the
+    SHA-256 that it had when it was fetched first."""
+    path = whole / (f".{file.name}" if file.unpacked else file.name)
     with bar(f"fetching {file.name}") as advance:
         download(address, path, dataset.most, advance, say)
     size, sha256 = path.stat().st_size, digest(path)
     if file.checksum is not None:
         compare_sum(address, path, file.checksum, sha256)
-    elif file.name in before and before[file.name]["sha256"] != sha256:
+    elif before is not None and before != sha256:
         raise DataError(
-            f"{address} has the SHA-256 {sha256}, and had {before[file.name]['sha256']} when it was fetched first. No "
+            f"{address} has the SHA-256 {sha256}, and had {before} when it was fetched first. No "
             f"checksum is known that decides. To trust what it is now, remove {dataset.name}.json beside the dataset"
         )
     if file.unpacked:
@@ -117,11 +120,11 @@ def take(
 
 
 def address_of(dataset: Dataset, file: File, mirror: str | os.PathLike | None) -> str:
-    mirror = os.fspath(mirror or os.environ.get("KGFAST_MIRROR") or "")
+    mirror = mirror or os.environ.get("KGFAST_MIRROR")
     if not mirror:
         return file.address
-    if "://" not in mirror:
-        mirror = Path(mirror).resolve().as_uri()
+    if not isinstance(mirror, str) or "://" not in mirror:
+        mirror = as_path("mirror", mirror).resolve().as_uri()
     if not mirror.startswith(("https://", "http://", "file://")):
         raise DataError(f"mirror={mirror!r}: must be an address of http, https or file, or a folder")
     return f"{mirror.rstrip('/')}/{dataset.name}/{file.name}"
