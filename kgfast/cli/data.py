@@ -1,21 +1,40 @@
-"""`kgfast data`: what a source of triples holds, and, with --out, the same as a folder that is mapped and not read."""
+"""`kgfast data SOURCE`: what a source of triples holds, and, with --out, the same as a folder that is mapped and not
+read. Beside it stand the commands of `kgfast.cli.datasets`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
+from kgfast.cli import datasets
 from kgfast.cli.console import print_json, print_line, progress_bar
 from kgfast.cli.options import Json
 from kgfast.errors import ConfigError
 
 
-def data(
+class DataCommands(TyperGroup):
+    """A first word that is none of its commands is a source to read."""
+
+    def parse_args(self, ctx, args):
+        named = args and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named or not args else ["read", *args])
+
+
+data = typer.Typer(
+    cls=DataCommands,
+    no_args_is_help=True,
+    help="What a source of triples holds: kgfast data SOURCE, the same as read. Datasets by name: fetch, list.",
+)
+
+
+@data.command()
+def read(
     source: Annotated[
         str,
         typer.Argument(
             metavar="SOURCE",
-            help='Dataset folder, file, built-in graph, or "sql:SELECT .." with columns head, relation, tail.',
+            help='Dataset folder, file, name of a graph, or "sql:SELECT .." with columns head, relation, tail.',
             show_default=False,
         ),
     ],
@@ -52,7 +71,7 @@ def data(
         for name, given in (("--split", split), ("--on-bad-line", on_bad_line != "error")):
             if given:
                 raise ConfigError(f"{name} is of what --out FOLDER writes, and there is no --out")
-        report = read(source, header, columns, literals)
+        report = report_of(source, header, columns, literals)
     else:
         from kgfast.data import prepare
 
@@ -66,7 +85,7 @@ def data(
         print_line(line)
 
 
-def read(source, header, columns, literals):
+def report_of(source, header, columns, literals):
     """The report of what is read into memory."""
     from kgfast.data import KnowledgeGraph
     from kgfast.data.header import ColumnChoice
@@ -76,3 +95,7 @@ def read(source, header, columns, literals):
         ColumnChoice.of(header, columns, literals).check_table(source)
         return KnowledgeGraph.from_sql(source[len(SQL) :], columns=columns).report
     return KnowledgeGraph.load(source, header=header, columns=columns, literals=literals).report
+
+
+data.command()(datasets.fetch)
+data.command(name="list")(datasets.list_datasets)

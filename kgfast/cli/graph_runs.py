@@ -12,6 +12,8 @@ from kgfast.cli.console import (
     progress_bar,
     screen,
 )
+from kgfast.errors import KgfastError
+from kgfast.evaluate.given import OGB_PREFIX
 from kgfast.evaluate.metrics import SAMPLED
 from kgfast.run.folder import run_folder
 from kgfast.run.session import check_triples
@@ -67,8 +69,34 @@ def evaluate(run, split, details, ties, batch_size, fewer, as_json):
         show_details(console, found, prefix)
 
 
+def check_ogb(details, ties, candidates):
+    """KgfastError for what can't go together with --ogb."""
+    given = {"--details": details, "--ties": ties != "realistic", "--candidates": candidates is not None}
+    for name, used in given.items():
+        if used:
+            raise KgfastError(f"--ogb is OGB's metric, with its own candidates and rule of ties: {name} can't apply")
+
+
+def evaluate_ogb(run, split, batch_size, fewer, as_json):
+    """kgfast evaluate --ogb"""
+    fewer = {"triples": fewer["triples"], "seed": fewer["seed"]}
+    with progress_bar(f"ranking {split} among OGB's candidates") as advance:
+        found = evaluation.evaluate_ogb(run.model, run.graph, split, batch_size=batch_size, progress=advance, **fewer)
+    if as_json:
+        return print_json(found)
+    table = metrics_table(OGB_PREFIX)
+    add_sides(table, split, found, OGB_PREFIX)
+    console = screen()
+    console.print(table)
+    for line in bounds(found, OGB_PREFIX):
+        console.print(line)
+
+
 def bounds(found, prefix):
     """What the metrics were measured on, where that is less than everything."""
+    if "given_candidates" in found:
+        heads, tails = (f"{found['given_candidates'][side]:,}" for side in ("head", "tail"))
+        yield f"ranked among the candidates that OGB gives ({heads} heads, {tails} tails a triple), not among all"
     if "candidates" in found:
         yield f"ranked among {found['candidates']:,} entities drawn by seed {found['seed']}, not among all"
     if "of" in found:

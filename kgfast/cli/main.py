@@ -76,7 +76,7 @@ def before(
 def train(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILE.yaml KEY=VALUE", help="Any setting.", show_default=False),
+        typer.Argument(metavar="GRAPH FILE.yaml KEY=VALUE", help="A graph; any setting.", show_default=False),
     ] = None,
     data: Annotated[str | None, setting()] = None,
     header: Annotated[str | None, setting(metavar="yes|no|auto")] = None,
@@ -131,6 +131,9 @@ def evaluate(
         typer.Option(min=1, help="Rank among so many entities, drawn by --seed: sampled metrics.", show_default="all"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what --triples and --candidates draw.")] = 0,
+    ogb: Annotated[
+        bool, typer.Option("--ogb", help="Rank among the candidates that OGB gives for each triple, as OGB does.")
+    ] = False,
     unseen: Annotated[
         str | None, typer.Option(help="Graph of other entities, known by texts and train (joint).", show_default=False)
     ] = None,
@@ -148,7 +151,7 @@ def evaluate(
 
     if is_joint(run):
         given = {"--details": details, "--ties": ties != "realistic", "--batch-size": batch_size != RANKED_AT_ONCE}
-        given |= {"--triples": triples is not None, "--candidates": candidates is not None, "--seed": seed != 0}
+        given |= {"--triples": bool(triples), "--candidates": bool(candidates), "--seed": bool(seed), "--ogb": ogb}
         refused = [name for name, used in given.items() if used]
         if refused:
             raise KgfastError(f"{run} is a joint run, whose tasks have measures of their own: {refused[0]} can't apply")
@@ -163,8 +166,12 @@ def evaluate(
         raise KgfastError(f"{run} was trained on the graph alone and reads no texts: --unseen has no meaning")
     from kgfast.cli import graph_runs
 
+    if ogb:
+        graph_runs.check_ogb(details, ties, candidates)
     trained = load(run, data, threads=threads, device=device)
     fewer = dict(triples=triples, candidates=candidates, seed=seed)
+    if ogb:
+        return graph_runs.evaluate_ogb(trained, split, batch_size, fewer, as_json)
     graph_runs.evaluate(trained, split, details, ties, batch_size, fewer, as_json)
 
 
@@ -342,7 +349,7 @@ def info(as_json: Json = False):
     screen().print(table)
 
 
-app.command(name="data")(data)
+app.add_typer(data, name="data")
 app.command()(plan)
 
 

@@ -41,8 +41,14 @@ class SettingsCommand(TyperCommand):
 
 
 def words(settings):
-    """(YAML file or None, key=value pairs) of the words of a command."""
-    files = [word for word in settings or () if "=" not in word]
-    if len(files) > 1:
-        raise ConfigError(f"one YAML file at most, got {' and '.join(files)}")
-    return (files[0] if files else None), [word for word in settings or () if "=" in word]
+    """(YAML file or None, key=value pairs) of the words of a command; the name of a graph, or a folder, is its data."""
+    from kgfast.data.resolve import is_name  # imports Arrow
+
+    plain = [word for word in settings or () if "=" not in word]
+    graphs = [word for word in plain if Path(word).is_dir() or (is_name(word) and not Path(word).exists())]
+    files = [word for word in plain if word not in graphs]
+    for what, given in (("YAML file", files), ("graph", graphs)):
+        if len(given) > 1:
+            raise ConfigError(f"one {what} at most, got {' and '.join(given)}")
+    pairs = [f"data={word}" for word in graphs] + [word for word in settings or () if "=" in word]
+    return (files[0] if files else None), pairs

@@ -19,17 +19,17 @@ from kgfast.data import cache as cached
 from kgfast.data.arrays import Largest, as_names, as_triples
 from kgfast.data.columns import Columns, number
 from kgfast.data.findings import examine, first_lines_alone
-from kgfast.data.formats import format_of, read_triples
 from kgfast.data.header import ColumnChoice, header_doubt
 from kgfast.data.iris import Renaming, shared_blanks
 from kgfast.data.lines import excerpt
 from kgfast.data.names import Names, find_id
 from kgfast.data.prepared.folder import open_graph
 from kgfast.data.report import DataReport
-from kgfast.data.sources import SPLITS, Sources, as_path, find_sources
+from kgfast.data.resolve import find_sources
+from kgfast.data.sources import SPLITS, Sources, as_path
 from kgfast.data.strings import Strings
 from kgfast.data.tables import is_table, query, read_table, return_it
-from kgfast.data.texts import Question, read_questions, read_texts
+from kgfast.data.texts import Question, match_questions, match_texts
 from kgfast.data.writer import save
 from kgfast.errors import DataError
 
@@ -45,7 +45,10 @@ class KnowledgeGraph:
                                   of an entity stand between tabs
     questions                     {split: [(question, topic entity id, [answer ids])]}
     report                        DataReport
+    laid_out                      the folder that it was loaded from, where another program laid it out, else None
     """
+
+    laid_out: Path | None = None
 
     def __init__(
         self,
@@ -80,7 +83,7 @@ class KnowledgeGraph:
         columns: str | Sequence[str | int] | None = None,
         literals: str = "drop",
     ) -> KnowledgeGraph:
-        """Read a dataset folder, one file, a built-in graph ("world"), or a folder that `kgfast.data.prepare` wrote.
+        """Read a dataset folder, one file, a graph by its name, or a folder that `kgfast.data.prepare` wrote.
 
         A folder holds train, and maybe valid and test, in any of these formats (train.txt, train.tsv.gz,
         ...), and maybe entity2text.txt, entity2desc*.txt or entity2textlong.txt, entity2alias.txt,
@@ -88,9 +91,10 @@ class KnowledgeGraph:
         number where all names are whole numbers, else by UTF-8 bytes).
 
         Args:
-            source: a folder, a file (.tsv .csv .txt .nt .nq .ttl .trig .rdf, also .gz .bz2 .zst; .parquet), or the name
-                of a built-in graph. Or a dataset or triples factory of PyKEEN, or "pykeen:" and the name of its
-                dataset, with PyKEEN's ids.
+            source: a folder, also as OpenKE, MetaQA, OGB, or WebQSP with subgraphs lay theirs out; a file (.tsv .csv
+                .txt .nt .nq .ttl .trig .rdf, also .gz .bz2 .zst; .parquet); the name of a built-in graph ("world"), or
+                of a dataset that `kgfast.data.fetch` fetched ("fb15k-237"). Or a dataset or triples factory of PyKEEN,
+                or "pykeen:" and the name of its dataset, with PyKEEN's ids.
             cache: keep what was read, memory-mapped when opened again, in $KGFAST_CACHE or ~/.cache/kgfast.
             iris: names of RDF are "short" (behind the last / or #, where that is unique) or "whole".
             header: whether the first line of separated text names its columns: True, False, or None, where its words
@@ -109,9 +113,16 @@ class KnowledgeGraph:
                 raise DataError(f"{source}: iris, header, columns and literals have no meaning, as no file is read")
             return cls.from_arrays(**others)
         sources = find_sources(source)
-        choice.check(source, [format_of(path) for path in sources.triples.values()])
+        choice.check(source, list(sources.formats().values()))
         if sources.prepared:
             return cls._open(sources.prepared, sources)
+        graph = cls._load(sources, cache, iris, choice)
+        graph.laid_out = sources.laid_out
+        return graph
+
+    @classmethod
+    def _load(cls, sources: Sources, cache: bool, iris: str, choice: ColumnChoice) -> KnowledgeGraph:
+        """The graph of files, read or from the cache."""
         if not cache or not cached.worthwhile(sources):
             return cls._read(sources, iris, choice)
         folder = cached.entry_folder(sources, {"iris": iris, "columns": choice.as_list()})
@@ -209,9 +220,9 @@ class KnowledgeGraph:
 
     @classmethod
     def _read(cls, sources: Sources, iris: str, choice: ColumnChoice) -> KnowledgeGraph:
-        columns = {split: read_triples(path, choice) for split, path in sources.triples.items()}
-        formats = {split: format_of(path) for split, path in sources.triples.items()}
-        linked = [form.iris for form in formats.values()]
+        columns = {split: sources.read(split, choice) for split in sources.triples}
+        formats = sources.formats()
+        linked = [split in formats and formats[split].iris for split in columns]
         renaming = Renaming(short=iris == "short") if any(linked) else None
         untold = [split for split, form in formats.items() if form.columns and choice.header is not False]
         return cls._assemble(sources, columns, linked, renaming, untold)
@@ -255,12 +266,12 @@ class KnowledgeGraph:
     ) -> KnowledgeGraph:
         """The graph with the texts and questions that stand beside its triples."""
         texts, questions = {}, {}
-        for role, path in sources.texts.items():
+        for role, file, written, told in sources.told_texts():
             names = relations if role.startswith("relation") else entities
-            texts[role], report.texts[role], resembling = read_texts(path, names)
+            texts[role], report.texts[role], resembling = match_texts(file, written, told, names)
             report.add_look_alikes(*resembling)
-        for split, path in sources.questions.items():
-            questions[split], report.questions[split], resembling = read_questions(path, entities)
+        for split, file, rows in sources.asked():
+            questions[split], report.questions[split], resembling = match_questions(file, rows, entities)
             report.add_look_alikes(*resembling)
         tensors = {split: torch.from_numpy(rows) for split, rows in splits.items()}
         return cls(tensors, entities, relations, report, questions=questions, **texts)

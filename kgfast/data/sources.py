@@ -1,18 +1,25 @@
-"""Which files a graph is read from, a dataset folder, a single file, or a graph that is built in; and which not."""
+"""Which files of a folder a graph is read from, and which not."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kgfast.data.formats import ending, endings, format_of, formats, parts_of
+import pyarrow as pa
+
+from kgfast.data.columns import Columns
+from kgfast.data.formats import Format, ending, endings, format_of, formats, parts_of, read_triples, stream_triples
+from kgfast.data.header import ColumnChoice
+from kgfast.data.layouts import Layout, layout_of
+from kgfast.data.malformed import BadLines
 from kgfast.data.packed import ENDINGS
+from kgfast.data.texts import Row, question_rows, text_lines
 from kgfast.errors import DataError
 
 SPLITS = ("train", "valid", "test")
 PREPARED = "graph.json"  # a folder that holds it is a prepared graph
-BUILT_IN = Path(__file__).parent.parent / "datasets"
 TEXTS = {
     # what it is: file names, the first that exists is read
     "entity_text": ("entity2text.txt",),
@@ -40,10 +47,41 @@ class Sources:
     unread: dict[str, str] = field(default_factory=dict)  # what else is there, with the reason if there is one
 
     prepared: Path | None = None  # the folder, where the triples are in a prepared graph
+    layout: Layout | None = None  # what reads all of it, where another program laid the folder out
+    laid_out: Path | None = None  # that folder
 
     def files(self) -> list[Path]:
+        if self.layout is not None:
+            return self.layout.files()
         triples = [part for path in self.triples.values() for part in parts_of(path)]
         return [*triples, *self.texts.values(), *self.questions.values()]
+
+    def formats(self) -> dict[str, Format]:
+        """{split: format}; none where a layout reads it."""
+        return {} if self.layout is not None else {split: format_of(path) for split, path in self.triples.items()}
+
+    def read(self, split: str, choice: ColumnChoice) -> Columns:
+        """The triples of a split."""
+        return self.layout.read(split) if self.layout is not None else read_triples(self.triples[split], choice)
+
+    def stream(self, split: str, choice: ColumnChoice, bad: BadLines) -> Iterator[Columns]:
+        """The same, part by part where their format can do so."""
+        if self.layout is not None:
+            yield self.layout.read(split)
+        else:
+            yield from stream_triples(self.triples[split], choice, bad)
+
+    def told_texts(self) -> Iterator[tuple[str, str, pa.Array, pa.Array]]:
+        """(role, where it stands, names, texts) of the texts."""
+        if self.layout is not None:
+            yield from ((role, self.layout.name, *told) for role, told in self.layout.texts().items())
+        yield from ((role, path.name, *text_lines(path)) for role, path in self.texts.items())
+
+    def asked(self) -> Iterator[tuple[str, str, list[Row]]]:
+        """(split, where it stands, rows) of the questions."""
+        if self.layout is not None:
+            yield from ((split, self.layout.name, rows) for split, rows in self.layout.questions().items())
+        yield from ((split, path.name, question_rows(path)) for split, path in self.questions.items())
 
 
 def as_path(name: str, value: object) -> Path:
@@ -61,45 +99,6 @@ def as_path(name: str, value: object) -> Path:
     return Path(text)
 
 
-def find_sources(source) -> Sources:
-    """Resolve a folder, a file, or the name of a built-in graph; DataError listing what was looked for.
-
-    A bare name of a built-in graph means that graph; a folder of the same name is reached by `./name`.
-    """
-    if str(source).startswith("sql:"):
-        raise DataError("a query can't be loaded by name, as a run would repeat it: KnowledgeGraph.from_sql, or --out")
-    path = as_path("source", source)
-    if str(source) in built_in_names():
-        return folder_sources(BUILT_IN / str(source))
-    if path.is_dir() and not parts_of(path):
-        if (path / PREPARED).is_file():
-            sources = Sources(path.resolve().name, {}, prepared=path)
-            find_texts(path, sources)
-            return sources
-        sources = folder_sources(path)
-        sources.unread = unread(path, sources)
-        return sources
-    if path.is_file() or path.is_dir():
-        format_of(path)
-        sources = Sources(path.name.split(".")[0] or path.name, {"train": path})
-        sources.unread = unread_beside(path)
-        return sources
-    known = ", ".join(built_in_names()) or "none"
-    raise DataError(f"{source}: no such file or folder, nor a built-in graph (built in: {known})")
-
-
-def folder_of(source) -> Path:
-    """The folder of a source's files: of a built-in graph, where it lies."""
-    path = BUILT_IN / str(source) if str(source) in built_in_names() else as_path("source", source)
-    return path.parent if path.is_file() else path
-
-
-def built_in_names() -> list[str]:
-    if not BUILT_IN.is_dir():
-        return []
-    return sorted(folder.name for folder in BUILT_IN.iterdir() if folder.is_dir() and split_files(folder, "train"))
-
-
 def folder_sources(folder: Path) -> Sources:
     triples = {}
     for split in SPLITS:
@@ -109,6 +108,8 @@ def folder_sources(folder: Path) -> Sources:
         if found:
             triples[split] = found[0]
     if "train" not in triples:
+        if (layout := layout_of(folder)) is not None:
+            return Sources(folder.resolve().name, dict(layout.triples), layout=layout, laid_out=folder.resolve())
         raise DataError(f"{folder} has no training triples. {looked_for(folder)}")
     sources = Sources(folder.resolve().name, triples)
     find_texts(folder, sources)
@@ -133,7 +134,8 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 def unread(folder: Path, sources: Sources) -> dict[str, str]:
     """Everything in `folder` that isn't read, those first that may belong to the graph, with the reason."""
-    read = {path.name for path in (*sources.triples.values(), *sources.files())}
+    paths = [path for path in (*sources.triples.values(), *sources.files()) if path.is_relative_to(folder)]
+    read = {path.relative_to(folder).parts[0] for path in paths}
     others = sorted((path for path in folder.iterdir() if path.name not in read), key=lambda path: path.name)
     found = {path.name: reason(path, sources) for path in others if not path.is_dir()}
     folders = {f"{path.name}/": "" for path in others if path.is_dir()}
@@ -145,6 +147,8 @@ def unread_beside(path: Path) -> dict[str, str]:
     try:
         beside = folder_sources(path.parent)
     except DataError:  # no folder of a graph
+        return {}
+    if beside.layout is not None:
         return {}
     if path.name not in {file.name for file in beside.files()}:
         return {}

@@ -72,7 +72,7 @@ def evaluate(
     if details:
         result |= rank_details(graph, chosen, ranks)
     if candidates is not None:
-        result = sampled_names(result) | {"candidates": len(ranker.candidates), "seed": seed}
+        result = prefixed(result, SAMPLED) | {"candidates": len(ranker.candidates), "seed": seed}
     return result
 
 
@@ -101,11 +101,11 @@ def intervals(ranks, total):
     return found
 
 
-def sampled_names(result):
-    """The same result with "sampled_" before every metric, wherever it stands."""
+def prefixed(result, prefix):
+    """The same result with a prefix before every metric, wherever it stands."""
     if isinstance(result, dict):
-        return {SAMPLED + key if key in HEADINGS else key: sampled_names(value) for key, value in result.items()}
-    return [sampled_names(part) for part in result] if isinstance(result, list) else result
+        return {prefix + key if key in HEADINGS else key: prefixed(value, prefix) for key, value in result.items()}
+    return [prefixed(part, prefix) for part in result] if isinstance(result, list) else result
 
 
 def split_triples(graph, split):
@@ -134,6 +134,14 @@ def check_model_fits(model, graph):
             )
 
 
+def check_finite(model):
+    """Every comparison with NaN is false, so a diverged model would rank everything first: refuse instead."""
+    for name in ("entities", "relations"):
+        bad = int((~torch.isfinite(getattr(model, name))).any(dim=1).sum())
+        if bad:
+            raise KgfastError(f"model.{name} has {bad} rows that aren't finite: training diverged, try a lower lr")
+
+
 @torch.no_grad()
 def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="realistic", ranker=None):
     """Filtered ranks {"tail": [M], "head": [M]}, float64 on the CPU, in the order of `triples`.
@@ -142,11 +150,7 @@ def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="rea
     """
     ranker = ranker or model
     device = model.entities.device
-    # Every comparison with NaN is false, so a diverged model would rank everything first: refuse instead.
-    for name in ("entities", "relations"):
-        bad = int((~torch.isfinite(getattr(model, name))).any(dim=1).sum())
-        if bad:
-            raise KgfastError(f"model.{name} has {bad} rows that aren't finite: training diverged, try a lower lr")
+    check_finite(model)
     known = graph.known().to(device)
     total = 2 * len(triples)
     ranks = {side: torch.empty(len(triples), dtype=torch.float64) for side in ("tail", "head")}

@@ -11,7 +11,7 @@ from torch import nn
 
 from kgfast.data import KnowledgeGraph
 from kgfast.data.lines import read_lines
-from kgfast.data.sources import folder_of
+from kgfast.data.resolve import folder_of
 from kgfast.errors import CheckpointError, ConfigError, DataError
 from kgfast.joint.balance.weights import FixedWeights, make_weights
 from kgfast.joint.config import JointConfig

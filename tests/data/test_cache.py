@@ -58,7 +58,7 @@ def test_cache_hit_equals_fresh_read(large_folder, monkeypatch, mapped):
     fresh = KnowledgeGraph.load(large_folder, cache=False)
     assert not list(cached.cache_folder().iterdir())
     KnowledgeGraph.load(large_folder)
-    monkeypatch.setattr("kgfast.data.graph.read_triples", None)  # whoever reads a source now, fails
+    monkeypatch.setattr("kgfast.data.sources.read_triples", None)  # whoever reads a source now, fails
     hit = KnowledgeGraph.load(large_folder)
     if not mapped:
         for file in cached.cache_folder().glob("*/*"):
@@ -108,7 +108,7 @@ def test_the_same_content_touched_or_copied_is_a_hit(large_folder, monkeypatch):
     path = large_folder / "train.txt"
     os.utime(path, (1, 1))
     write(large_folder / "copy", path.read_bytes()).replace(path)
-    monkeypatch.setattr("kgfast.data.graph.read_triples", None)
+    monkeypatch.setattr("kgfast.data.sources.read_triples", None)
     KnowledgeGraph.load(large_folder)
 
 

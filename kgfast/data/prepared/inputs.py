@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kgfast.data import blocks
-from kgfast.data.formats import format_of, parts_of, stream_triples
+from kgfast.data.formats import parts_of
 from kgfast.data.header import ColumnChoice
 from kgfast.data.prepared.reading import Input
-from kgfast.data.sources import find_sources
+from kgfast.data.resolve import find_sources
+from kgfast.data.sources import Sources
 from kgfast.data.tables import ROWS, SQL, is_sql, is_table, query, return_it, stream_table
 from kgfast.errors import DataError
 
@@ -20,8 +21,7 @@ from kgfast.errors import DataError
 class Inputs:
     name: str
     triples: list[Input]
-    beside: list[Path] = field(default_factory=list)  # texts and questions
-    unread: dict[str, str] = field(default_factory=dict)
+    sources: Sources | None = None  # the files; None for a table
     stamp: list | None = None  # tells whether it is the same as before; None: it can't be told
 
 
@@ -35,17 +35,16 @@ def find_inputs(source: Any, choice: ColumnChoice) -> Inputs:
     sources = find_sources(source)
     if sources.prepared:
         raise DataError(f"{source} is a prepared graph already")
-    choice.check(source, [format_of(path) for path in sources.triples.values()])
+    choice.check(source, list(sources.formats().values()))
     files = sources.files()
     stamps = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     return Inputs(
         sources.name,
         [
-            Input(split, path.name, partial(stream_triples, path, choice), sum(map(size_of, parts_of(path))))
+            Input(split, path.name, partial(sources.stream, split, choice), sum(map(size_of, parts_of(path))))
             for split, path in sources.triples.items()
         ],
-        [*sources.texts.values(), *sources.questions.values()],
-        sources.unread,
+        sources,
         [stamps, choice.as_list(), blocks.SIZE, ROWS],  # the parts are others where these are
     )
 

@@ -7,7 +7,6 @@ Three passes, none of which holds more than a part of the graph in memory: read 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -23,6 +22,7 @@ from kgfast.data.prepared.inputs import Inputs, find_inputs
 from kgfast.data.prepared.numbering import Advance, SameHash, number_names
 from kgfast.data.prepared.reading import Progress, Spills, read_all
 from kgfast.data.prepared.split import as_shares, split_triples
+from kgfast.data.prepared.texts import copy_texts
 from kgfast.data.prepared.triples import examine_parts, number_triples
 from kgfast.data.prepared.work import Work, clear, work_folder
 from kgfast.data.report import DataReport
@@ -104,8 +104,8 @@ class Preparation:
                 progress, sizes, salt = Progress(), None, salt + 1
             else:
                 (self.work.graph / "report.json").write_text(json.dumps(report.as_dict()), "utf-8")
-                for file in self.inputs.beside:
-                    shutil.copyfile(file, self.work.graph / file.name)
+                if self.inputs.sources is not None:
+                    copy_texts(self.inputs.sources, self.work.graph)
                 write_index(self.work.graph, salt)
                 return report
             finally:
@@ -160,7 +160,7 @@ class Preparation:
             leaked=leaked,
             fingerprint=fingerprint_of(folder),
             literals=progress.literals,
-            unread=self.inputs.unread,
+            unread=self.inputs.sources.unread if self.inputs.sources is not None else {},
             headers=progress.headers,
             dropped=progress.dropped,
             bad_lines=progress.bad if progress.bad["count"] else {},
