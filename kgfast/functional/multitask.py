@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,9 @@ class Term:
     similarity: str = "dot"
     objective: str = "softmax"
     name: str | None = None
+
+
+FIELDS = tuple(field.name for field in fields(Term))  # torch 2.6 compiles no dataclasses.replace
 
 
 @dataclass(frozen=True)
@@ -135,10 +138,10 @@ def checked(term: Term, place: int) -> Term:
     return with_fields(term, query=query, table=table, **found)
 
 
-def with_fields(term: Term, **fields: Any) -> Term:
+def with_fields(term: Term, **changed: Any) -> Term:
     """The term with other fields; itself where they are its own, as a new one takes as long as a small loss."""
-    same = all(value is getattr(term, name) for name, value in fields.items())
-    return term if same else replace(term, **fields)
+    same = all(value is getattr(term, name) for name, value in changed.items())
+    return term if same else Term(**{name: changed.get(name, getattr(term, name)) for name in FIELDS})
 
 
 def as_int64(ids: Any) -> Any:
@@ -291,7 +294,7 @@ def among(term: Term, place: str) -> Term:
         check_csr(offsets, ids, len(table), f"{place}.known")
         known = restricted(offsets, ids, rows, others)
     bias = None if term.bias is None else bias_of(f"{place}.bias", term.bias, table)[rows]
-    return replace(term, table=table[rows], bias=bias, targets=moved, candidates=None, known=known)
+    return with_fields(term, table=table[rows], bias=bias, targets=moved, candidates=None, known=known)
 
 
 def csr_of(name: str, value: Any, table: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ from torch import nn
 import kgfast
 from kgfast import KgfastError, testing
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
 
 class Objective(nn.Module):
     """A model whose output is a loss."""
@@ -49,6 +51,8 @@ class Candidates(nn.Module):
 @pytest.mark.parametrize("asked", ["triples", "tail", "head"])
 def test_export_of_scores(asked, strict, tmp_path):
     """Any number of triples; the exported program refuses wrong ids, and is the same when it was saved and loaded."""
+    if strict and asked == "head" and TORCH < (2, 8):
+        pytest.skip("torch 2.6 loses count of the batch where columns are put together; strict=False does not")
     model = kgfast.nn.TransE(9, 3, 6, reciprocal=True)
     program = model if asked == "triples" else Candidates(model, asked)
     triples = testing.make_triples(5, num_entities=9, num_relations=3)
