@@ -42,7 +42,15 @@ setup(
     packages=packages + device,
     package_dir={"kgfast": "kgfast", "kgfast.kernels": "kernels"},
     package_data={
-        "kgfast": ["py.typed", "*.pyi", "datasets/*/*.txt", "datasets/*/*.tsv", "evaluate/*.html", "use/server/page/*"]
+        "kgfast": [
+            "py.typed",
+            "*.pyi",
+            "datasets/*/*.txt",
+            "datasets/*/*.tsv",
+            "evaluate/*.html",
+            "research/*.yaml",
+            "use/server/page/*",
+        ]
     },
     ext_modules=[CMakeExtension("kgfast._C")],
     cmdclass={"build_ext": CMakeBuild},

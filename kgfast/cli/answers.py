@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -91,6 +92,24 @@ def show_prediction(found: dict[str, Any], as_json: bool, known: str) -> None:
         marks = [HELD.get(row["split"], "")] if known == "mark" else []
         table.add_row(str(row["rank"]), *(row[word] for word in words), f"{row['score']:.4f}", *marks)
     screen().print(table if rows else "no answers remain: all are known (--known mark shows them)")
+
+
+def build_index(run: TrainedRun, recall: float, as_json: bool) -> None:
+    """kgfast index"""
+    from kgfast.use.index import ABOUT, ROWS, write
+    from kgfast.use.indexing import K, build
+
+    index, measured = build(run.model, run.with_graph("an index"), recall, errors().print)
+    folder = write(index, measured, run.folder)
+    if as_json:
+        return print_json({"folder": str(folder), **json.loads((folder / ABOUT).read_text(encoding="utf-8"))})
+    console = screen()
+    console.print(f"recall@{K} {measured['recall']:.3f} of {measured['queries']:.0f} other queries, {index.kind}")
+    console.print(f"one query: exact {measured['exact_ms']:.2f} ms, by index {measured['index_ms']:.2f} ms")
+    size = f"{(folder / ROWS).stat().st_size / 2**20:,.0f} MiB, built in {measured['seconds']:.1f} s"
+    console.print(f"{folder}: {size}", soft_wrap=True)
+    if measured["recall"] < recall:
+        errors().print(f"the recall is below {recall:g}: the effort was chosen on other queries, or is at its end")
 
 
 def ask(run: TrainedRun, question: str, topic: str | None, k: int, always: bool, as_json: bool) -> None:
@@ -191,10 +210,12 @@ def check_asked(question: str | None, file: str | None, topic: str | None) -> No
 
 
 def check_predicted(
-    query: dict[str, str | None], texts: dict[str, str | None], file: str | None, edges: str | None
+    query: dict[str, str | None], texts: dict[str, str | None], file: str | None, edges: str | None, index: bool
 ) -> None:
     """ConfigError for options of predict that don't go together."""
     head_text, relation_text = texts["head_text"], texts["relation_text"]
+    if index and (head_text is not None or relation_text is not None):
+        raise ConfigError("--index answers queries of names: it doesn't go together with --head-text, --relation-text")
     given = any(value is not None for value in (*query.values(), *texts.values(), edges))
     if file is not None and given:
         raise ConfigError("--file has the queries: give none of --head, --head-text, --relation, --tail, .. with it")

@@ -43,18 +43,20 @@ def plain_table(headings, left=(0,)):
     return table
 
 
-def metrics_table(prefix=""):
-    """A table of ranking metrics, whose names begin with the prefix, "sampled_" or none."""
-    from kgfast.evaluate.metrics import HEADINGS  # comes with torch
+def metrics_table(results, prefix=""):
+    """A table of ranking metrics, {split: result of `evaluate`}; their names begin with the prefix, "sampled_" or none.
+    None where there are no results."""
+    from kgfast.evaluate.measures import headings  # comes with torch
 
-    return plain_table([prefix.strip("_"), *HEADINGS.values()])
-
-
-def add_sides(table, name, found, prefix=""):
-    for title, part in ((name, found), ("  tail", found["tail"]), ("  head", found["head"])):
-        values = [f"{part[prefix + key]:.4f}" for key in ("mrr", "hits@1", "hits@3", "hits@10")]
-        style = "bold" if part is found else "dim"
-        table.add_row(title, *values, f"{part[prefix + 'mean_rank']:,.1f}", style=style)
+    if not results:
+        return None
+    columns = headings(next(iter(results.values())), prefix)
+    table = plain_table([prefix.strip("_"), *columns.values()])
+    for name, found in results.items():
+        for title, part in ((name, found), ("  tail", found["tail"]), ("  head", found["head"])):
+            values = [f"{part[key]:,.1f}" if key.endswith("mean_rank") else f"{part[key]:.4f}" for key in columns]
+            table.add_row(title, *values, style="bold" if part is found else "dim")
+    return table
 
 
 def details_table(what, rows, prefix=""):
@@ -65,6 +67,17 @@ def details_table(what, rows, prefix=""):
         mrr, hits = prefix + "mrr", prefix + "hits@10"
         numbers = (part[mrr], part[hits], part["tail"][mrr], part["head"][mrr])
         table.add_row(name, str(note), f"{part['triples']:,}", *(f"{value:.4f}" for value in numbers))
+    table.title, table.title_justify, table.title_style = "", "left", "none"
+    return table
+
+
+def seen_table(what, parts, prefix=""):
+    """Metrics by what training saw of the queries, {bucket: its metrics}; `what` says by what."""
+    mrr, hits = prefix + "mrr", prefix + "hits@10"
+    table = plain_table([what, prefix.strip("_"), "queries", "MRR", "Hits@10", "MRR tail", "MRR head"], left=(0, 1))
+    for name, part in parts.items():
+        sides = [f"{part[side][mrr]:.4f}" if side in part else "" for side in ("tail", "head")]
+        table.add_row(name, "", f"{part['queries']:,}", f"{part[mrr]:.4f}", f"{part[hits]:.4f}", *sides)
     table.title, table.title_justify, table.title_style = "", "left", "none"
     return table
 

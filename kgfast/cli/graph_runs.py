@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from kgfast import evaluate as evaluation
 from kgfast.cli.console import (
-    add_sides,
     details_table,
     errors,
     metrics_table,
     print_json,
     progress_bar,
     screen,
+    seen_table,
 )
 from kgfast.errors import KgfastError
 from kgfast.evaluate.given import OGB_PREFIX
-from kgfast.evaluate.metrics import SAMPLED
+from kgfast.evaluate.measures import SAMPLED
+from kgfast.evaluate.seen import WORDS
 from kgfast.run.folder import run_folder
 from kgfast.run.session import check_triples
 from kgfast.train import loop
@@ -37,34 +38,33 @@ def train(file, pairs, options, as_json):
         metrics = training.run_to_end()
     if as_json:
         return print_json({"run": str(run), **metrics})
-    table = metrics_table()
-    for split in ("test", "valid"):
-        if metrics[split]:
-            add_sides(table, split, metrics[split])
+    table = metrics_table({split: metrics[split] for split in ("test", "valid") if metrics[split]})
     speed = metrics["train"]
     console = screen()
-    if table.row_count:
+    if table is not None:
         console.print(table)
     memory = speed["peak_memory_bytes"] / 2**20
     console.print(f"{speed['triples_per_second']:,.0f} triples/s, {speed['seconds']:,.1f} s, {memory:,.0f} MiB")
     console.print(f"{run / 'report.html'}", soft_wrap=True)
 
 
-def evaluate(run, split, details, ties, batch_size, fewer, as_json):
-    """kgfast evaluate; `fewer` has the arguments that bound the work"""
+def evaluate(run, split, details, ties, batch_size, asked, as_json):
+    """kgfast evaluate; `asked` has the other arguments, of which some bound the work"""
     with progress_bar(f"ranking {split}") as advance:
         found = evaluation.evaluate(
-            run.model, run.graph, split, batch_size=batch_size, ties=ties, details=details, progress=advance, **fewer
-        )
+            run.model, run.graph, split, batch_size=batch_size, ties=ties, details=details, seen=True,
+            progress=advance, **asked,
+        )  # fmt: skip
     if as_json:
         return print_json(found)
-    prefix = SAMPLED if fewer["candidates"] is not None else ""
-    table = metrics_table(prefix)
-    add_sides(table, split, found, prefix)
+    prefix = SAMPLED if asked["candidates"] is not None else ""
     console = screen()
-    console.print(table)
+    console.print(metrics_table({split: found}, prefix))
     for line in bounds(found, prefix):
         console.print(line)
+    for what, parts in found["by_seen"].items():
+        if details or what == "query":
+            console.print(seen_table(WORDS[what], parts, prefix))
     if details:
         show_details(console, found, prefix)
 
@@ -77,17 +77,15 @@ def check_ogb(details, ties, candidates):
             raise KgfastError(f"--ogb is OGB's metric, with its own candidates and rule of ties: {name} can't apply")
 
 
-def evaluate_ogb(run, split, batch_size, fewer, as_json):
+def evaluate_ogb(run, split, batch_size, asked, as_json):
     """kgfast evaluate --ogb"""
-    fewer = {"triples": fewer["triples"], "seed": fewer["seed"]}
+    asked = {key: value for key, value in asked.items() if key != "candidates"}
     with progress_bar(f"ranking {split} among OGB's candidates") as advance:
-        found = evaluation.evaluate_ogb(run.model, run.graph, split, batch_size=batch_size, progress=advance, **fewer)
+        found = evaluation.evaluate_ogb(run.model, run.graph, split, batch_size=batch_size, progress=advance, **asked)
     if as_json:
         return print_json(found)
-    table = metrics_table(OGB_PREFIX)
-    add_sides(table, split, found, OGB_PREFIX)
     console = screen()
-    console.print(table)
+    console.print(metrics_table({split: found}, OGB_PREFIX))
     for line in bounds(found, OGB_PREFIX):
         console.print(line)
 

@@ -12,7 +12,7 @@ from kgfast.cli import many_runs
 from kgfast.cli.console import errors, plain_table, print_json, print_line, progress_bar, screen
 from kgfast.cli.data import data
 from kgfast.cli.interrupt import Commands
-from kgfast.cli.options import Data, Device, Json, Run, SettingsCommand, Threads, setting, words
+from kgfast.cli.options import Data, Device, Index, Json, Run, SettingsCommand, Threads, numbers, setting, words
 from kgfast.cli.own_files import run_file
 from kgfast.cli.plan import plan
 from kgfast.core.files import naming
@@ -91,6 +91,7 @@ def train(
     optimizer: Annotated[str | None, setting()] = None,
     lr: Annotated[float | None, setting()] = None,
     epochs: Annotated[int | None, setting()] = None,
+    hits: Annotated[str | None, setting(metavar="1,3,10")] = None,
     minutes: Annotated[float | None, setting()] = None,
     seed: Annotated[int | None, setting()] = None,
     threads: Annotated[int | None, setting()] = None,
@@ -122,6 +123,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     details: Annotated[bool, typer.Option("--details", help="Also by relation and kind of relation.")] = False,
     ties: Annotated[str, typer.Option(help="realistic, optimistic or pessimistic.")] = "realistic",
+    hits: Annotated[str | None, typer.Option(help="The k of hits@k.", show_default="1,3,10")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Triples ranked at once.")] = RANKED_AT_ONCE,
     triples: Annotated[
         int | None, typer.Option(min=1, help="Rank so many, drawn by --seed; with a 95 % interval.", show_default="all")
@@ -151,6 +153,7 @@ def evaluate(
 
     if is_joint(run):
         given = {"--details": details, "--ties": ties != "realistic", "--batch-size": batch_size != RANKED_AT_ONCE}
+        given |= {"--hits": hits is not None}
         given |= {"--triples": bool(triples), "--candidates": bool(candidates), "--seed": bool(seed), "--ogb": ogb}
         refused = [name for name, used in given.items() if used]
         if refused:
@@ -170,9 +173,10 @@ def evaluate(
         graph_runs.check_ogb(details, ties, candidates)
     trained = load(run, data, threads=threads, device=device)
     fewer = dict(triples=triples, candidates=candidates, seed=seed)
+    asked = fewer if hits is None else fewer | {"hits": numbers("--hits", hits)}
     if ogb:
-        return graph_runs.evaluate_ogb(trained, split, batch_size, fewer, as_json)
-    graph_runs.evaluate(trained, split, details, ties, batch_size, fewer, as_json)
+        return graph_runs.evaluate_ogb(trained, split, batch_size, asked, as_json)
+    graph_runs.evaluate(trained, split, details, ties, batch_size, asked, as_json)
 
 
 @app.command()
@@ -199,6 +203,7 @@ def predict(
         bool | None,
         typer.Option(help="Let an entity answer for itself.", show_default="as the relation does in train"),
     ] = None,
+    index: Index = False,
     data: Data = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -209,13 +214,14 @@ def predict(
     from kgfast.cli import answers
     from kgfast.use import load
 
-    answers.check_predicted(query, texts, file, edges)
+    answers.check_predicted(query, texts, file, edges, index)
     trained = load(run, data, threads=threads, names_only=known == "ignore")
     if any(text is not None for text in texts.values()):
         return answers.predict_for_text(trained, query, texts, edges, k, as_json)
+    options = dict(k=k, known=known, loops=loops, index=index)
     if file is not None:
-        return answers.predict_file(trained, file, as_json, k=k, known=known, loops=loops)
-    return answers.predict(trained, query, as_json, k=k, known=known, loops=loops)
+        return answers.predict_file(trained, file, as_json, **options)
+    return answers.predict(trained, query, as_json, **options)
 
 
 @app.command()
@@ -254,6 +260,7 @@ def serve(
         str, typer.Option(help="Address to listen at; 0.0.0.0: for all who reach this machine.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    index: Index = False,
     data: Data = None,
     threads: Threads = None,
     device: Device = "auto",
@@ -266,10 +273,28 @@ def serve(
     from kgfast.use import load
     from kgfast.use.server.serve import serve
 
-    serve(load(run, data, threads=threads, device=device), host, port, errors().print)
+    serve(load(run, data, threads=threads, device=device), host, port, errors().print, index)
 
 
-for many in (many_runs.ablate, many_runs.compare, many_runs.sweep):
+@app.command()
+def index(
+    run: Run,
+    recall: Annotated[float, typer.Option(min=0, max=1, help="Part of the exact best ten to find.")] = 0.95,
+    data: Data = None,
+    threads: Threads = None,
+    as_json: Json = False,
+):
+    """Index the entities by faiss, for `predict --index` and `serve --index` on large graphs; prints its recall."""
+    from kgfast.core.optional import needs
+
+    needs("faiss", "kgfast index", "faiss")  # before a large run is loaded
+    from kgfast.cli.answers import build_index
+    from kgfast.use import load
+
+    build_index(load(run, data, threads=threads, device="cpu"), recall, as_json)
+
+
+for many in (many_runs.ablate, many_runs.compare, many_runs.sweep, many_runs.reproduce):
     app.command()(many)
 
 

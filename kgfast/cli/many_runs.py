@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from kgfast.cli.options import Json, setting, words
+from kgfast.cli.options import Device, Json, Threads, setting, words
 
 
 def ablate(
@@ -62,3 +62,23 @@ def sweep(
 
     file, pairs = words(settings)
     research.sweep(file, pairs, trials, processes, None if out is None else str(out), as_json)
+
+
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="A run; none: list all.", show_default=False)] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where its data lies, as `train` takes it.", show_default="by its name")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Ours had 0, 1, ..")] = 0,
+    threads: Threads = None,
+    device: Device = "auto",
+    out: Annotated[Path | None, setting(metavar="FOLDER", help="Folder of the run.")] = None,
+    as_json: Json = False,
+):
+    """Train a run whose figures are published, and hold them against ours; 1 is the exit code where one slips."""
+    from kgfast.cli import reproduce as work
+
+    if name is None:
+        return work.list_all(as_json)
+    options = dict(seed=seed, threads=threads, device=device, out=None if out is None else str(out))
+    work.one(name, data, as_json, **options)

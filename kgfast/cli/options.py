@@ -15,6 +15,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 Data = Annotated[str | None, typer.Option(help="Where the run's data lies now.", show_default="as in training")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; auto: cuda if there is one.")]
+Index = Annotated[bool, typer.Option("--index", help="By the index that `kgfast index` made; the default is exact.")]
 
 
 def setting(**more):
@@ -52,3 +53,11 @@ def words(settings):
             raise ConfigError(f"one {what} at most, got {' and '.join(given)}")
     pairs = [f"data={word}" for word in graphs] + [word for word in settings or () if "=" in word]
     return (files[0] if files else None), pairs
+
+
+def numbers(option, text):
+    """The integers of "1,3,10"."""
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} {text}: must be integers with commas between them, such as 1,3,10") from None

@@ -8,19 +8,20 @@ from kgfast.core import checks
 from kgfast.data.layouts import layout_of
 from kgfast.data.layouts.ogb import OGB
 from kgfast.errors import ConfigError, DataError, KgfastError
-from kgfast.evaluate.metrics import check_finite, check_model_fits, intervals, prefixed, subset, summarize
+from kgfast.evaluate.measures import HITS, both_sides, check_hits, intervals, prefixed
+from kgfast.evaluate.metrics import check_finite, check_model_fits, subset
 from kgfast.registry import Side
 
 OGB_PREFIX = "ogb_"  # before the name of each metric that ranks among given candidates
 
 
-def evaluate_ogb(model, graph, split="test", *, batch_size=512, triples=None, seed=0, progress=None):
+def evaluate_ogb(model, graph, split="test", *, batch_size=512, triples=None, seed=0, progress=None, hits=HITS):
     """Rank the head and the tail of every triple among the candidates that OGB gives for it, as OGB's Evaluator does.
 
         rank = 1 + (#{k : s_k > s} + #{k : s_k >= s}) / 2,    s the score of the triple, s_k that with candidate k
 
     Known answers are not left out: OGB drew none. The graph is one of OGB's folder, ogbl-wikikg2 or ogbl-biokg, and the
-    split valid or test. `triples`, `seed` and `progress` are as in `evaluate`.
+    split valid or test. `triples`, `seed`, `progress` and `hits` are as in `evaluate`.
 
     Returns what `evaluate` does, each metric with "ogb_" before its name, and "given_candidates" {side: their number}.
     Memory: what OGB's file of the split holds, and a batch's scores [batch_size, K + 1] with their ids.
@@ -31,6 +32,7 @@ def evaluate_ogb(model, graph, split="test", *, batch_size=512, triples=None, se
     for name, value in (("batch_size", batch_size), ("triples", 1 if triples is None else triples)):
         checks.integer(name, value, 1)
     checks.integer("seed", seed, 0, 2**63)
+    hits = check_hits(hits)
     folder = getattr(graph, "laid_out", None)
     layout = None if folder is None else layout_of(folder)
     if not isinstance(layout, OGB):
@@ -41,10 +43,10 @@ def evaluate_ogb(model, graph, split="test", *, batch_size=512, triples=None, se
     if triples is not None:
         chosen = subset(len(chosen), triples, seed)
     ranks = given.ranks(chosen, batch_size, progress)
-    result = summarize(torch.cat([ranks["tail"], ranks["head"]])) | {"triples": len(chosen)}
-    result |= {side: summarize(ranks[side]) for side in ("head", "tail")}
+    expected = {side: torch.full_like(ranks[side], given.counts[side] / 2 + 1) for side in ranks}
+    result = both_sides(ranks, expected, hits) | {"triples": len(chosen)}
     if len(chosen) < len(given.triples):
-        result |= {"of": len(given.triples), "seed": seed, "interval": intervals(ranks, len(given.triples))}
+        result |= {"of": len(given.triples), "seed": seed, "interval": intervals(ranks, len(given.triples), hits)}
     return prefixed(result, OGB_PREFIX) | {"given_candidates": given.counts}
 
 

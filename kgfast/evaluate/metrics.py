@@ -1,55 +1,48 @@
 """Filtered ranking: the triples of a split, both sides, every entity a candidate. What is asked to be less says so."""
 
-import math
 from typing import Any
 
 import torch
 
 from kgfast.core import checks
 from kgfast.errors import ConfigError, DataError, KgfastError
+from kgfast.evaluate.measures import HITS, SAMPLED, both_sides, check_hits, intervals, prefixed, summarize
 from kgfast.evaluate.sampled import SampledRanks
+from kgfast.evaluate.seen import by_seen
 
-HITS = (1, 3, 10)
-HEADINGS = {"mrr": "MRR", "hits@1": "Hits@1", "hits@3": "Hits@3", "hits@10": "Hits@10", "mean_rank": "Mean rank"}
 TIES = ("realistic", "optimistic", "pessimistic")
 CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
 CATEGORY_THRESHOLD = 1.5  # Bordes et al. 2013, section 4.3
-NORMAL_95 = 1.959964  # standard deviations to both sides of the mean that hold 95 % of a normal distribution
-SAMPLED = "sampled_"  # before the name of each metric that ranks among sampled candidates
+DETAILS = ("per_relation", "per_category", "histogram", "entities", "relations")  # that `rank_details` has
 
 
 def evaluate(
-    model,
-    graph,
-    split="test",
-    *,
-    batch_size=512,
-    progress=None,
-    ties="realistic",
-    details=False,
-    triples=None,
-    candidates=None,
-    seed=0,
-):
+    model, graph, split="test", *, batch_size=512, progress=None, ties="realistic", details=False, triples=None,
+    candidates=None, seed=0, hits=HITS, seen=False,
+):  # fmt: skip
     """Rank the right answer of every (head, relation, ?) and (?, relation, tail) among all entities.
 
     The other known answers (train + valid + test) are left out of the ranking. With ties, "realistic"
     is the mean of the best and the worst rank. Entities that training never saw take part like all others.
 
-        mrr = mean(1 / rank)    hits@k = mean(rank <= k)    mean_rank = mean(rank)
+        mrr = mean(1 / rank)    hits@k = mean(rank <= k), k one of `hits`    mean_rank = mean(rank)
+        amr = mean_rank / E    amri = 1 - (mean_rank - 1) / (E - 1)    E = mean((n + 1) / 2)
 
-    Returns a dict with mrr, hits@1, hits@3, hits@10, mean_rank and triples: on top the mean over both sides,
-    under "head" and "tail" each side alone ("tail" ranks tails). `details=True` adds those of `rank_details`.
+    Of a query n entities compete: E is the mean rank of a random order (docs/metrics.md).
+
+    Returns a dict with these and triples: on top over both sides, under "head" and "tail" each side alone ("tail" ranks
+    tails). `details=True` adds those of `rank_details`, `seen=True` "by_seen", those of `kgfast.evaluate.seen.by_seen`.
     `progress(done, total)` is called after each batch, counted in queries (two a triple).
 
     For graphs where all of that takes hours:
     triples     rank this many of the split's triples, drawn without repetition by `seed`. The result has "of" (the
                 size of the split), "seed", and "interval" {metric: [low, high]}, which holds the metric of the whole
-                split with 95 % confidence (normal approximation over triples, corrected for a finite split).
+                split with 95 % confidence (normal approximation over triples, corrected for a finite split; of all
+                but amr and amri).
     candidates  rank among this many entities, drawn without repetition by `seed`, and the right one. That is another
                 metric, easier by far: every name begins with "sampled_", and "candidates" has the number.
 
-    Memory: two float64 a triple, and what `model.rank` needs for one batch; with `candidates` K a batch's scores
+    Memory: four float64 a triple, and what `model.rank` needs for one batch; with `candidates` K a batch's scores
     [batch_size, K + 1] and their ids. ConfigError on unknown arguments, DataError on an empty split or a graph of
     another size, KgfastError where scores aren't finite numbers.
     """
@@ -61,16 +54,19 @@ def evaluate(
         raise ConfigError(f"batch_size={batch_size}: must be at least 1")
     checks.integer("seed", seed, 0, 2**63)
     chosen = whole if triples is None else whole[subset(len(whole), checks.integer("triples", triples, 1), seed)]
+    hits = check_hits(hits)
     ranker = model if candidates is None else SampledRanks(model, checks.integer("candidates", candidates, 1), seed)
-    ranks = all_ranks(model, graph, chosen, batch_size=batch_size, progress=progress, ties=ties, ranker=ranker)
-    result = summarize(torch.cat([ranks["tail"], ranks["head"]]))
-    result["triples"] = len(chosen)
-    for side in ("head", "tail"):
-        result[side] = summarize(ranks[side])
+    known = graph.known().to(model.entities.device)
+    options = dict(batch_size=batch_size, progress=progress, ties=ties)
+    ranks = all_ranks(model, graph, chosen, ranker=ranker, known=known, **options)
+    expected = expected_ranks(known, chosen, competing if candidates is None else ranker.competing, batch_size)
+    result = both_sides(ranks, expected, hits) | {"triples": len(chosen)}
     if len(chosen) < len(whole):
-        result |= {"of": len(whole), "seed": seed, "interval": intervals(ranks, len(whole))}
+        result |= {"of": len(whole), "seed": seed, "interval": intervals(ranks, len(whole), hits)}
     if details:
         result |= rank_details(graph, chosen, ranks)
+    if seen:
+        result["by_seen"] = by_seen(graph, chosen, ranks)
     if candidates is not None:
         result = prefixed(result, SAMPLED) | {"candidates": len(ranker.candidates), "seed": seed}
     return result
@@ -80,32 +76,6 @@ def subset(total, count, seed):
     """`count` of `total` rows (all of them where there are no more), drawn without repetition, in ascending order."""
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return order[:count].sort().values
-
-
-def intervals(ranks, total):
-    """{metric: [low, high]}: 95 % confidence for the mean over all `total` triples, of which `ranks` are some.
-
-    mean +- 1.96 * sd / sqrt(n) * sqrt((total - n) / (total - 1)),    a triple's value the mean of its two sides
-    """
-    both = torch.stack([ranks["tail"], ranks["head"]])
-    count = both.shape[1]
-    shrink = math.sqrt((total - count) / max(total - 1, 1) / count)
-    values = {"mrr": both.reciprocal(), **{f"hits@{k}": (both <= k).double() for k in HITS}, "mean_rank": both}
-    found = {}
-    for name, of_sides in values.items():
-        of_triples = of_sides.mean(0)
-        mean, spread = float(of_triples.mean()), float(of_triples.std()) if count > 1 else math.inf
-        margin = NORMAL_95 * spread * shrink
-        low, high = (1.0, math.inf) if name == "mean_rank" else (0.0, 1.0)
-        found[name] = [max(low, mean - margin), min(high, mean + margin)]
-    return found
-
-
-def prefixed(result, prefix):
-    """The same result with a prefix before every metric, wherever it stands."""
-    if isinstance(result, dict):
-        return {prefix + key if key in HEADINGS else key: prefixed(value, prefix) for key, value in result.items()}
-    return [prefixed(part, prefix) for part in result] if isinstance(result, list) else result
 
 
 def split_triples(graph, split):
@@ -143,15 +113,15 @@ def check_finite(model):
 
 
 @torch.no_grad()
-def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="realistic", ranker=None):
+def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="realistic", ranker=None, known=None):
     """Filtered ranks {"tail": [M], "head": [M]}, float64 on the CPU, in the order of `triples`.
 
-    ranker: what has the method `rank` of a model, by default the model itself.
+    ranker: what has the method `rank` of a model, by default the model itself; known: by default the graph's.
     """
     ranker = ranker or model
     device = model.entities.device
     check_finite(model)
-    known = graph.known().to(device)
+    known = graph.known().to(device) if known is None else known
     total = 2 * len(triples)
     ranks = {side: torch.empty(len(triples), dtype=torch.float64) for side in ("tail", "head")}
     training = model.training
@@ -172,13 +142,17 @@ def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="rea
     return ranks
 
 
-def summarize(ranks):
-    """mrr, hits@k and mean_rank of float64 ranks [N], N > 0."""
-    result = {"mrr": float(ranks.reciprocal().mean())}
-    for k in HITS:
-        result[f"hits@{k}"] = float((ranks <= k).double().mean())
-    result["mean_rank"] = float(ranks.mean())
-    return result
+def competing(triples, side, known):
+    """How many entities compete for each query, int64 [B]: the right answer, and all that are no known answer."""
+    starts, ends = known.lookup(triples, side)
+    return known.num_entities + 1 - (ends - starts)
+
+
+def expected_ranks(known, triples, competing, batch_size):
+    """{"tail": [M], "head": [M]}: the mean rank (n + 1) / 2 of each query in a random order of the n that compete."""
+    parts = triples.to(known.device).split(batch_size)
+    counts = {side: torch.cat([competing(part, side, known) for part in parts]) for side in ("tail", "head")}
+    return {side: (values.double().cpu() + 1) / 2 for side, values in counts.items()}
 
 
 def rank_details(graph, triples, ranks):

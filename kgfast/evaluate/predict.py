@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import Tensor
 
 from kgfast.core import checks
 from kgfast.core.known import KnownTriples
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 
 SLOTS = ("head", "relation", "tail")
 KNOWN = ("exclude", "mark", "ignore")
+
+
+class Searcher(Protocol):
+    """What finds the best entities: a model, exactly, or an index of its rows."""
+
+    def topk(
+        self, triples: Tensor, k: int, side: str, exclude: KnownTriples | None = None
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -82,9 +91,10 @@ def predict_all(
     known: str = "exclude",
     loops: bool | None = None,
     held: Held | None = None,
+    searcher: Searcher | None = None,
 ) -> list[list[dict[str, Any]]]:
     """`predict` of many queries, in one fused call for each part that is asked for. `held`: the graph's, kept by those
-    who ask again."""
+    who ask again; `searcher`: who finds the best entities, by default the model."""
     if checks.integer("k", k, 0) < 1:
         raise ConfigError(f"k={k}: must be at least 1")
     for place, query in enumerate(checks.rows("queries", queries)):
@@ -102,11 +112,14 @@ def predict_all(
         if query.own is not None and query.own not in found and not looped:
             out.add(query.own)
     best: dict[int, tuple[list[float], list[int]]] = {}
-    for slot, ask in ((0, best_entities), (1, best_relations), (2, best_entities)):
+    for slot in range(3):
         places = [place for place, query in enumerate(queries) if query.slot == slot]
         if places:
-            rows = [queries[place].ids for place in places]
-            results = ask(model, graph, rows, slot, k, [left_out[place] for place in places])
+            rows, outs = [queries[place].ids for place in places], [left_out[place] for place in places]
+            if slot == 1:
+                results = best_relations(model, graph, rows, slot, k, outs)
+            else:
+                results = best_entities(model, graph, rows, slot, k, outs, searcher or model)
             best.update(zip(places, results, strict=True))
     return [
         described(graph, query.slot == 1, *best[place], None if held is None else found, known == "mark")
@@ -147,8 +160,9 @@ Found = list[tuple[list[float], list[int]]]  # for each query: scores and ids, b
 
 
 def best_entities(
-    model: KGEModel, graph: Any, queries: list[tuple[int, int, int]], slot: int, k: int, left_out: list[set[int]]
-) -> Found:
+    model: KGEModel, graph: Any, queries: list[tuple[int, int, int]], slot: int, k: int, left_out: list[set[int]],
+    searcher: Searcher,
+) -> Found:  # fmt: skip
     device, rows = model.entities.device, torch.tensor(queries, dtype=torch.int64)
     exclude = None
     if any(left_out):
@@ -156,7 +170,7 @@ def best_entities(
         complete = rows.repeat_interleave(counts, 0)
         complete[:, slot] = torch.tensor([answer for out in left_out for answer in sorted(out)], dtype=torch.int64)
         exclude = KnownTriples.from_triples(complete, graph.num_entities, graph.num_relations).to(device)
-    found = model.topk(rows.to(device), min(k, graph.num_entities), SLOTS[slot], exclude=exclude)
+    found = searcher.topk(rows.to(device), min(k, graph.num_entities), SLOTS[slot], exclude=exclude)
     results: Found = []
     for scores, ids in zip(*(values.tolist() for values in found), strict=True):
         remaining = sum(answer >= 0 for answer in ids)

@@ -13,7 +13,9 @@ from kgfast.errors import KgfastError
 from kgfast.evaluate import plots
 from kgfast.evaluate.embedding_map import embedding_map
 from kgfast.evaluate.markup import escape
-from kgfast.evaluate.metrics import HEADINGS, evaluate
+from kgfast.evaluate.measures import heading, headings
+from kgfast.evaluate.metrics import evaluate
+from kgfast.evaluate.seen import WORDS
 from kgfast.run.made_by import as_rows
 
 MOST_BYTES = 1 << 30  # of a file of the run that is read for the report
@@ -23,13 +25,13 @@ FIRST_ROWS = 15  # of the relation table; the others are folded
 def write_report(run, *, model, graph, details=None, progress=None):
     """Write RUN/report.html from a finished run's folder and return its path.
 
-    `details`, the result of `evaluate(model, graph, details=True)`, saves work: without it the test split (valid where
-    there is no test) is evaluated; without either the ranking parts are left out.
+    `details`, the result of `evaluate(model, graph, details=True, seen=True)`, saves work: without it the test split
+    (valid where there is no test) is evaluated; without either the ranking parts are left out.
     """
     run = Path(run)
     split = next((name for name in ("test", "valid") if len(getattr(graph, name))), None)
     if details is None and split is not None:
-        details = evaluate(model, graph, split, details=True, progress=progress)
+        details = evaluate(model, graph, split, details=True, seen=True, progress=progress)
     metrics = read_metrics(run)
     history = read_history(run / "history.jsonl")
     parts = [
@@ -151,7 +153,7 @@ def bar_cell(value):
 def tiles(metrics, details, split):
     train = metrics.get("train", {})
     found = metrics.get(split) or details or {}
-    values = [(figure(found[key]), f"{HEADINGS[key]}, {split}") for key in ("mrr", "hits@1", "hits@10") if key in found]
+    values = [(figure(found[key]), f"{heading(key)}, {split}") for key in ("mrr", "hits@1", "hits@10") if key in found]
     if "triples_per_second" in train:
         values.append((plots.number(train["triples_per_second"]), "triples a second"))
     if "seconds" in train:
@@ -208,15 +210,15 @@ def curves(history):
 
 def ranking(metrics, details, split):
     """The metrics of both sides, where the ranks lie, and entities that training never saw."""
-    rows = []
-    for name in ("test", "valid"):
-        found = metrics.get(name) or (details if name == split else None)
-        if not found:
-            continue
-        rows.append([name, *(found[key] for key in HEADINGS)])
-        for side, word in (("tail", " tail"), ("head", " head")):
-            rows.append([word, *(found[side][key] for key in HEADINGS)])
-    left = card(table(["", *HEADINGS.values()], rows), title="Metrics")
+    measured = {name: metrics.get(name) or (details if name == split else None) for name in ("test", "valid")}
+    results = {name: found for name, found in measured.items() if found}
+    columns = headings(next(iter(results.values())))
+    rows = [
+        [word, *(part[key] for key in columns)]
+        for name, found in results.items()
+        for word, part in ((name, found), (" tail", found["tail"]), (" head", found["head"]))
+    ]
+    left = card(table(["", *columns.values()], rows), title="Metrics")
     edges = details["histogram"]["edges"]
     names = [
         str(a) if b - a == 1 else f"{a}–{b - 1}" if b <= 100 else f"{plots.number(a)}+"
@@ -233,7 +235,25 @@ def ranking(metrics, details, split):
         "Each right answer is ranked among all entities; other known answers are left out of the ranking "
         "(filtered with train, valid and test), ties count as the mean rank."
     )
-    return section("Ranking", f'<p class="soft small">{text}</p><div class="wide">{left}{right}</div>', unseen(details))
+    return section(
+        "Ranking",
+        f'<p class="soft small">{text}</p><div class="wide">{left}{right}</div>',
+        unseen(details),
+        by_seen(details),
+    )
+
+
+def by_seen(details):
+    """MRR by what training saw of the queries, where the details have it."""
+    if "by_seen" not in details:
+        return ""
+    rows = []
+    for what, parts in details["by_seen"].items():
+        for name, found in parts.items():
+            sides = [found[side]["mrr"] if side in found else "" for side in ("tail", "head")]
+            rows.append([WORDS[what], name, found["queries"], bar_cell(found["mrr"]), found["hits@10"], *sides])
+    named = ["Queries by", "", "Queries", "MRR", "Hits@10", "MRR tail", "MRR head"]
+    return '<div style="height:14px"></div>' + card(table(named, rows, words=2), title="Seen in training")
 
 
 def unseen(details):

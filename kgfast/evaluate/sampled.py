@@ -41,6 +41,12 @@ class SampledRanks:
         better, equal = (~(scores <= own)).sum(1), (scores == own).sum(1)  # NaN counts as better, as in `kgfast.rank`
         return 1.0 + better.double() + TIE_SHARES[ties] * equal.double()
 
+    def competing(self, triples, side, known):
+        """How many entities compete for each query, int64 [B]: the right answer, and the candidates that are no known
+        answer."""
+        rows, _ = self.known_among_candidates(triples, side, known)
+        return len(self.candidates) + 1 - torch.bincount(rows, minlength=len(triples))
+
     def known_among_candidates(self, triples, side, known):
         """(rows, columns) of the scores that belong to known answers."""
         starts, ends = known.lookup(triples, side)

@@ -68,7 +68,7 @@ class Told:
 
     headline: ClassVar[str | None] = None  # the one that stands for all; None: the first number
     columns: ClassVar[Mapping[str, str]] = {}  # of its table: metric and heading; {}: all numbers on top
-    lower_is_better: ClassVar[tuple[str, ...]] = ("perplexity", "loss", "mean_rank")
+    lower_is_better: ClassVar[tuple[str, ...]] = ("perplexity", "loss", "mean_rank", "amr")
 
     @classmethod
     def headline_of(cls, metrics: Mapping[str, Any]) -> tuple[str, float | None]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from kgfast.core import checks
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError
-from kgfast.evaluate.metrics import HEADINGS, evaluate
+from kgfast.evaluate.measures import HEADINGS
+from kgfast.evaluate.metrics import evaluate
 from kgfast.joint.fit import fit
 from kgfast.joint.model.joint_model import evaluating
 from kgfast.joint.model.packed import Encoded

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kgfast.errors import ConfigError
-from kgfast.evaluate.metrics import HEADINGS
+from kgfast.evaluate.measures import heading as of_ranks
 from kgfast.evaluate.spread import mean_and_spread
 from kgfast.joint.facts import told_by
 from kgfast.research.runs import RunFolder
@@ -159,7 +159,8 @@ def heading(name: str) -> str:
     *path, last = name.split(".")
     if path[:1] == ["tasks"] and len(path) == 3:
         return f"{path[1]} {told_by(path[1]).columns.get(last, last)} {path[2]}"
-    return " ".join([HEADINGS[last], *path]) if last in HEADINGS else name
+    word = of_ranks(last)
+    return name if word is None else " ".join([word, *path])
 
 
 def shown(value: Any) -> str:

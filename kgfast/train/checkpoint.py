@@ -47,7 +47,7 @@ from kgfast.train.id_maps import IdMaps
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
 
-CHANGEABLE = common.CHANGEABLE | {"tables", "early_stopping_patience"}
+CHANGEABLE = common.CHANGEABLE | {"tables", "early_stopping_patience", "hits"}
 
 
 @dataclass

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from kgfast.errors import ConfigError
+from kgfast.evaluate.measures import HITS
 from kgfast.reference import SCORES
 from kgfast.registry import ALL_OBJECTIVES, Objective, Regularizer
 from kgfast.run.optimizers import ROW_OPTIMIZERS
 from kgfast.run.recipes import graph_recipe
-from kgfast.run.settings import OneOf, RunSettings
+from kgfast.run.settings import OneOf, RunSettings, as_words
 
 
 class TrainConfig(RunSettings):
@@ -61,6 +62,9 @@ class TrainConfig(RunSettings):
     validate_triples: int = Field(0, ge=0, description="valid triples asked in a validation, drawn once; 0 is all")
     early_stopping_patience: int = Field(
         0, ge=0, description="stop after so many validations without a better MRR; 0: no"
+    )
+    hits: Annotated[list[Annotated[int, Field(gt=0)]], BeforeValidator(as_words), Field(min_length=1)] = Field(
+        list(HITS), description="k of the hits@k of the evaluation after training, such as 1,3,10"
     )
     tables: Literal["device", "host"] = Field(
         "device", description="host: tables stay in host memory and each step's rows are fetched to the device"

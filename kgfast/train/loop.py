@@ -14,7 +14,8 @@ from torch import Tensor
 from kgfast.core.terminal import Screen
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
-from kgfast.evaluate.metrics import all_ranks, evaluate, summarize
+from kgfast.evaluate.measures import summarize
+from kgfast.evaluate.metrics import DETAILS, all_ranks, evaluate
 from kgfast.evaluate.report import write_report
 from kgfast.run.folder import run_folder
 from kgfast.run.loop import TrainingLoop
@@ -27,7 +28,6 @@ from kgfast.train.batches import Batches, frequency_weights
 from kgfast.train.build import build_model, build_optimizer, build_step, check_training_memory
 from kgfast.train.config import TrainConfig
 
-REPORTED = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank", "triples", "head", "tail")
 LOG_STEPS = 4096  # at most, between two reads of the losses
 
 
@@ -206,9 +206,12 @@ class Training(TrainingLoop):
         metrics: dict[str, Any] = {"test": None, "valid": None, "tasks": {}}
         for split in splits:
             with progress_bar(self.console, f"ranking {split}") as advance:
-                found = evaluate(self.model, self.graph, split, details=split == splits[0], progress=advance)
+                found = evaluate(
+                    self.model, self.graph, split, details=split == splits[0], seen=True, hits=self.config.hits,
+                    progress=advance,
+                )  # fmt: skip
             self.details = found if split == splits[0] else self.details
-            metrics[split] = {key: found[key] for key in REPORTED}
+            metrics[split] = {key: value for key, value in found.items() if key not in DETAILS}
         return metrics
 
     def pace(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from kgfast.joint.ask import Asker
     from kgfast.joint.model.joint_model import JointModel
+    from kgfast.use.index import EntityIndex
 
 Triples = Tensor | Sequence[Sequence[str]]  # ids [M, 3], or names
 Several = list[str] | tuple[str, ...]  # a str is a sequence of str too
@@ -68,24 +69,32 @@ class TrainedRun:
         k: int = 10,
         known: str = "exclude",
         loops: bool | None = None,
+        index: bool = False,
     ) -> list[dict[str, Any]]:
         """The k best answers for the part of a triple that isn't given: dicts of rank, id, name, label, score, known.
 
         known  answers that the graph holds: "exclude" leaves them out, "mark" tells them, "ignore" doesn't look
         loops  whether the entity of the query may answer for itself; None: where a training triple of the relation does
+        index  look entities up in the index that `kgfast index` made, which finds most of them, not all; False: exact
         """
-        return self.predict_all([self.query(head, relation, tail)], k, known, loops)[0]
+        return self.predict_all([self.query(head, relation, tail)], k, known, loops, index)[0]
 
     def query(self, head: str | None = None, relation: str | None = None, tail: str | None = None) -> Query:
         """The ids of two names, for `predict_all`; DataError with the nearest names for one that is unknown."""
         return Query.of(self.graph, head, relation, tail)
 
     def predict_all(
-        self, queries: Sequence[Query], k: int = 10, known: str = "exclude", loops: bool | None = None
+        self,
+        queries: Sequence[Query],
+        k: int = 10,
+        known: str = "exclude",
+        loops: bool | None = None,
+        index: bool = False,
     ) -> list[list[dict[str, Any]]]:
         """`predict` of many queries, in one fused call for each part that is asked for."""
+        searcher = self.index if checks.flag("index", index) else None
         held = None if known == "ignore" else self.held
-        return predict_all(self.model, self.graph, queries, k, known, loops, held)
+        return predict_all(self.model, self.graph, queries, k, known, loops, held, searcher)
 
     def predict_for_text(
         self,
@@ -228,6 +237,13 @@ class TrainedRun:
     @property
     def device(self) -> torch.device:
         return self.model.entities.device
+
+    @cached_property
+    def index(self) -> EntityIndex:
+        """The index of the entities that `kgfast index` made; CheckpointError where there is none, or it is stale."""
+        from kgfast.use.index import read  # with faiss
+
+        return read(self.folder, self.model)
 
     @cached_property
     def held(self) -> Held:

@@ -117,8 +117,12 @@ def test_evaluate(run, kgfast):
     assert found["mrr"] == pytest.approx(saved["mrr"], abs=1e-9)
     code, output, _ = kgfast("evaluate", folder, "--split", "valid", "--details")
     assert code == 0
-    for word in ("valid", "tail", "head", "borders", "n-1", "Hits@10"):
+    for word in ("valid", "tail", "head", "borders", "n-1", "Hits@10", "AMRI", "together", "triples of the relation"):
         assert word in output
+    code, output, _ = kgfast("evaluate", folder, "--hits", "2,50")
+    assert code == 0 and "Hits@50" in output and "Hits@3" not in output and "query in train" in output
+    code, _, error = kgfast("evaluate", folder, "--hits", "2,x")
+    assert code == 2 and "--hits 2,x" in error
 
 
 def test_evaluation_of_a_part_says_so(run, kgfast):
@@ -126,7 +130,7 @@ def test_evaluation_of_a_part_says_so(run, kgfast):
     code, output, _ = kgfast(
         "evaluate", folder, "--split", "train", "--triples", "100", "--candidates", "20", "--details"
     )
-    assert code == 0 and output.count("sampled") == 4 and "100 of" in output and "95 % confidence" in output
+    assert code == 0 and output.count("sampled") == 7 and "100 of" in output and "95 % confidence" in output
     assert "ranked among 20 entities drawn by seed 0" in output
     code, output, error = kgfast("evaluate", folder, "--candidates", "100000")
     assert code == 2 and "candidates=100000" in error

@@ -76,6 +76,8 @@ def test_ties_count_half(tmp_path):
         model.relations.fill_(1.0)
     found = evaluate_ogb(model, graph, "test")
     assert (found["head"]["ogb_mean_rank"], found["tail"]["ogb_mean_rank"]) == (2.0, 2.5)
+    assert all(part["ogb_amr"] == 1.0 and part["ogb_amri"] == 0.0 for part in (found, found["head"], found["tail"]))
+    assert "ogb_hits@2" in evaluate_ogb(model, graph, "test", hits=[2])["head"]
     with torch.no_grad():
         model.entities[0] = torch.nan
     with pytest.raises(KgfastError, match="training diverged"):

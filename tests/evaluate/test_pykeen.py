@@ -14,6 +14,7 @@ from kgfast.nn import KGEModel
 pytest.importorskip("pykeen", reason="PyKEEN isn't installed (pip install kgfast[test])")
 NAMES = {"mrr": "inverse_harmonic_mean_rank", "hits@1": "hits_at_1", "hits@10": "hits_at_10"}
 NAMES["mean_rank"] = "arithmetic_mean_rank"
+NAMES |= {"amr": "adjusted_arithmetic_mean_rank", "amri": "adjusted_arithmetic_mean_rank_index"}
 
 
 def real_data(name):
@@ -98,7 +99,7 @@ def test_pykeen_agrees(data, score, tmp_path):
     ours = evaluate(model, graph)
     theirs = pykeen_metrics(score, tmp_path, graph)
     for side, found in (("both", ours), ("head", ours["head"]), ("tail", ours["tail"])):
-        for name in ("mrr", "hits@1", "hits@10"):
+        for name in ("mrr", "hits@1", "hits@10", "amr", "amri"):
             assert found[name] == pytest.approx(theirs[side][name], abs=5e-5), (side, name)
         assert found["mean_rank"] == pytest.approx(theirs[side]["mean_rank"], rel=1e-4), side
     assert 0.02 < ours["mrr"] < 0.98

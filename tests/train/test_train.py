@@ -58,6 +58,7 @@ def test_leaves_a_whole_run(graph, tmp_path):
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     for split in ("test", "valid"):
         assert {"mrr", "hits@1", "hits@3", "hits@10", "mean_rank", "head", "tail"} <= metrics[split].keys()
+        assert {"amr", "amri", "by_seen"} <= metrics[split].keys() and "per_relation" not in metrics[split]
     assert metrics["tasks"] == {}
     about = metrics["train"]
     assert about["steps"] == 6 * math.ceil(len(graph.train) / 64) and about["epochs"] == 6
@@ -74,6 +75,15 @@ def test_leaves_a_whole_run(graph, tmp_path):
     assert [line["epoch"] for line in history if "valid" in line] == [2, 4, 6]
     assert max(line["valid"]["mrr"] for line in history if "valid" in line) == metrics["valid"]["mrr"]
     assert "valid MRR" in printed
+
+
+def test_hits_are_those_asked_for(graph, tmp_path):
+    metrics, _ = run(small_config(tmp_path / "run", epochs=1, hits="2,5"), graph)
+    assert [name for name in metrics["test"]["head"] if "hits" in name] == ["hits@2", "hits@5"]
+    assert "Hits@5" in (tmp_path / "run" / "report.html").read_text()
+    for wrong in ("0", "1,x", []):
+        with pytest.raises(ConfigError, match="hits"):
+            small_config(tmp_path / "run", hits=wrong)
 
 
 def test_load_run_gives_the_best_tables(graph, tmp_path):

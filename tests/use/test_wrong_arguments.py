@@ -48,6 +48,7 @@ def test_a_run_on_the_graph(graph_run, value):
     refused(lambda value: run.predict(head, relation, k=value), value, "k=", [3, torch.tensor(1)])
     refused(lambda value: run.predict(head, relation, known=value), value, "known")
     refused(lambda value: run.predict(head, relation, loops=value), value, "loops", [None])
+    refused(lambda value: run.predict(head, relation, index=value), value, "index")
     refused(lambda value: run.predict(value, relation), value, "no entity|predict needs|entity")
     refused(run.predict_all, value, "queries")
     refused(lambda value: run.predict_all([value]), value, "queries")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from kgfast import reference
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import DataError
-from kgfast.evaluate.metrics import HEADINGS, evaluate
+from kgfast.evaluate.measures import HEADINGS
+from kgfast.evaluate.metrics import evaluate
 from kgfast.functional.answers import answers_of_both_sides
 from kgfast.functional.regularizers import cubed
 from kgfast.joint.task import device_of

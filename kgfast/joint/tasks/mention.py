@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kgfast.errors import DataError
-from kgfast.evaluate.metrics import HEADINGS, summarize
+from kgfast.evaluate.measures import HEADINGS, summarize
 from kgfast.joint.model.bridge import EntityInputs, MentionQuery
 from kgfast.joint.model.packed import Encoded, Packed
 from kgfast.joint.model.pooling import pool

@@ -12,7 +12,8 @@ from torch import Tensor
 from kgfast import reference
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
-from kgfast.evaluate.metrics import HEADINGS, split_triples, summarize
+from kgfast.evaluate.measures import HEADINGS, summarize
+from kgfast.evaluate.metrics import split_triples
 from kgfast.joint.model.packed import gather_places
 from kgfast.joint.tasks import ModelDims, Task, TaskOptions, Term, register
 

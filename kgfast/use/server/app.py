@@ -38,10 +38,10 @@ Entity = Annotated[str, Query(min_length=1, max_length=2000)]
 router = APIRouter()
 
 
-def create_app(run: TrainedRun, host: str = LOOPBACK[0], seconds: float = SECONDS) -> Any:
+def create_app(run: TrainedRun, host: str = LOOPBACK[0], seconds: float = SECONDS, index: bool = False) -> Any:
     """The ASGI application of a run, served at `host`: on loopback, requests that name another host are refused, as
-    those of a page somewhere else that had a browser call this machine."""
-    engine = Engine(run)
+    those of a page somewhere else that had a browser call this machine. `index`: predictions by the run's index."""
+    engine = Engine(run, index)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +82,7 @@ def engine_of(request: Request) -> Engine:
 
 @router.post("/predict")
 async def predict(request: Request, form: forms.PredictForm) -> forms.Predictions:
-    """The k best answers to each query, exact: every entity (or relation) is ranked."""
+    """The k best answers to each query, exact (every entity or relation is ranked) unless served with an index."""
     engine = engine_of(request)
 
     def resolve() -> list[Prediction]:

@@ -33,8 +33,10 @@ class Question(NamedTuple):
 class Engine:
     """A run and its queues; one thread calls the model, whose kernels have threads of their own."""
 
-    def __init__(self, run: TrainedRun):
-        self.run, self.graph = run, run.with_graph("serving")
+    def __init__(self, run: TrainedRun, index: bool = False):
+        self.run, self.graph, self.index = run, run.with_graph("serving"), index
+        if index:
+            self.run.index  # noqa: B018  (read before the first request)
         self.run.held.sort()
         self.answers_questions = run.joint is not None and "qa" in run.joint.tasks
         if self.answers_questions:
@@ -64,7 +66,7 @@ class Engine:
         for known in {item.known for item in items}:
             places = [place for place, item in enumerate(items) if item.known == known]
             most = max(items[place].k for place in places)
-            found = self.run.predict_all([items[place].query for place in places], most, known)
+            found = self.run.predict_all([items[place].query for place in places], most, known, index=self.index)
             answers.update({place: rows[: items[place].k] for place, rows in zip(places, found, strict=True)})
         return [answers[place] for place in range(len(items))]
 

@@ -13,8 +13,15 @@ CONNECTIONS = 256  # at once; more are told to come back
 KEEP_ALIVE = 5  # seconds that an idle connection stays
 
 
-def serve(run: TrainedRun, host: str = "127.0.0.1", port: int = 8000, say: Callable[[str], None] = print) -> None:
-    """Answer HTTP requests about a run until interrupted. `port` 0 takes a free one; `say` is told the address.
+def serve(
+    run: TrainedRun,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    say: Callable[[str], None] = print,
+    index: bool = False,
+) -> None:
+    """Answer HTTP requests about a run until interrupted. `port` 0 takes a free one; `say` is told the address; `index`
+    answers predictions by the run's index.
 
     KgfastError where fastapi or uvicorn is not installed, OSError where the port is taken.
     """
@@ -22,7 +29,7 @@ def serve(run: TrainedRun, host: str = "127.0.0.1", port: int = 8000, say: Calla
     uvicorn = needs("uvicorn", "kgfast serve", "serve")
     from kgfast.use.server.app import create_app
 
-    app = create_app(run, host)
+    app = create_app(run, host, index=index)
     with listen(host, port) as listening:
         settings = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, limit_concurrency=CONNECTIONS,
