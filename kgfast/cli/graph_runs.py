@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from kgfast import evaluate as evaluation
 from kgfast.cli.console import (
     details_table,
@@ -14,6 +16,7 @@ from kgfast.cli.console import (
 )
 from kgfast.errors import KgfastError
 from kgfast.evaluate.given import OGB_PREFIX
+from kgfast.evaluate.kept import KeptRanks
 from kgfast.evaluate.measures import SAMPLED
 from kgfast.evaluate.seen import WORDS
 from kgfast.run.folder import run_folder
@@ -50,11 +53,14 @@ def train(file, pairs, options, as_json):
 
 def evaluate(run, split, details, ties, batch_size, asked, as_json):
     """kgfast evaluate; `asked` has the other arguments, of which some bound the work"""
+    kept = KeptRanks(run.folder / "evaluation") if os.access(run.folder, os.W_OK) else None
     with progress_bar(f"ranking {split}") as advance:
         found = evaluation.evaluate(
             run.model, run.graph, split, batch_size=batch_size, ties=ties, details=details, seen=True,
-            progress=advance, **asked,
+            progress=advance, kept=kept, **asked,
         )  # fmt: skip
+    if kept is not None:
+        kept.remove()
     if as_json:
         return print_json(found)
     prefix = SAMPLED if asked["candidates"] is not None else ""

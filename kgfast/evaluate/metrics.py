@@ -18,7 +18,7 @@ DETAILS = ("per_relation", "per_category", "histogram", "entities", "relations")
 
 def evaluate(
     model, graph, split="test", *, batch_size=512, progress=None, ties="realistic", details=False, triples=None,
-    candidates=None, seed=0, hits=HITS, seen=False,
+    candidates=None, seed=0, hits=HITS, seen=False, kept=None,
 ):  # fmt: skip
     """Rank the right answer of every (head, relation, ?) and (?, relation, tail) among all entities.
 
@@ -32,7 +32,8 @@ def evaluate(
 
     Returns a dict with these and triples: on top over both sides, under "head" and "tail" each side alone ("tail" ranks
     tails). `details=True` adds those of `rank_details`, `seen=True` "by_seen", those of `kgfast.evaluate.seen.by_seen`.
-    `progress(done, total)` is called after each batch, counted in queries (two a triple).
+    `progress(done, total)` is called after each batch, counted in queries (two a triple). `kept` is a
+    `kgfast.evaluate.kept.KeptRanks`: an evaluation that takes long and was stopped goes on from there.
 
     For graphs where all of that takes hours:
     triples     rank this many of the split's triples, drawn without repetition by `seed`. The result has "of" (the
@@ -58,7 +59,10 @@ def evaluate(
     ranker = model if candidates is None else SampledRanks(model, checks.integer("candidates", candidates, 1), seed)
     known = graph.known().to(model.entities.device)
     options = dict(batch_size=batch_size, progress=progress, ties=ties)
-    ranks = all_ranks(model, graph, chosen, ranker=ranker, known=known, **options)
+    begun = None
+    if kept is not None:
+        begun = kept.begin(model, graph.fingerprint, chosen, ties=ties, candidates=candidates, seed=seed)
+    ranks = all_ranks(model, graph, chosen, ranker=ranker, known=known, kept=kept, begun=begun, **options)
     expected = expected_ranks(known, chosen, competing if candidates is None else ranker.competing, batch_size)
     result = both_sides(ranks, expected, hits) | {"triples": len(chosen)}
     if len(chosen) < len(whole):
@@ -113,21 +117,26 @@ def check_finite(model):
 
 
 @torch.no_grad()
-def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="realistic", ranker=None, known=None):
+def all_ranks(
+    model, graph, triples, *, batch_size=512, progress=None, ties="realistic", ranker=None, known=None, kept=None,
+    begun=None,
+):  # fmt: skip
     """Filtered ranks {"tail": [M], "head": [M]}, float64 on the CPU, in the order of `triples`.
 
-    ranker: what has the method `rank` of a model, by default the model itself; known: by default the graph's.
+    ranker: what has the method `rank` of a model, by default the model itself; known: by default the graph's. kept,
+    begun: where ranks are kept meanwhile, and what its `begin` gave.
     """
     ranker = ranker or model
     device = model.entities.device
     check_finite(model)
     known = graph.known().to(device) if known is None else known
     total = 2 * len(triples)
-    ranks = {side: torch.empty(len(triples), dtype=torch.float64) for side in ("tail", "head")}
+    empty = {side: torch.full((len(triples),), torch.nan, dtype=torch.float64) for side in ("tail", "head")}
+    ranks, done = begun or (empty, 0)
     training = model.training
     model.eval()
     try:
-        for start in range(0, len(triples), batch_size):
+        for start in range(done, len(triples), batch_size):
             batch = triples[start : start + batch_size].to(device)
             scores = model.score_triples(batch)
             if not bool(torch.isfinite(scores).all()):
@@ -135,6 +144,8 @@ def all_ranks(model, graph, triples, *, batch_size=512, progress=None, ties="rea
                 raise KgfastError(f"the score of triple {triples[row].tolist()} isn't finite: training diverged")
             for side in ranks:
                 ranks[side][start : start + len(batch)] = ranker.rank(batch, side, known=known, ties=ties).cpu()
+            if kept is not None:
+                kept.keep(ranks)
             if progress is not None:
                 progress(2 * min(start + batch_size, len(triples)), total)
     finally:

@@ -14,6 +14,7 @@ from torch import Tensor
 from kgfast.core.terminal import Screen
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
+from kgfast.evaluate.kept import KeptRanks
 from kgfast.evaluate.measures import summarize
 from kgfast.evaluate.metrics import DETAILS, all_ranks, evaluate
 from kgfast.evaluate.report import write_report
@@ -204,11 +205,12 @@ class Training(TrainingLoop):
         self.say(f"stopped by {stopped} after {self.epoch():.1f} epochs; evaluating {asked}")
         self.details = None
         metrics: dict[str, Any] = {"test": None, "valid": None, "tasks": {}}
+        self.kept = KeptRanks(self.run / "evaluation")
         for split in splits:
             with progress_bar(self.console, f"ranking {split}") as advance:
                 found = evaluate(
                     self.model, self.graph, split, details=split == splits[0], seen=True, hits=self.config.hits,
-                    progress=advance,
+                    progress=advance, kept=self.kept,
                 )  # fmt: skip
             self.details = found if split == splits[0] else self.details
             metrics[split] = {key: value for key, value in found.items() if key not in DETAILS}
@@ -222,6 +224,7 @@ class Training(TrainingLoop):
         }
 
     def write_report(self, metrics: dict[str, Any]) -> None:
+        self.kept.remove()  # as metrics.json is written
         write_report(self.run, model=self.model, graph=self.graph, details=self.details)
 
     def validation_triples(self) -> Tensor | None:
