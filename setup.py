@@ -47,7 +47,7 @@ setup(
             "*.pyi",
             "datasets/*/*.txt",
             "datasets/*/*.tsv",
-            "evaluate/*.html",
+            "pages/templates/*",
             "research/*.yaml",
             "use/server/page/*",
         ]

@@ -19,6 +19,7 @@ MARKERS = (
     "no_poison: leave torch.empty alone, as torch.compile must trace it",
     "lanes(tiles, widest, slow, impls): which lanes a test with the argument `lane` is for (helpers/lanes.py)",
     "axes(*names, **values): options of which a test with the argument `setting` tries every pair of values",
+    "tsne: maps of entities are made by openTSNE, where it is installed",
     "of_backend(name): a test of one backend's inside, left out where --impl names another",
 )
 
@@ -108,3 +109,10 @@ def for_threads():
 def own_cache(tmp_path_factory, monkeypatch):
     """A cache of graphs that is empty, and the test's own."""
     monkeypatch.setenv("KGFAST_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def maps_by_axes(request, monkeypatch):
+    """Maps of entities take no seconds, but for tests that are marked `tsne`."""
+    if not request.node.get_closest_marker("tsne"):
+        monkeypatch.setattr("kgfast.evaluate.embedding_map.has_tsne", lambda: False)

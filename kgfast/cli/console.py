@@ -39,7 +39,8 @@ def progress_bar(text):
 def plain_table(headings, left=(0,)):
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
     for column, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if column in left else "right", overflow="fold")
+        words = column in left  # where a terminal is narrow, they take more lines, and numbers stay whole
+        table.add_column(heading, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     return table
 
 
@@ -53,32 +54,32 @@ def metrics_table(results, prefix=""):
     columns = headings(next(iter(results.values())), prefix)
     table = plain_table([prefix.strip("_"), *columns.values()])
     for name, found in results.items():
-        for title, part in ((name, found), ("  tail", found["tail"]), ("  head", found["head"])):
+        beside = [(f"  {word}", part) for word, part in found.get("baselines", {}).items()]
+        for title, part in ((name, found), ("  tail", found["tail"]), ("  head", found["head"]), *beside):
             values = [f"{part[key]:,.1f}" if key.endswith("mean_rank") else f"{part[key]:.4f}" for key in columns]
             table.add_row(title, *values, style="bold" if part is found else "dim")
     return table
 
 
-def details_table(what, rows, prefix=""):
-    """The same by parts of a split; `what` names the parts."""
-    headings = [what, prefix.strip("_"), "triples", "MRR", "Hits@10", "MRR tail", "MRR head"]
+def details_table(what, remark, rows, prefix=""):
+    """The same by parts of a split; `what` names the parts, `remark` what stands behind each name."""
+    headings = [f"{prefix.strip('_')} {what}".strip(), remark, "triples", "MRR", "Hits@10", "MRR tail", "MRR head"]
     table = plain_table(headings, left=(0, 1))
     for name, note, part in rows:
         mrr, hits = prefix + "mrr", prefix + "hits@10"
         numbers = (part[mrr], part[hits], part["tail"][mrr], part["head"][mrr])
         table.add_row(name, str(note), f"{part['triples']:,}", *(f"{value:.4f}" for value in numbers))
-    table.title, table.title_justify, table.title_style = "", "left", "none"
     return table
 
 
 def seen_table(what, parts, prefix=""):
     """Metrics by what training saw of the queries, {bucket: its metrics}; `what` says by what."""
     mrr, hits = prefix + "mrr", prefix + "hits@10"
-    table = plain_table([what, prefix.strip("_"), "queries", "MRR", "Hits@10", "MRR tail", "MRR head"], left=(0, 1))
+    named = f"{prefix.strip('_')} {what}".strip()
+    table = plain_table([named, "queries", "MRR", "Hits@10", "MRR tail", "MRR head"])
     for name, part in parts.items():
         sides = [f"{part[side][mrr]:.4f}" if side in part else "" for side in ("tail", "head")]
-        table.add_row(name, "", f"{part['queries']:,}", f"{part[mrr]:.4f}", f"{part[hits]:.4f}", *sides)
-    table.title, table.title_justify, table.title_style = "", "left", "none"
+        table.add_row(name, f"{part['queries']:,}", f"{part[mrr]:.4f}", f"{part[hits]:.4f}", *sides)
     return table
 
 

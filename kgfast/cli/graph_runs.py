@@ -70,6 +70,7 @@ def evaluate(run, split, details, ties, batch_size, asked, as_json):
         console.print(line)
     for what, parts in found["by_seen"].items():
         if details or what == "query":
+            console.print()
             console.print(seen_table(WORDS[what], parts, prefix))
     if details:
         show_details(console, found, prefix)
@@ -112,11 +113,14 @@ def bounds(found, prefix):
 def show_details(console, found, prefix):
     """By kind of relation, by relation, and by whether training saw the entities."""
     kinds = [(name, part["relations"], part) for name, part in found["per_category"].items()]
-    console.print(details_table("kind", kinds, prefix))
+    console.print()
+    console.print(details_table("kind", "relations", kinds, prefix))
+    console.print()
     rows = [(part["relation"], part["category"], part) for part in found["per_relation"]]
-    console.print(details_table("relation", rows[:FIRST_RELATIONS], prefix))
+    console.print(details_table("relation", "kind", rows[:FIRST_RELATIONS], prefix))
     if len(rows) > FIRST_RELATIONS:
         console.print(f"and {len(rows) - FIRST_RELATIONS} more relations: --json prints all")
     if "unseen" in found["entities"]:
         entities = [(name, "", part) for name, part in found["entities"].items()]
-        console.print(details_table("entities", entities, prefix))
+        console.print()
+        console.print(details_table("entities", "", entities, prefix))

@@ -102,8 +102,9 @@ def train(
 ):
     """Train a model and evaluate it; leaves RUN/config.yaml, metrics.json, checkpoint/ and report.html.
 
-    Settings count in this order, later ones win: recipe, YAML file, KEY=VALUE pairs, options. A file with `tasks:`, or
-    a recipe that has tasks, trains a Transformer, the graph and questions together.
+    Settings count in this order, later ones win: recipe, YAML file, KEY=VALUE pairs, options.
+
+    A file or a recipe that has tasks trains a Transformer, the graph and questions together.
     """
     options = {key: value for key, value in locals().items() if key not in ("settings", "as_json")}
     options["resume"] = resume or None

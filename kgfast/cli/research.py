@@ -12,7 +12,6 @@ from kgfast.research.page import seeds, write_comparison
 
 SHOWN_TRIALS = 10
 STATES = {"COMPLETE": "finished", "PRUNED": "ended early", "FAIL": "failed", "RUNNING": "stopped", "WAITING": "waiting"}
-BESIDE = 6  # settings at most that stand as columns beside the results
 
 
 def compare(folders, metrics, page, as_json):
@@ -25,9 +24,8 @@ def compare(folders, metrics, page, as_json):
     for run in found.unfinished:
         errors().print(f"{run.path} isn't finished: left out", soft_wrap=True)
     console = screen()
-    beside = found.settings if len(found.settings) <= BESIDE else []
-    show_results(console, found, beside)
-    if not beside and found.settings:
+    show_results(console, found)
+    if found.settings and not found.beside:
         show_settings(console, found)
     if any(len(row.runs) > 1 for row in found.rows):
         console.print("mean ± sample standard deviation over seeds; bold: the best mean", style="dim")
@@ -35,14 +33,14 @@ def compare(folders, metrics, page, as_json):
         console.print(f"{page}", soft_wrap=True)
 
 
-def show_results(console, found, beside):
+def show_results(console, found):
     """A row for each combination of settings, the best first."""
-    names = ["run", *beside, "seeds"]
+    names = ["run", *found.beside, "seeds"]
     table = plain_table([*names, *map(heading, found.metrics)], left=range(len(names)))
     winners = {name: best(found.rows, name) for name in found.metrics}
     for row in found.rows:
         numbers = [emphasised(spread(row.metrics[name]), winners[name] is row) for name in found.metrics]
-        table.add_row(row.runs[0].path.name, *(shown(row.settings[key]) for key in beside), seeds(row), *numbers)
+        table.add_row(row.runs[0].path.name, *(shown(row.settings[key]) for key in found.beside), seeds(row), *numbers)
     console.print(table)
 
 

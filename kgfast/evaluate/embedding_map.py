@@ -1,26 +1,33 @@
 """Entity vectors in two dimensions, for the report."""
 
+import importlib.util
 import re
 
+import numpy as np
 import torch
 
-from kgfast.evaluate import plots
-from kgfast.evaluate.markup import escape
+from kgfast.pages import plots
+from kgfast.pages.blocks import Chart, Note
 
 MOST_POINTS = 1500
+FEWEST_POINTS = 100  # that have neighbourhoods; of fewer, axes show more
+PERPLEXITY = 30
+ITERATIONS = 250, 250  # with neighbours pulled together, then without
+EVERY = 25  # iterations between two signs of progress
 MOST_GROUPS = 9
 MOST_RELATIONS = 50
 FEWEST = {True: 0.05, False: 0.33}  # share of entities that a relation sorts, named like a type or not
 TYPE_WORDS = {"continent", "type", "class", "category", "kind", "genre", "instance"}
 
 
-def embedding_map(model, graph):
-    """HTML of the map: chart, legend, and a line that says what it shows. If many, the most connected."""
+def embedding_map(model, graph, progress=None):
+    """Blocks of a page: the chart with its legend, and a line that says what it shows. Of many entities the most
+    connected. `progress(done, total)` counts iterations."""
     degree = entity_degree(graph)
     chosen = torch.sort(degree, descending=True, stable=True).indices[:MOST_POINTS]
     if len(chosen) < 3:
-        return ('<p class="soft small">Too few entities for a map.</p>',)
-    places, share = principal_axes(model.entities.detach()[chosen.to(model.entities.device)].cpu())
+        return [Note("Too few entities for a map.")]
+    places, how = two_dimensions(model.entities.detach()[chosen.to(model.entities.device)].cpu(), progress)
     groups = entity_groups(graph)
     if groups is None:
         colours, names, palette, word = colours_by_degree(degree[chosen])
@@ -40,14 +47,47 @@ def embedding_map(model, graph):
     which = (
         f"The {len(chosen):,} most connected of {graph.num_entities:,} entities"
         if len(chosen) < graph.num_entities
-        else "All entities"
+        else f"All {graph.num_entities:,} entities"
     )
-    text = f"{which} on the first two principal axes of their vectors ({share:.0%} of the variance). {word}"
     chart = plots.scatter(points, label="Map of entity vectors")
-    return (
-        f'<div class="card">{chart}{plots.legend(names, palette)}</div>',
-        f'<p class="soft small">{escape(text)}</p>',
-    )
+    legend = list(zip(names, palette, strict=True))
+    return [Chart(chart, legend=legend), Note(f"{which} {how} {word}")]
+
+
+def two_dimensions(rows, progress=None):
+    """(places [N, 2] of rows [N, D], how they were found, in words): by t-SNE where openTSNE is installed and there are
+    rows enough for neighbourhoods, else by principal axes."""
+    small = len(rows) < FEWEST_POINTS
+    if small or not has_tsne():
+        places, share = principal_axes(rows)
+        why = f"fewer than {FEWEST_POINTS}" if small else 'neighbourhoods need pip install "kgfast[report]"'
+        return places, f"on the first two principal axes of their vectors ({share:.0%} of the variance; {why})."
+    near = f"{PERPLEXITY} neighbours, {sum(ITERATIONS)} iterations"
+    return neighbourhoods(rows, progress), f"by t-SNE (openTSNE, {near}): what lies together has similar vectors."
+
+
+def has_tsne():
+    return importlib.util.find_spec("openTSNE") is not None
+
+
+def neighbourhoods(rows, progress=None):
+    """t-SNE of rows [N, D]: [N, 2], the same for the same rows."""
+    import openTSNE
+
+    done = 0
+
+    def step(iteration, error, embedding):
+        nonlocal done
+        done += EVERY
+        if progress is not None:
+            progress(done, sum(ITERATIONS))
+
+    early, late = ITERATIONS
+    found = openTSNE.TSNE(
+        perplexity=PERPLEXITY, early_exaggeration_iter=early, n_iter=late, initialization="pca", neighbors="exact",
+        negative_gradient_method="bh", n_jobs=1, random_state=0, callbacks=step, callbacks_every_iters=EVERY,
+    ).fit(rows.double().numpy())  # fmt: skip
+    return torch.from_numpy(np.asarray(found, dtype=np.float64))
 
 
 def entity_degree(graph):

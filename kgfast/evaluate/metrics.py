@@ -6,6 +6,8 @@ import torch
 
 from kgfast.core import checks
 from kgfast.errors import ConfigError, DataError, KgfastError
+from kgfast.evaluate.baselines import baselines
+from kgfast.evaluate.examples import examples
 from kgfast.evaluate.measures import HITS, SAMPLED, both_sides, check_hits, intervals, prefixed, summarize
 from kgfast.evaluate.sampled import SampledRanks
 from kgfast.evaluate.seen import by_seen
@@ -13,7 +15,7 @@ from kgfast.evaluate.seen import by_seen
 TIES = ("realistic", "optimistic", "pessimistic")
 CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
 CATEGORY_THRESHOLD = 1.5  # Bordes et al. 2013, section 4.3
-DETAILS = ("per_relation", "per_category", "histogram", "entities", "relations")  # that `rank_details` has
+DETAILS = ("per_relation", "per_category", "histogram", "entities", "relations", "baselines", "examples")
 
 
 def evaluate(
@@ -32,6 +34,7 @@ def evaluate(
 
     Returns a dict with these and triples: on top over both sides, under "head" and "tail" each side alone ("tail" ranks
     tails). `details=True` adds those of `rank_details`, `seen=True` "by_seen", those of `kgfast.evaluate.seen.by_seen`.
+    Details have "baselines" and "examples" too (the files of these names), unless candidates are drawn.
     `progress(done, total)` is called after each batch, counted in queries (two a triple). `kept` is a
     `kgfast.evaluate.kept.KeptRanks`: an evaluation that takes long and was stopped goes on from there.
 
@@ -68,12 +71,19 @@ def evaluate(
     if len(chosen) < len(whole):
         result |= {"of": len(whole), "seed": seed, "interval": intervals(ranks, len(whole), hits)}
     if details:
-        result |= rank_details(graph, chosen, ranks)
+        others = {} if candidates else without_model(graph, chosen.cpu(), ranks, known.to("cpu"), hits)
+        result |= rank_details(graph, chosen, ranks) | others
     if seen:
         result["by_seen"] = by_seen(graph, chosen, ranks)
     if candidates is not None:
         result = prefixed(result, SAMPLED) | {"candidates": len(ranker.candidates), "seed": seed}
     return result
+
+
+def without_model(graph, triples, ranks, known, hits):
+    """What the same queries give without a model, and those of them that say most."""
+    found, by_frequency = baselines(graph, triples, known, hits)
+    return {"baselines": found, "examples": examples(graph, triples, ranks, by_frequency)}
 
 
 def subset(total, count, seed):

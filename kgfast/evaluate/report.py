@@ -1,32 +1,49 @@
 """RUN/report.html: one file that shows what a run learned, without network access or scripts."""
 
+from __future__ import annotations
+
 import json
 import os
-from dataclasses import dataclass
-from importlib.resources import files
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from string import Template
+from typing import Any
 
-from kgfast import __version__
-from kgfast.core.files import read_plain, replacing
+import torch
+
+from kgfast.core.files import read_plain
 from kgfast.errors import KgfastError
-from kgfast.evaluate import plots
 from kgfast.evaluate.embedding_map import embedding_map
-from kgfast.evaluate.markup import escape
 from kgfast.evaluate.measures import heading, headings
 from kgfast.evaluate.metrics import evaluate
+from kgfast.evaluate.predict import SLOTS, best_entities, relation_label
 from kgfast.evaluate.seen import WORDS
+from kgfast.pages import plots
+from kgfast.pages.blocks import Beside, Chart, Example, Examples, Lines, Section, Share, Table, Tile, Tiles
+from kgfast.pages.render import figure, write_page
 from kgfast.run.made_by import as_rows
 
 MOST_BYTES = 1 << 30  # of a file of the run that is read for the report
 FIRST_ROWS = 15  # of the relation table; the others are folded
+SAID = 3  # answers of the model that an example shows
+KINDS = {"1-1": "one to one, 1-1", "1-n": "one to many, 1-n", "n-1": "many to one, n-1", "n-n": "many to many, n-n"}
+
+Progress = Callable[[int, int], None]
 
 
-def write_report(run, *, model, graph, details=None, progress=None):
+def write_report(
+    run: str | os.PathLike,
+    *,
+    model: Any,
+    graph: Any,
+    details: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    mapping: Progress | None = None,
+) -> Path:
     """Write RUN/report.html from a finished run's folder and return its path.
 
     `details`, the result of `evaluate(model, graph, details=True, seen=True)`, saves work: without it the test split
-    (valid where there is no test) is evaluated; without either the ranking parts are left out.
+    (valid where there is no test) is evaluated; without either the ranking parts are left out. `progress` counts
+    queries that are ranked, `mapping` iterations of the map.
     """
     run = Path(run)
     split = next((name for name in ("test", "valid") if len(getattr(graph, name))), None)
@@ -34,53 +51,41 @@ def write_report(run, *, model, graph, details=None, progress=None):
         details = evaluate(model, graph, split, details=True, seen=True, progress=progress)
     metrics = read_metrics(run)
     history = read_history(run / "history.jsonl")
-    parts = [
-        tiles(metrics, details, split),
-        curves(history),
-        ranking(metrics, details, split) if details else "",
-        relations(details) if details else "",
-        section("Map of entities", *embedding_map(model, graph)),
-        tasks(metrics),
-        section("Settings", card(f"<pre class=columns>{escape(config_text(run))}</pre>")),
-        section("Data", card(f"<pre>{escape(chr(10).join(graph.report.lines()))}</pre>")),
-        origin(metrics),
+    sections = [
+        *curves(history),
+        *([] if details is None or split is None else ranked(model, graph, metrics, details, split)),
+        Section("Map of entities", embedding_map(model, graph, mapping)),
+        *tasks(metrics),
+        *origin(run, graph, metrics),
     ]
-    return write_page(run, f"{model.score} on {graph.name}", f"{sizes(graph)}; {model.dim} numbers per entity", parts)
+    title, subtitle = f"{model.score} on {graph.name}", f"{sizes(graph)}; {model.dim} numbers per entity"
+    return write_page(
+        run / "report.html", title, subtitle, tiles(metrics, details, split), sections, f"run {run.resolve().name}"
+    )
 
 
-def sizes(graph):
+def sizes(graph: Any) -> str:
     return f"{graph.num_entities:,} entities, {graph.num_relations:,} relations, {len(graph.train):,} training triples"
 
 
-def write_page(run, title, subtitle, parts):
-    """RUN/report.html from its parts, the empty ones left out."""
-    return write_html(run / "report.html", title, subtitle, parts, f"run {run.resolve().name}")
-
-
-def write_html(path, title, subtitle, parts, about):
-    """A page of parts at `path`, the empty ones left out; returns the path."""
-    page = Template((files("kgfast.evaluate") / "report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(title),
-        subtitle=escape(subtitle),
-        body="\n".join(part for part in parts if part),
-        footer=escape(f"kgfast {__version__} · {about}"),
-    )
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
-    return path
-
-
-def origin(metrics):
-    """What made the results, where metrics.json says it."""
+def origin(run: Path, graph: Any, metrics: dict[str, Any]) -> list[Section]:
+    """Settings, data, and what made the results, where metrics.json says it."""
     rows = as_rows(metrics.get("made_by", {}))
-    return section("Made by", card(table(["", ""], rows, words=2))) if rows else ""
+    return [
+        Section("Settings", [Lines(config_text(run), columns=True)]),
+        Section("Data", [Lines("\n".join(graph.report.lines()))]),
+        *([Section("Made by", [Table(["", ""], rows, words=2)])] if rows else []),
+    ]
 
 
-def config_text(run):
+# Files of the run
+
+
+def config_text(run: Path) -> str:
     return read_plain(run / "config.yaml", MOST_BYTES).decode("utf-8", "replace").strip()
 
 
-def read_metrics(run):
+def read_metrics(run: Path) -> dict[str, Any]:
     """RUN/metrics.json as a dict."""
     path = run / "metrics.json"
     try:
@@ -92,7 +97,7 @@ def read_metrics(run):
     return metrics
 
 
-def read_history(path):
+def read_history(path: Path) -> list[dict[str, Any]]:
     """The lines of history.jsonl as dicts; none where the file is absent (a run of zero epochs)."""
     if not os.path.lexists(path):
         return []
@@ -102,101 +107,56 @@ def read_history(path):
         raise KgfastError(f"{path} isn't JSON lines: {error}") from error
 
 
-# Pieces of HTML
+# Parts of the page
 
 
-def section(title, *parts):
-    return f"<h2>{escape(title)}</h2>" + "".join(parts)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A ready <td> element; no string is taken for one, whatever it looks like."""
-
-    html: str
-
-
-def card(*parts, title=""):
-    return '<div class="card">' + (f"<h3>{escape(title)}</h3>" if title else "") + "".join(parts) + "</div>"
-
-
-def table(headings, rows, words=1):
-    """Cells are strings, numbers, or `Cell`s; the first `words` columns are text."""
-
-    def cell(value, column):
-        if isinstance(value, Cell):
-            return value.html
-        kind = ' class="word"' if column < words else ""
-        return f"<td{kind}>{escape(value) if isinstance(value, str) else figure(value)}</td>"
-
-    head = "".join(f"<th{' class=word' if i < words else ''}>{escape(name)}</th>" for i, name in enumerate(headings))
-    body = "".join(
-        f"<tr{' class=under' if row and str(row[0]).startswith(' ') else ''}>"
-        + "".join(cell(value, column) for column, value in enumerate(row))
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def figure(value):
-    """Counts whole, shares with three digits, ranks with one."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.3f}" if abs(value) <= 1 else f"{value:,.1f}"
-
-
-def bar_cell(value):
-    return Cell(f'<td class="bar" style="--share:calc({value:.4f} * (100% - 20px))">{value:.3f}</td>')
-
-
-def tiles(metrics, details, split):
+def tiles(metrics: dict[str, Any], details: dict[str, Any] | None, split: str | None) -> Tiles:
     train = metrics.get("train", {})
-    found = metrics.get(split) or details or {}
-    values = [(figure(found[key]), f"{heading(key)}, {split}") for key in ("mrr", "hits@1", "hits@10") if key in found]
+    found = (metrics.get(split) if split else None) or details or {}
+    beside = (details or {}).get("baselines", {})
+    values = [
+        Tile(figure(found[key]), f"{heading(key)}, {split}", compared(beside, key))
+        for key in ("mrr", "hits@1", "hits@10")
+        if key in found
+    ]
     if "triples_per_second" in train:
-        values.append((plots.number(train["triples_per_second"]), "triples a second"))
+        values.append(Tile(plots.number(train["triples_per_second"]), "triples a second"))
+    return Tiles(values + effort(train))
+
+
+def compared(baselines: dict[str, Any], key: str) -> list[str]:
+    """What a number is beside: the same by frequency and by chance."""
+    return [f"{name} {figure(found[key])}" for name, found in baselines.items()]
+
+
+def effort(train: dict[str, Any]) -> list[Tile]:
+    """What training took."""
+    found = []
     if "seconds" in train:
-        values.append((duration(train["seconds"]), "training time"))
+        steps = [f"{train['steps']:,} steps"] if "steps" in train else []
+        found.append(Tile(duration(train["seconds"]), "training time", steps))
     if train.get("peak_memory_bytes"):
-        values.append((f"{train['peak_memory_bytes'] / 2**20:,.0f} MiB", "peak memory"))
-    inside = "".join(
-        f'<div class="card tile"><b>{escape(value)}</b><span>{escape(word)}</span></div>' for value, word in values
-    )
-    return f'<div class="tiles">{inside}</div>'
+        found.append(Tile(f"{train['peak_memory_bytes'] / 2**20:,.0f} MiB", "peak memory"))
+    return found
 
 
-def duration(seconds):
+def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
-def curves(history):
+def curves(history: list[dict[str, Any]]) -> list[Section]:
     """Loss, valid MRR and speed over the epochs."""
-    if not history:
-        return ""
-
-    def series(*path):
-        xs, ys = [], []
-        for row in history:
-            value = row
-            for key in path:
-                value = value.get(key) if isinstance(value, dict) else None
-            if value is not None:
-                xs.append(row["epoch"])
-                ys.append(float(value))
-        return xs, ys
-
-    cards = []
-    charts = (
+    charts = []
+    shown: Sequence[tuple[str, tuple[str, ...], str, bool]] = (
         ("Loss", ("loss",), plots.COLOURS[0], False),
         ("Valid MRR", ("valid", "mrr"), plots.COLOURS[2], True),
-        ("Triples a second", ("triples_per_second",), plots.COLOURS[5], True),
+        ("Triples a second", ("triples_per_second",), plots.COLOURS[4], True),
     )
-    for title, path, colour, zero in charts:
-        xs, ys = series(*path)
+    for title, path, colour, zero in shown:
+        xs, ys = series(history, path)
         if not xs:
             continue
         best = ys.index(max(ys))
@@ -204,21 +164,46 @@ def curves(history):
         chart = plots.line_chart(
             xs, ys, label=f"{title} by epoch", x_label="epoch", colour=colour, zero=zero, mark=mark
         )
-        cards.append(card(chart, title=title))
-    return section("Training", f'<div class="grid">{"".join(cards)}</div>')
+        if chart:
+            charts.append(Chart(chart, title))
+    return [Section("Training", [Beside(charts, across=3)])] if charts else []
 
 
-def ranking(metrics, details, split):
+def series(history: list[dict[str, Any]], path: Sequence[str]) -> tuple[list[float], list[float]]:
+    """(epochs, values) of what history holds under nested keys."""
+    xs, ys = [], []
+    for row in history:
+        value: Any = row
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            xs.append(row["epoch"])
+            ys.append(float(value))
+    return xs, ys
+
+
+def ranked(
+    model: Any, graph: Any, metrics: dict[str, Any], details: dict[str, Any], split: str, title: str = "Ranking"
+) -> list[Section]:
+    """What ranks of a split say: metrics, single predictions, relations."""
+    return [
+        ranking(metrics, details, split, title),
+        *predictions(model, graph, details),
+        relations(details),
+    ]
+
+
+def ranking(metrics: dict[str, Any], details: dict[str, Any], split: str, title: str) -> Section:
     """The metrics of both sides, where the ranks lie, and entities that training never saw."""
     measured = {name: metrics.get(name) or (details if name == split else None) for name in ("test", "valid")}
     results = {name: found for name, found in measured.items() if found}
     columns = headings(next(iter(results.values())))
-    rows = [
-        [word, *(part[key] for key in columns)]
-        for name, found in results.items()
-        for word, part in ((name, found), (" tail", found["tail"]), (" head", found["head"]))
-    ]
-    left = card(table(["", *columns.values()], rows), title="Metrics")
+    rows: list[list[Any]] = []
+    for name, found in results.items():
+        rows.append([name, *(found[key] for key in columns)])
+        rows += [[f" {side}", *(found[side][key] for key in columns)] for side in ("tail", "head")]
+        beside = details.get("baselines", {}) if name == split else {}
+        rows += [[f" {word}", *(others.get(key) for key in columns)] for word, others in beside.items()]
     edges = details["histogram"]["edges"]
     names = [
         str(a) if b - a == 1 else f"{a}–{b - 1}" if b <= 100 else f"{plots.number(a)}+"
@@ -226,90 +211,110 @@ def ranking(metrics, details, split):
     ]
     sides = [("tail", details["histogram"]["tail"]), ("head", details["histogram"]["head"])]
     chart = plots.bar_chart(names, sides, label="Ranks of the right answers", x_label="rank")
-    right = card(
-        chart,
-        plots.legend(["finding the tail", "finding the head"]),
-        title=f"Rank of the right answer, {split}",
-    )
+    legend = list(zip(("finding the tail", "finding the head"), plots.COLOURS, strict=False))
     text = (
         "Each right answer is ranked among all entities; other known answers are left out of the ranking "
-        "(filtered with train, valid and test), ties count as the mean rank."
+        "(filtered with train, valid and test), ties count as the mean rank. Frequency: the same queries "
+        "answered by what train has most often with the relation."
     )
-    return section(
-        "Ranking",
-        f'<p class="soft small">{text}</p><div class="wide">{left}{right}</div>',
-        unseen(details),
-        by_seen(details),
-    )
+    if "of" in details:
+        text += f" All but the metrics of {split} and valid: of {details['triples']:,} of its triples, drawn."
+    table = Table(["", *columns.values()], rows, title="Metrics")
+    bars = Chart(chart, f"Rank of the right answer, {split}", legend)
+    return Section(title, [Beside([table, bars]), *unseen(details), *by_seen(details)], text)
 
 
-def by_seen(details):
-    """MRR by what training saw of the queries, where the details have it."""
-    if "by_seen" not in details:
-        return ""
-    rows = []
-    for what, parts in details["by_seen"].items():
-        for name, found in parts.items():
-            sides = [found[side]["mrr"] if side in found else "" for side in ("tail", "head")]
-            rows.append([WORDS[what], name, found["queries"], bar_cell(found["mrr"]), found["hits@10"], *sides])
-    named = ["Queries by", "", "Queries", "MRR", "Hits@10", "MRR tail", "MRR head"]
-    return '<div style="height:14px"></div>' + card(table(named, rows, words=2), title="Seen in training")
-
-
-def unseen(details):
+def unseen(details: dict[str, Any]) -> list[Table]:
     if "unseen" not in details["entities"]:
-        return ""
+        return []
     words = {"seen": "both entities seen in training", "unseen": "an entity not seen in training"}
     rows = [
         [words[name], *(found[key] for key in ("triples", "mrr", "hits@10"))]
         for name, found in details["entities"].items()
     ]
-    return '<div style="height:14px"></div>' + card(table(["Triples with", "Triples", "MRR", "Hits@10"], rows))
+    return [Table(["Triples with", "Triples", "MRR", "Hits@10"], rows)]
 
 
-def relations(details):
+def by_seen(details: dict[str, Any]) -> list[Table]:
+    """MRR by what training saw of the queries, where the details have it."""
+    rows = []
+    for what, parts in details.get("by_seen", {}).items():
+        for name, found in parts.items():
+            sides = [found[side]["mrr"] if side in found else "" for side in ("tail", "head")]
+            rows.append([WORDS[what], name, found["queries"], Share(found["mrr"]), found["hits@10"], *sides])
+    named = ["Queries by", "", "Queries", "MRR", "Hits@10", "MRR tail", "MRR head"]
+    return [Table(named, rows, words=2, title="Seen in training")] if rows else []
+
+
+def predictions(model: Any, graph: Any, details: dict[str, Any]) -> list[Section]:
+    """Single queries with the model's answers: where it is right against the odds, and where it is furthest off."""
+    found = details.get("examples", {})
+    titles = {"best": "Right at once, where frequency is furthest off", "worst": "Furthest off"}
+    shown = [Examples(title, answered(model, graph, found[name])) for name, title in titles.items() if found.get(name)]
+    text = (
+        "With the rank of the right answer, in brackets its rank by frequency. "
+        "Other known answers are left out, of the model's first answers too."
+    )
+    return [Section("Best and worst predictions", [Beside(shown)], text)] if shown else []
+
+
+@torch.no_grad()
+def answered(model: Any, graph: Any, found: list[dict[str, Any]]) -> list[Example]:
+    """Examples of `evaluate.examples` with the model's first answers."""
+    known = graph.known()
+    shown = [Example("", [], [], "")] * len(found)
+    for side in ("head", "tail"):
+        places = [place for place, one in enumerate(found) if one["side"] == side]
+        asked, slot = [found[place]["ids"] for place in places], SLOTS.index(side)
+        others = [set(known.answers(ids, side).tolist()) - {ids[slot]} for ids in asked]
+        said = best_entities(model, graph, asked, slot, SAID, others, model) if asked else []
+        for place, (head, relation, tail), (_, answers) in zip(places, asked, said, strict=True):
+            right = (head, relation, tail)[slot]
+            words = [str(graph.label(head)), relation_label(graph, relation), str(graph.label(tail))]
+            words[slot] = "?"
+            first = [(str(graph.label(entity)), "", entity == right) for entity in answers]
+            verdict = f"rank {rank_of(found[place]['rank'])} ({rank_of(found[place]['by_frequency'])})"
+            shown[place] = Example(" · ".join(words), [str(graph.label(right))], first, verdict)
+    return shown
+
+
+def rank_of(rank: float) -> str:
+    return f"{rank:,.0f}" if rank == int(rank) else f"{rank:,.1f}"
+
+
+def relations(details: dict[str, Any]) -> Section:
     """MRR by category and by relation."""
-    words = {
-        "1-1": "one to one, 1-1",
-        "1-n": "one to many, 1-n",
-        "n-1": "many to one, n-1",
-        "n-n": "many to many, n-n",
-    }
     headings = ["Triples", "MRR", "Hits@10", "MRR tail", "MRR head"]
 
-    def numbers(found):
+    def numbers(found: dict[str, Any]) -> list[Any]:
         sides = [found["tail"]["mrr"], found["head"]["mrr"]]
-        return [found["triples"], bar_cell(found["mrr"]), found["hits@10"], *sides]
+        return [found["triples"], Share(found["mrr"]), found["hits@10"], *sides]
 
     categories = [
-        [words.get(name, name), found["relations"], *numbers(found)] for name, found in details["per_category"].items()
+        [KINDS.get(name, name), found["relations"], *numbers(found)] for name, found in details["per_category"].items()
     ]
     rows = [[found["relation"], found["category"], *numbers(found)] for found in details["per_relation"]]
-    named = ["Relation", "Kind", *headings]
-    each = [table(named, rows[:FIRST_ROWS], words=2)]
-    if len(rows) > FIRST_ROWS:
-        others = table(named, rows[FIRST_ROWS:], words=2)
-        each.append(f"<details><summary>{len(rows) - FIRST_ROWS} more</summary>{others}</details>")
-    return section(
+    return Section(
         "Relations",
-        card(table(["Kind", "Relations", *headings], categories)),
-        '<div style="height:14px"></div>',
-        card(*each),
+        [
+            Table(["Kind", "Relations", *headings], categories),
+            Table(["Relation", "Kind", *headings], rows, words=2, first=FIRST_ROWS),
+        ],
     )
 
 
-def tasks(metrics):
-    """Results of the other tasks of a joint run, as they stand in metrics.json."""
+def tasks(metrics: dict[str, Any]) -> list[Section]:
+    """Results of other tasks, as they stand in metrics.json."""
     rows = [
         [f"{task}, {split}", name, value]
         for task, splits in metrics.get("tasks", {}).items()
         for split, found in splits.items()
         for name, value in flat(found)
     ]
-    return section("Tasks", card(table(["Task", "Metric", "Value"], rows, words=2))) if rows else ""
+    return [Section("Tasks", [Table(["Task", "Metric", "Value"], rows, words=2)])] if rows else []
 
 
-def flat(found, prefix=""):
+def flat(found: dict[str, Any], prefix: str = "") -> Any:
     """(name, number) of nested metrics, names joined by blanks."""
     for name, value in found.items():
         if isinstance(value, dict):

@@ -109,6 +109,10 @@ class FactResults(Told):
                "mrr_hidden_subject": "no subject", "mrr_frequency": "frequency", "facts": "facts"}  # fmt: skip
 
     @classmethod
+    def beside_of(cls, metrics: Mapping[str, Any]) -> Mapping[str, float]:
+        return {"frequency": metrics["mrr_frequency"], "chance": metrics["mrr_random"]}
+
+    @classmethod
     def columns_of(cls, metrics: Mapping[str, Any]) -> Mapping[str, str]:
         return {name: heading for name, heading in cls.columns.items() if name in metrics}
 

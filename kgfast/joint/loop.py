@@ -253,7 +253,8 @@ class JointTraining(TrainingLoop):
     def write_report(self, metrics: dict[str, Any]) -> None:
         from kgfast.joint.report import write_joint_report  # its charts are needed once, at the end
 
-        write_joint_report(self.run, self.model, metrics)
+        with progress_bar(self.console, "drawing the map of entities") as advance:
+            write_joint_report(self.run, self.model, metrics, advance)
 
     def checksums(self) -> dict[str, str]:
         return super().checksums() | {"texts_sha256": self.texts}

@@ -2,48 +2,59 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from kgfast.evaluate import plots
 from kgfast.evaluate.embedding_map import embedding_map
-from kgfast.evaluate.report import (
-    card,
-    config_text,
-    duration,
-    figure,
-    flat,
-    origin,
-    read_history,
-    section,
-    sizes,
-    table,
-    write_page,
-)
+from kgfast.evaluate.metrics import evaluate
+from kgfast.evaluate.report import Progress, compared, effort, origin, ranked, read_history, sizes
+from kgfast.joint.evaluate import SPLITS
 from kgfast.joint.facts import told_by
-from kgfast.joint.model.joint_model import JointModel
+from kgfast.joint.model.joint_model import JointModel, evaluating
+from kgfast.joint.task import Shown
 from kgfast.joint.tasks.link import link_model
+from kgfast.pages import plots
+from kgfast.pages.blocks import Beside, Chart, Examples, Note, Section, Table, Tile, Tiles
+from kgfast.pages.render import figure, write_page
+
+MAIN = "link"  # the task whose ranks are looked into
+LOOKED_AT = 5000  # its triples
 
 
-def write_joint_report(run: Path, model: JointModel, metrics: dict[str, Any]) -> Path:
-    """Write RUN/report.html from the run's history, the model and what metrics.json holds; returns its path."""
+def write_joint_report(run: Path, model: JointModel, metrics: dict[str, Any], mapping: Progress | None = None) -> Path:
+    """Write RUN/report.html from the run's history, the model and what metrics.json holds; returns its path.
+    `mapping` counts iterations of the map."""
     graph, history = model.graph, read_history(Path(run) / "history.jsonl")
-    names = list(model.tasks)
-    parts = [
-        tiles(metrics),
-        section("Losses", '<p class="soft small">Each task before weighting.</p>', curves(history, names, "losses")),
-        section("Weights of the tasks", curves(history, names, "weights", zero=True)),
-        validation(history, names),
-        *(results(name, splits) for name, splits in metrics["tasks"].items()),
-        section("Map of entities", *embedding_map(link_model(model, graph), graph)),
-        utilisation(history, model),
-        section("Settings", card(f"<pre class=columns>{escape(config_text(Path(run)))}</pre>")),
-        section("Data", card(f"<pre>{escape(chr(10).join(graph.report.lines()))}</pre>")),
-        origin(metrics),
+    names, tables = list(model.tasks), link_model(model, graph)
+    split = next((split for split in SPLITS if split in metrics["tasks"].get(MAIN, {})), None)
+    details = None if split is None else evaluate(tables, graph, split, details=True, triples=LOOKED_AT)
+    with evaluating(model):
+        shown = {name: single_answers(model, name, splits) for name, splits in metrics["tasks"].items()}
+    sections = [
+        *charts("Losses", history, names, "losses", note="Each task before weighting."),
+        *charts("Weights of the tasks", history, names, "weights", zero=True),
+        *validation(history),
     ]
+    for name, splits in metrics["tasks"].items():
+        if name == MAIN and details is not None and split is not None:
+            sections += ranked(tables, graph, metrics, details, split, title=f"Results: {name}")
+        else:
+            sections += results(name, splits, shown[name])
+    sections += [
+        Section("Map of entities", embedding_map(tables, graph, mapping)),
+        *utilisation(history, model),
+        *origin(Path(run), graph, metrics),
+    ]
+    title = f"{', '.join(names)} on {graph.name}"
     subtitle = f"{sizes(graph)}; {model.score}, {model.dim} numbers per entity, entities: {model.entities.kind}"
-    return write_page(Path(run), f"{', '.join(names)} on {graph.name}", subtitle, parts)
+    head = tiles(metrics, shown, {} if details is None else details["baselines"])
+    return write_page(Path(run) / "report.html", title, subtitle, head, sections, f"run {Path(run).resolve().name}")
+
+
+def single_answers(model: JointModel, name: str, splits: dict[str, Any]) -> Shown | None:
+    """What a task shows of the first split that it has results of."""
+    split = next((split for split in SPLITS if split in splits), None)
+    return model.tasks[name].shown(model, split) if split is not None and name in model.tasks else None
 
 
 def headline(task: str, metrics: dict[str, Any]) -> tuple[str, float | None]:
@@ -52,28 +63,29 @@ def headline(task: str, metrics: dict[str, Any]) -> tuple[str, float | None]:
     return told_by(task).columns.get(name, name), value
 
 
-def tiles(metrics: dict[str, Any]) -> str:
-    """The one number of each task, and what training took."""
+def tiles(metrics: dict[str, Any], shown: dict[str, Shown | None], baselines: dict[str, Any]) -> Tiles:
+    """The one number of each task beside what it is to be compared with, and what training took."""
     values = []
     for task, splits in metrics["tasks"].items():
-        for split in ("test", "valid"):
-            if split in splits:
-                word, value = headline(task, splits[split])
-                if value is not None:
-                    values.append((figure(value), f"{task}: {word}, {split}"))
-                break
-    train = metrics["train"]
-    values.append((duration(train["seconds"]), f"{train['steps']:,} steps"))
-    values.append((f"{train['peak_memory_bytes'] / 2**20:,.0f} MiB", "peak memory"))
-    inside = "".join(
-        f'<div class="card tile"><b>{escape(value)}</b><span>{escape(word)}</span></div>' for value, word in values
-    )
-    return f'<div class="tiles">{inside}</div>'
+        split = next((split for split in SPLITS if split in splits), None)
+        if split is None:
+            continue
+        word, value = headline(task, splits[split])
+        if value is None:
+            continue
+        single = shown.get(task)
+        others = {**told_by(task).beside_of(splits[split]), **(single.beside if single else {})}
+        beside = [f"{name} {figure(number)}" for name, number in others.items()]
+        beside += compared(baselines, "mrr") if task == MAIN else []
+        values.append(Tile(figure(value), f"{task}: {word}, {split}", beside))
+    return Tiles(values + effort(metrics["train"]))
 
 
-def curves(history: list[dict[str, Any]], names: list[str], key: str, zero: bool = False) -> str:
+def charts(
+    title: str, history: list[dict[str, Any]], names: list[str], key: str, zero: bool = False, note: str = ""
+) -> list[Section]:
     """A chart a task of what history holds under `key`, over steps."""
-    cards = []
+    found = []
     for place, name in enumerate(names):
         rows = [(row["step"], row[key][name]) for row in history if name in row.get(key, {})]
         if rows:
@@ -81,11 +93,11 @@ def curves(history: list[dict[str, Any]], names: list[str], key: str, zero: bool
             chart = plots.line_chart(
                 xs, ys, label=f"{key} of {name} by step", x_label="step", colour=plots.COLOURS[place % 10], zero=zero
             )
-            cards.append(card(chart, title=name))
-    return f'<div class="grid">{"".join(cards)}</div>'
+            found += [Chart(chart, name)] if chart else []
+    return [Section(title, [Beside(found, across=3)], note)] if found else []
 
 
-def validation(history: list[dict[str, Any]], names: list[str]) -> str:
+def validation(history: list[dict[str, Any]]) -> list[Section]:
     """The one number of each task on valid, over steps."""
     rows = []
     for row in history:
@@ -97,25 +109,35 @@ def validation(history: list[dict[str, Any]], names: list[str]) -> str:
         if found:
             rows.append({"step": row["step"], "valid": found})
     labels = list(dict.fromkeys(label for row in rows for label in row["valid"]))
-    return section("Validation", curves(rows, labels, "valid")) if rows else ""
+    return charts("Validation", rows, labels, "valid")
 
 
-def results(task: str, splits: dict[str, dict[str, Any]]) -> str:
-    """A table a task: a row a metric, a column a split."""
-    columns = [split for split in ("test", "valid") if split in splits]
-    found = {split: dict(flat(splits[split])) for split in columns}
-    keys = list(dict.fromkeys(key for split in columns for key in found[split]))
-    words = told_by(task).columns
-    rows = [[words.get(key, key), *(found[split].get(key, "") for split in columns)] for key in keys]
-    return section(f"Results: {task}", card(table(["Metric", *columns], rows))) if rows else ""
+def results(task: str, splits: dict[str, dict[str, Any]], shown: Shown | None) -> list[Section]:
+    """A row a split with its groups below, as on the terminal, and single answers."""
+    told = told_by(task)
+    columns = next((told.columns_of(splits[split]) for split in SPLITS if split in splits), {})
+    rows: list[list[Any]] = []
+    for split in SPLITS:
+        if split in splits:
+            rows.append([split, *(splits[split].get(key, "") for key in columns)])
+            rows += [
+                [f" {name}", *(part.get(key, "") for key in columns)] for name, part in told.groups_of(splits[split])
+            ]
+    if not rows:
+        return []
+    blocks: list[Any] = [Table(["", *columns.values()], rows)]
+    if shown is not None:
+        examples = [Examples(title, found) for title, found in shown.examples.items() if found]
+        blocks += [Note(shown.note), Beside(examples)] if examples else []
+    return [Section(f"Results: {task}", blocks)]
 
 
-def utilisation(history: list[dict[str, Any]], model: JointModel) -> str:
+def utilisation(history: list[dict[str, Any]], model: JointModel) -> list[Section]:
     """Which experts the tokens of each task took of late, a mean over layers."""
     found = [row["utilisation"] for row in history if "utilisation" in row]
     if not found or model.backbone is None:
-        return ""
+        return []
     rows = [[task, *map(float, shares)] for task, shares in zip(model.backbone.names, found[-1], strict=True)]
     headings = ["Texts of", *(f"expert {number + 1}" for number in range(len(found[-1][0])))]
     text = "The share of each task's tokens that an expert got, a mean over layers, at the end of training."
-    return section("Experts", f'<p class="soft small">{text}</p>', card(table(headings, rows)))
+    return [Section("Experts", [Table(headings, rows)], text)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from kgfast.errors import DataError
 from kgfast.functional.multitask import LossTerm, Term
 from kgfast.joint.model.packed import Packed
+from kgfast.pages.blocks import Example
 from kgfast.run.seeds import generator
 from kgfast.run.settings import Section
 
@@ -61,6 +62,16 @@ class TaskOptions(Section):
     weight: float = Field(1.0, ge=0, description="weight of this task's loss where weights are fixed")
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What the report shows of single answers: examples by title, a line that says what they are, and {word: value}
+    to compare the task's one number with."""
+
+    examples: Mapping[str, Sequence[Example]]
+    note: str = ""
+    beside: Mapping[str, float] = field(default_factory=dict)
+
+
 class Told:
     """How the metrics under a name of metrics.json are told."""
 
@@ -75,6 +86,11 @@ class Told:
         """(name, value) of the one number that stands for the task."""
         name = cls.headline or next(key for key, value in metrics.items() if isinstance(value, float))
         return name, metrics.get(name)
+
+    @classmethod
+    def beside_of(cls, metrics: Mapping[str, Any]) -> Mapping[str, float]:
+        """{word: value}: what the one number is to be compared with, as far as the metrics hold it."""
+        return {}
 
     @classmethod
     def columns_of(cls, metrics: Mapping[str, Any]) -> Mapping[str, str]:
@@ -137,6 +153,10 @@ class Task(nn.Module, Told, ABC):
     @abstractmethod
     def evaluate(self, model: Any, split: str) -> dict[str, Any]:
         """Metrics on "valid" or "test", called under torch.no_grad with the model in eval mode."""
+
+    def shown(self, model: Any, split: str) -> Shown | None:
+        """Single answers for the report, called as `evaluate` is; None: it has none."""
+        return None
 
     def can_evaluate(self, split: str) -> bool:
         """Whether the data holds anything to evaluate on in a split."""

@@ -19,6 +19,9 @@ SHOWN = ("mrr", "hits@1", "hits@10")  # of a run on the graph alone, where nothi
 LOWER_IS_BETTER = ("mean_rank", "amr", "seconds", "peak_memory_bytes")
 
 
+BESIDE = 6  # settings at most that stand as columns beside the results
+
+
 @dataclass(frozen=True)
 class Row:
     """Runs of the same settings, seed by seed."""
@@ -29,9 +32,9 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What to call it: its settings, or its folder where no setting differs."""
+        """What to call it: its settings, or its folder where none differ, or too many."""
         told = ", ".join(f"{key}={shown(value)}" for key, value in self.settings.items())
-        return told or self.runs[0].path.name
+        return told if told and len(self.settings) <= BESIDE else self.runs[0].path.name
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Comparison:
     metrics: list[str]  # that are shown
     rows: list[Row]
     unfinished: list[RunFolder]
+
+    @property
+    def beside(self) -> list[str]:
+        """The settings that stand beside the results; none where they are too many, and have a table of their own."""
+        return self.settings if len(self.settings) <= BESIDE else []
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON has it: every number of the results, not those alone that are shown."""

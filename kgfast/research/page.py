@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from kgfast.evaluate import plots
-from kgfast.evaluate.report import Cell, card, figure, section, table, write_html
+from markupsafe import Markup
+
 from kgfast.joint.facts import told_by
+from kgfast.pages import plots
+from kgfast.pages.blocks import Beside, Chart, Legend, Note, Section, Spread, Table
+from kgfast.pages.render import write_page
 from kgfast.research.compare import Comparison, Row, best, heading, shown
 from kgfast.run.reading import flat
 
@@ -22,37 +24,42 @@ def write_comparison(path: str | os.PathLike, found: Comparison) -> Path:
     rows, runs = len(found.rows), sum(len(row.runs) for row in found.rows)
     subtitle = f"{runs} runs of {rows} settings" if rows > 1 else f"{runs} runs of the same settings"
     drawn = list(zip(found.rows, plots.COLOURS, strict=False))
-    legend = plots.legend([row.name for row, _ in drawn], [colour for _, colour in drawn])
-    note = f'<p class="soft small">The best {DRAWN} of {rows} rows are drawn.</p>' if rows > DRAWN else ""
-    charts = [card(chart, title=title) for title, chart in curves(drawn) if chart]
-    parts = [
-        section("Results", card(results(found)), f'<p class="soft small">{escape(explanation(found))}</p>'),
-        section("Curves", note, legend, f'<div class="wide">{"".join(charts)}</div>') if charts else "",
-    ]
-    return write_html(Path(path), "Runs side by side", subtitle, parts, f"{runs} runs")
+    charts = [Chart(chart, title) for title, chart in curves(drawn) if chart]
+    sections = [Section("Results", [results(found), Note(explanation(found))])]
+    if charts:
+        legend = Legend([(row.name, colour) for row, colour in drawn])
+        note = f"The best {DRAWN} of {rows} rows are drawn." if rows > DRAWN else ""
+        sections.append(Section("Curves", [legend, Beside(charts)], note))
+    sections += settings(found)
+    return write_page(path, "Runs side by side", subtitle, None, sections, f"{runs} runs")
 
 
-def results(found: Comparison) -> str:
+def results(found: Comparison) -> Table:
     """A row for each combination of settings; the best mean of every metric is set off."""
     winners = {name: best(found.rows, name) for name in found.metrics}
-    headings = ["Run", *found.settings, "Seeds", *map(heading, found.metrics)]
+    headings = ["Run", *found.beside, "Seeds", *map(heading, found.metrics)]
     rows = []
     for row in found.rows:
-        numbers = [number_cell(row.metrics[name], winners[name] is row) for name in found.metrics]
-        settings = [shown(value) for value in row.settings.values()]
+        numbers = [
+            Spread(row.metrics[name]["mean"], row.metrics[name]["spread"], winners[name] is row)
+            for name in found.metrics
+        ]
+        settings = [shown(row.settings[key]) for key in found.beside]
         rows.append([row.runs[0].path.name, *settings, seeds(row), *numbers])
-    return table(headings, rows, words=2 + len(found.settings))
+    return Table(headings, rows, words=2 + len(found.beside))
+
+
+def settings(found: Comparison) -> list[Section]:
+    """The settings that differ, where they are too many to stand beside the results: a column for each row."""
+    if found.beside or not found.settings:
+        return []
+    rows = [[key, *(shown(row.settings[key]) for row in found.rows)] for key in found.settings]
+    names = [row.runs[0].path.name for row in found.rows]
+    return [Section("Settings that differ", [Table(["Setting", *names], rows, words=1 + len(names))])]
 
 
 def seeds(row: Row) -> str:
     return ", ".join(str(run.seed) for run in row.runs)
-
-
-def number_cell(value: dict[str, Any], winner: bool) -> Cell:
-    mean, spread = value["mean"], value["spread"]
-    told = "–" if mean is None else figure(mean)
-    told = f"<b>{told}</b>" if winner else told
-    return Cell(f"<td>{told}{'' if spread is None else f' <span class=soft>± {figure(spread)}</span>'}</td>")
 
 
 def explanation(found: Comparison) -> str:
@@ -61,7 +68,7 @@ def explanation(found: Comparison) -> str:
     return f"{text} Not finished, and left out: {', '.join(left)}." if left else text
 
 
-def curves(drawn: list[tuple[Row, str]]) -> list[tuple[str, str]]:
+def curves(drawn: list[tuple[Row, str]]) -> list[tuple[str, Markup]]:
     """(title, chart) of what was measured on valid, then of the losses; a line for each run."""
     keys = dict.fromkeys(key for row, _ in drawn for run in row.runs for line in run.history for key in curved(line))
     valid = [key for key in keys if key.startswith("valid.")]

@@ -225,7 +225,8 @@ class Training(TrainingLoop):
 
     def write_report(self, metrics: dict[str, Any]) -> None:
         self.kept.remove()  # as metrics.json is written
-        write_report(self.run, model=self.model, graph=self.graph, details=self.details)
+        with progress_bar(self.console, "drawing the map of entities") as advance:
+            write_report(self.run, model=self.model, graph=self.graph, details=self.details, mapping=advance)
 
     def validation_triples(self) -> Tensor | None:
         """The valid triples to ask, all or `validate_triples` drawn by the seed; None without validation."""

@@ -9,9 +9,10 @@ import torch
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import KgfastError
-from kgfast.evaluate import evaluate, plots, write_report
-from kgfast.evaluate.embedding_map import entity_groups, is_type_name, principal_axes
+from kgfast.evaluate import evaluate, write_report
+from kgfast.evaluate.embedding_map import ITERATIONS, entity_groups, is_type_name, principal_axes, two_dimensions
 from kgfast.nn import KGEModel
+from kgfast.pages import plots
 
 VOID = {"meta", "br", "link", "img"}
 
@@ -76,6 +77,7 @@ def test_report_of_the_world(tmp_path):
     assert headings == [
         "Training",
         "Ranking",
+        "Best and worst predictions",
         "Relations",
         "Map of entities",
         "Tasks",
@@ -130,6 +132,42 @@ def test_smallest_models(tmp_path, dim):
     with torch.no_grad():
         model.entities.fill_(1.0)  # all in one place
     Page(write_report(run, model=model, graph=wide).read_text(encoding="utf-8"))
+
+
+def test_single_predictions_and_baselines_stand_in_the_report(tmp_path):
+    graph = KnowledgeGraph.load("world")
+    model = KGEModel(graph.num_entities, graph.num_relations, 8, score="distmult")
+    run, details = run_folder(tmp_path / "run", model, graph), evaluate(model, graph, details=True)
+    page = Page(write_report(run, model=model, graph=graph, details=details).read_text("utf-8"))
+    texts = [text.strip() for _, text in page.texts]
+    frequency = details["baselines"]["frequency"]["mrr"]
+    assert "Furthest off" in texts and f"frequency {frequency:.3f}" in texts
+    worst = details["examples"]["worst"][0]
+    answers = graph.known().answers(worst["ids"], worst["side"]).tolist()
+    place = texts.index(f"rank {worst['rank']:,g} ({worst['by_frequency']:,g})")
+    said = texts[texts.index("said", place) + 1 : texts.index("said", place) + 4]
+    known = {graph.label(answer) for answer in answers}  # they are left out, and the right one isn't among the first
+    assert not known & {word for word in said if word}
+
+
+@pytest.mark.tsne
+def test_maps_by_neighbours_say_so():
+    pytest.importorskip("openTSNE")
+    centres = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)) * 9
+    rows = centres.repeat_interleave(30, 0) + torch.randn(120, 8, generator=torch.Generator().manual_seed(1))
+    counted = []
+    places, how = two_dimensions(rows, lambda done, total: counted.append((done, total)))
+    assert "t-SNE" in how and counted[-1][0] == counted[-1][1] == sum(ITERATIONS)
+    near = torch.cdist(places, places).argsort(1)[:, 1:11]
+    assert (near // 30 == torch.arange(120)[:, None] // 30).double().mean() > 0.95
+    assert torch.equal(places, two_dimensions(rows)[0])
+    assert "principal axes" in two_dimensions(rows[:50])[1]
+
+
+def test_maps_by_axes_say_why():
+    rows = torch.randn(120, 8, generator=torch.Generator().manual_seed(1))
+    assert "kgfast[report]" in two_dimensions(rows)[1]
+    assert "fewer than 100" in two_dimensions(rows[:20])[1]
 
 
 def test_a_broken_history_is_named(tmp_path):

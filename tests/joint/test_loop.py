@@ -48,7 +48,9 @@ def test_a_run_leaves_everything(graph, tmp_path):
     assert [line["step"] for line in history if "valid" in line] == [3, 6]
     assert "valid: mlm perplexity" in printed
     page = (run / "report.html").read_text()
-    for word in ("Losses", "Weights of the tasks", "Map of entities", "Results: qa", "Results: mlm"):
+    for word in ("Losses", "Weights of the tasks", "Map of entities", "Results: qa", "Results: mlm", "Results: link",
+                 "Frequency: the same queries", "bigrams", "commonest", "Wrong, and surest",
+                 "Furthest off"):  # fmt: skip
         assert word in page
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -110,6 +110,12 @@ class LanguageTask(PieceTask):
     lower_is_better = (*Task.lower_is_better, "unigram_perplexity", "bigram_perplexity", "unknown")
     columns = {"perplexity": "perplexity", "unigram_perplexity": "of unigrams", "bigram_perplexity": "of bigrams",
                "loss": "loss", "tokens": "tokens", "unknown": "share of [UNK]"}  # fmt: skip
+
+    @classmethod
+    def beside_of(cls, metrics: Mapping[str, Any]) -> Mapping[str, float]:
+        words = {"bigrams": "bigram_perplexity", "unigrams": "unigram_perplexity"}
+        return {word: metrics[name] for word, name in words.items() if metrics.get(name) is not None}
+
     ahead: ClassVar[int] = 0  # the token that a place asks for stands so many places on
 
     @abstractmethod

@@ -15,8 +15,9 @@ from kgfast import reference
 from kgfast.data import KnowledgeGraph
 from kgfast.functional.regularizers import cubed
 from kgfast.joint.model.packed import Encoded, Packed, gather_places
+from kgfast.joint.task import Shown
 from kgfast.joint.tasks import LossTerm, ModelDims, Task, TaskOptions, Term, generator, register
-from kgfast.joint.tasks.qa import answering
+from kgfast.joint.tasks.qa import answering, examples
 from kgfast.joint.tasks.qa.answering import Gate, Reader, Reading
 from kgfast.joint.tasks.qa.edges import Edges
 from kgfast.joint.tasks.qa.fill import Fill
@@ -243,13 +244,20 @@ class QATask(Task):
         return found
 
     def understood(self, batch: QABatch, encoded: Encoded) -> Tensor:
-        """[3, B] of questions as `ask` answers them, along all that the graph holds: hits, F1 and probability."""
+        """[B, E]: the chance of each answer as `ask` reads questions, along all that the graph holds."""
         reading, chances = self.reader(encoded), torch.zeros(len(batch.topics), self.graph.num_entities)
         for place, topic in enumerate(batch.topics.tolist()):
             found = Sense.of(self.facts, topic, reading, place).answers()
             chances[place, list(found)] = torch.tensor(list(found.values()), dtype=torch.float32)
-        measured = answering.answer_metrics(chances, batch.offsets, batch.answers)
-        return torch.stack([*measured, chances.max(1).values.double()])
+        return chances
+
+    def shown(self, model, split: str) -> Shown | None:
+        return examples.shown(self, model, split)
+
+    @property
+    def main(self) -> str:
+        """The head whose answers count."""
+        return "together" if self.both else self.options.heads[0]
 
     @cached_property
     def facts(self) -> Facts:
@@ -266,13 +274,11 @@ class QATask(Task):
             batch = self.of(split, rows)
             encoded = model.backbone.encode(batch.texts.to(device), self.name)
             for head, probabilities in self.probabilities(model, batch.topics.to(device), encoded).items():
-                probabilities = probabilities.cpu()
-                found = answering.answer_metrics(probabilities, batch.offsets, batch.answers)
-                parts.setdefault(head, []).append(torch.stack([*found, probabilities.max(1).values.double()]))
+                parts.setdefault(head, []).append(measured_of(probabilities.cpu(), batch))
             if "following" in self.options.heads:
-                parts.setdefault(ASKED, []).append(self.understood(batch, encoded))
+                parts.setdefault(ASKED, []).append(measured_of(self.understood(batch, encoded), batch))
         measured = {head: torch.cat(of_head, 1) for head, of_head in parts.items()}
-        main = next(measured[name] for name in ("together", "following", "embedding") if name in measured)
+        main = measured[self.main]
         asked = measured.pop(ASKED, main)
         threshold = answering.threshold(*likelier(main, asked))
         answered = questions.offsets.diff() > 0
@@ -291,11 +297,21 @@ class QATask(Task):
         return result
 
     @classmethod
+    def beside_of(cls, metrics: Mapping[str, Any]) -> Mapping[str, float]:
+        return {"as asked": metrics[ASKED]["hits@1"]}
+
+    @classmethod
     def groups_of(cls, metrics: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """By the fewest hops to an answer, and by head."""
         for hops, part in metrics["hops"].items():
             yield f"{hops} hop{'s' * (hops != '1')}" if hops != "beyond" else "further", part
         yield from metrics["heads"].items()
+
+
+def measured_of(chances: Tensor, batch: QABatch) -> Tensor:
+    """[3, B]: hits, F1 and probability of the likeliest answer, by chances [B, E]."""
+    found = answering.answer_metrics(chances, batch.offsets, batch.answers)
+    return torch.stack([*found, chances.max(1).values.double()])
 
 
 def likelier(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

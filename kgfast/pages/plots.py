@@ -1,22 +1,25 @@
-"""Small SVG charts for the report: strings without a library, styled by the page for light and dark."""
+"""Small SVG charts for pages, made without a library; the page's style has their light, dark and size of letters."""
 
 import math
 
-from kgfast.evaluate.markup import escape
+from markupsafe import Markup
 
+from kgfast.pages.markup import escape
+
+# Told apart by people who see red and green alike, and on white as on black: after Okabe and Ito (2008).
 COLOURS = (
-    "#4c78a8",
-    "#f58518",
-    "#54a24b",
-    "#e45756",
-    "#72b7b2",
-    "#b279a2",
-    "#d9b32c",
-    "#9d755d",
-    "#ff9da6",
-    "#79706e",
+    "#1f78b4",
+    "#e69f00",
+    "#009e73",
+    "#d55e00",
+    "#cc79a7",
+    "#56b4e9",
+    "#7b5ea7",
+    "#a6761d",
+    "#8fb339",
+    "#7a7f87",
 )
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 30  # margins of a chart, in its own units
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 36  # margins of a chart, in its own units
 
 
 def number(value):
@@ -40,7 +43,9 @@ def ticks(low, high, count=4):
 
 
 def svg(width, height, parts, label):
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">' + "".join(parts) + "</svg>"
+    kind = "wide" if width > 720 else "half" if width > 400 else "third"  # how much of a page: letters shrink with it
+    start = f'<svg viewBox="0 0 {width} {height}" class="{kind}" role="img" aria-label="{escape(label)}">'
+    return Markup(start + "".join(parts) + "</svg>")
 
 
 def text(x, y, value, anchor="middle", kind="tick"):
@@ -85,7 +90,7 @@ def line_chart(xs, ys, *, label, x_label, colour=COLOURS[0], zero=True, mark=Non
     """One curve. `zero`: the axis starts at 0; `mark` = (x, y, word) rings a point; hovering tells values."""
     points = thin(finite(xs, ys))
     if not points:
-        return ""
+        return Markup()
     parts, at = frame(points, zero, x_label, width, height)
     parts.append(polyline(points, at, colour))
     radius = 2.4 if len(points) <= 40 else 0
@@ -107,7 +112,7 @@ def curves_chart(series, *, label, x_label, zero=True, width=560, height=300):
     curves = [(name, colour, thin(finite(xs, ys))) for name, colour, xs, ys in series]
     points = [point for _, _, of_curve in curves for point in of_curve]
     if not points:
-        return ""
+        return Markup()
     parts, at = frame(points, zero, x_label, width, height)
     for name, colour, of_curve in reversed(curves):  # the first on top
         if len(of_curve) == 1:
@@ -160,17 +165,9 @@ def bar_chart(names, series, *, label, x_label, width=560, height=230):
     return svg(width, height, parts, label)
 
 
-def legend(names, colours=COLOURS):
-    """Coloured dots with words."""
-    items = (
-        f'<span><i style="background:{colour}"></i>{escape(str(name))}</span>'
-        for name, colour in zip(names, colours, strict=False)
-    )
-    return '<p class="legend">' + "".join(items) + "</p>"
-
-
 def scatter(points, *, label, width=960, height=600):
-    """Points (x, y, name, colour, size), the most important ones first: names are written while they fit.
+    """Points (x, y, name, colour, size), the most important ones first: names are written while they fit, fewer and
+    larger ones on a narrow screen.
 
     Every point tells its name when hovered. Coordinates of any scale; both axes are stretched to the frame.
     """
@@ -182,20 +179,27 @@ def scatter(points, *, label, width=960, height=600):
         return pad + (value - low) / ((high - low) or 1) * (length - 2 * pad)
 
     places = [(scale(x, xs, width), height - scale(y, ys, height), *rest) for x, y, *rest in points]
-    dots: list[str] = []
+    dots = [
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}" fill="{colour}"><title>{escape(name)}</title></circle>'
+        for x, y, name, colour, size in reversed(places)  # the important ones on top
+    ]
+    names = [*names_that_fit(places, width, 1.0, 60, "name"), *names_that_fit(places, width, 2.3, 14, "name near")]
+    return svg(width, height, dots + names, label)
+
+
+def names_that_fit(places, width, size, most, kind):
+    """The names of points at (x, y) in letters of a size, the first ones first, where none covers another."""
     words: list[str] = []
     taken: list[tuple[float, float, float, float]] = []  # boxes
-    for x, y, name, colour, size in reversed(places):  # the important ones on top
-        hint = f"<title>{escape(name)}</title>"
-        place = f'cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}"'
-        dots.append(f'<circle {place} fill="{colour}" fill-opacity=".8">{hint}</circle>')
-    for x, y, name, _, size in places:
+    for x, y, name, _, radius in places:
         word = name if len(name) <= 26 else name[:25] + "…"
-        reach = 6.6 * len(word)
-        start = x + size + 3 if x + size + 3 + reach < width else x - size - 3 - reach
-        box = (start, y - 7, start + reach, y + 6)
+        reach, gap = 6.6 * size * len(word), radius + 3
+        start = x + gap if x + gap + reach < width else x - gap - reach
+        box = (start, y - 7 * size, start + reach, y + 6 * size)
         free = all(box[2] < b[0] or b[2] < box[0] or box[3] < b[1] or b[3] < box[1] for b in taken)
-        if len(words) < 60 and free:
+        if free and start >= 0:
             taken.append(box)
-            words.append(text(start, y + 3.5, word, "start", "name"))
-    return svg(width, height, dots + words, label)
+            words.append(text(start, y + 3.5 * size, word, "start", kind))
+        if len(words) == most:
+            break
+    return words
