@@ -40,6 +40,7 @@ from kgfast.run.storage import (
     remove_leftovers,
     write_checkpoint,
 )
+from kgfast.train.auto import Choice
 from kgfast.train.build import build_model
 from kgfast.train.config import TrainConfig, unused
 from kgfast.train.id_maps import IdMaps
@@ -61,6 +62,7 @@ class Position(common.Position):
     best_epoch: float | None = None
     best_step: int | None = None
     stale: int = 0  # validations since the best one
+    choice: Choice | None = None  # of settings that are `auto`
 
 
 @dataclass

@@ -1,0 +1,133 @@
+"""A weight that follows the graph: chosen by trials on valid, said, kept by a resumed run, and the same each time."""
+
+import json
+from pathlib import Path
+
+import pytest
+from training_helpers import grouped_graph, run, same_bits, small_config
+
+from kgfast.data import KnowledgeGraph
+from kgfast.errors import ConfigError
+from kgfast.run import loop as run_loop
+from kgfast.train import TrainConfig, auto, checkpoint, resolve
+from kgfast.train import loop as training_loop
+
+EPOCHS = 32  # of 8 steps
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return grouped_graph()
+
+
+def config_of(out, **settings):
+    defaults = dict(
+        candidates="all", side="both", reciprocal=True, optimizer="adagrad", subsampling=False, regularizer="n3",
+        regularizer_weight="auto", epochs=EPOCHS, validate_every=0,
+    )  # fmt: skip
+    return small_config(out, **{**defaults, **settings})
+
+
+@pytest.mark.parametrize("best", auto.WEIGHTS)
+@pytest.mark.parametrize("trials", [2, 3, 5, 20])
+def test_it_climbs_to_the_top_that_it_can_reach(best, trials):
+    asked = []
+
+    def measure(weight):
+        assert weight not in asked
+        asked.append(weight)
+        return -abs(auto.WEIGHTS.index(weight) - auto.WEIGHTS.index(best))
+
+    found = auto.climb(measure, trials)
+    assert len(asked) <= trials and asked[0] == auto.START
+    assert found == max(asked, key=lambda weight: -abs(auto.WEIGHTS.index(weight) - auto.WEIGHTS.index(best)))
+    if trials == 20:
+        assert found == best and len(asked) <= 7
+
+
+def test_a_run_has_the_bits_of_one_that_was_told_the_weight(graph, tmp_path):
+    config = config_of(tmp_path / "auto")
+    metrics, printed = run(config, graph)
+    chosen = metrics["train"]["auto"]
+    tried = {one["regularizer_weight"]: one["mrr"] for one in chosen["trials"]}
+    assert len(tried) == 2 and chosen["regularizer_weight"] == max(tried, key=tried.get)
+    assert len(tried) * chosen["steps"] <= metrics["train"]["steps"] / auto.SHARE
+    assert f"regularizer_weight={chosen['regularizer_weight']}: the best on valid" in printed
+    assert "regularizer_weight: auto" in (tmp_path / "auto" / "config.yaml").read_text()
+    told = config_of(tmp_path / "told", regularizer_weight=chosen["regularizer_weight"])
+    other, said = run(told, graph)
+    assert "auto" not in other["train"] and "regularizer_weight" not in said
+    one, two = (checkpoint.read(each.out, each, graph) for each in (config, told))
+    assert same_bits(one.tables, two.tables) and metrics["test"] == other["test"]
+    again, _ = run(config_of(tmp_path / "again"), graph)
+    assert again["train"]["auto"]["trials"] == chosen["trials"]
+
+
+def test_a_resumed_run_keeps_the_choice(graph, tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    whole = config_of(tmp_path / "whole")
+    metrics, _ = run(whole, graph)
+    cut = whole.replace(out=str(tmp_path / "cut"), checkpoint_every=1e-9)
+    monkeypatch.setattr(run_loop, "CHECKPOINT_SHARE", 0)
+    with monkeypatch.context() as patch:
+        take = training_loop.Training.take_step
+
+        def stopping(training):
+            if training.position.step == 33:
+                raise Stop
+            return take(training)
+
+        patch.setattr(training_loop.Training, "take_step", stopping)
+        with pytest.raises(Stop):
+            run(cut, graph)
+    monkeypatch.setattr(auto, "Search", None)  # nothing is searched again
+    resumed, printed = run(cut, graph, resume=True)
+    first, second = metrics["train"]["auto"], resumed["train"]["auto"]
+    assert second["trials"] == first["trials"] and "at step 33" in printed and "auto kept: regularizer_weight" in printed
+    one, two = (checkpoint.read(each.out, each, graph) for each in (whole, cut))
+    assert same_bits(one.tables, two.tables) and same_bits(one.optimizer, two.optimizer)
+    assert resumed["test"] == metrics["test"]
+    assert resolve(None, [], dict(out=cut.out, resume=True)).regularizer_weight == "auto"
+
+
+@pytest.mark.parametrize(
+    ("settings", "valid", "why"),
+    [
+        (dict(epochs=2), True, "16 steps are too few to choose by"),
+        (dict(), False, "no valid triples to choose by"),
+        (dict(minutes=1e-7), True, "0 trials fitted into 1 / 5 of the minutes"),
+    ],
+)
+def test_where_nothing_can_be_tried_the_usual_weight_is_taken_and_said(graph, tmp_path, settings, valid, why):
+    if not valid:
+        sizes = dict(num_entities=graph.num_entities, num_relations=graph.num_relations)
+        graph = KnowledgeGraph.from_arrays(graph.train, graph.valid[:0], graph.test, **sizes)
+    metrics, printed = run(config_of(tmp_path / "run", **settings), graph)
+    assert metrics["train"]["auto"]["regularizer_weight"] == auto.USUAL
+    assert f"regularizer_weight={auto.USUAL}: {why}" in printed
+
+
+def test_a_trial_that_diverges_is_the_worst(graph, tmp_path):
+    search = auto.Search(config_of(tmp_path / "run", lr=1e30), graph)
+    assert search.trial(0.1, float("inf"), lambda done, total: None) == 0.0
+
+
+def test_the_minutes_hold_the_search_too(graph, tmp_path):
+    metrics, _ = run(config_of(tmp_path / "run", minutes=1), graph)
+    line = json.loads((Path(tmp_path) / "run" / "checkpoint" / "checkpoint.json").read_text())["position"]
+    assert line["elapsed"] >= line["seconds"] + metrics["train"]["auto"]["seconds"]
+
+
+def test_what_the_setting_may_be():
+    recipe = dict(data="world", recipe="complex-n3")
+    assert TrainConfig(**recipe).regularizer_weight == "auto"
+    assert resolve(None, ["data=world", "recipe=complex-n3", "regularizer_weight=0.1"]).regularizer_weight == 0.1
+    for wrong in ("much", -1, float("nan"), True):
+        with pytest.raises(ConfigError, match=r"regularizer_weight=.*: (must be|Input should be) a"):
+            TrainConfig(**recipe, regularizer_weight=wrong)
+    with pytest.raises(ConfigError, match="must be a number with regularizer=l2"):
+        TrainConfig(**recipe, regularizer="l2")
+    with pytest.raises(ConfigError, match="regularizer_weight='auto' has no effect"):
+        resolve(None, [], dict(data="world", regularizer_weight="auto"))
