@@ -16,20 +16,22 @@ from rich.console import Console
 
 from kgfast.data import KnowledgeGraph
 from kgfast.evaluate.metrics import all_ranks, summarize
-from kgfast.nn import KGEModel
+from kgfast.run.checkpoint import load_optimizer_state, optimizer_state
 from kgfast.run.progress import progress_bar
 from kgfast.run.schedule import learning_rate
 from kgfast.run.seeds import generator
 from kgfast.train.batches import batches_of
-from kgfast.train.build import build_model, build_optimizer, build_step
+from kgfast.train.build import build_model, build_optimizer, build_step, load_tables, tables
 from kgfast.train.config import AUTO, TrainConfig
 
 WEIGHTS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # from 1/3 on, a triple's penalty outgrows its loss
-START = 0.02  # in the middle of what graphs want
-USUAL = 0.05  # the literature's on FB15k-237, for where there is nothing to choose by
+START = 0.05  # the literature's on FB15k-237; it stays where there is nothing to choose by
+SHARED = 0.02  # in the steps that all trials share: a large weight is slow at first, whatever it is worth at last
 TRIALS = 5  # at most
-SHARE = 5  # all trials together have at most this part, 1 / SHARE, of the run's steps, and of its minutes
-SHORTEST, LONGEST = 20, 1000  # steps of a trial: fewer tell nothing, more tell the same
+SHARE = 5  # the search has at most this part, 1 / SHARE, of the run's steps, and of its minutes
+SHORTEST = 20  # steps of a trial: fewer tell nothing
+ENOUGH = 1000  # steps of a trial, or two epochs where those are more: longer ones tell the same
+MARGIN, FEWEST = 0.016, 0.5  # by what part a smaller weight must be better, over a trial's epochs, so many at least
 VALID = 2000  # triples that a trial is measured on, at most
 
 
@@ -55,9 +57,9 @@ def choose(config: TrainConfig, graph: KnowledgeGraph, console: Console) -> Choi
         return None
     begin, search = time.monotonic(), Search(config, graph)
     if len(graph.valid) == 0:
-        choice = Choice(USUAL, "no valid triples to choose by")
+        choice = Choice(START, "no valid triples to choose by")
     elif search.trials < 2:
-        choice = Choice(USUAL, f"{search.all_steps} steps are too few to choose by")
+        choice = Choice(START, f"{search.all_steps} steps are too few to choose by")
     else:
         with progress_bar(console, "choosing regularizer_weight") as progress:
             choice = search.run(begin, progress)
@@ -71,66 +73,87 @@ class OutOfTimeError(Exception):
 
 
 class Search:
-    """Trials of one length, each with a whole course of the learning rate."""
+    """Trials of one length: from tables that all share, each goes on with its own weight as the rate falls."""
 
     def __init__(self, config: TrainConfig, graph: KnowledgeGraph) -> None:
         self.config, self.graph = config, graph
-        per_epoch = -(-len(graph.train) // config.batch_size)
+        self.batches = batches_of(config, graph)
+        per_epoch = self.batches.per_epoch
         self.all_steps = per_epoch * (config.epochs or config.default_epochs)
-        self.steps = min(LONGEST, max(SHORTEST, self.all_steps // (SHARE * TRIALS)))
-        self.trials = min(TRIALS, self.all_steps // SHARE // self.steps)
+        most = self.all_steps // SHARE
+        self.steps = min(max(ENOUGH, 2 * per_epoch), max(SHORTEST, most // (TRIALS + 1)))
+        self.trials = min(TRIALS, most // self.steps - 1)
+        self.margin = MARGIN / max(FEWEST, self.steps / per_epoch)
         self.found: dict[float, float] = {}  # valid MRR by weight, in the order of the trials
 
     def run(self, begin: float, progress: Callable[[int, int], None]) -> Choice:
         """Climb as long as there are trials and time; `progress` is called with steps done and steps in all."""
-        end = begin + 60 * self.config.minutes / SHARE if self.config.minutes else math.inf
+        self.end = begin + 60 * self.config.minutes / SHARE if self.config.minutes else math.inf
+        self.progress = progress
         why = "the best on valid of those tried"
         try:
-            best = climb(lambda weight: self.trial(weight, end, progress), self.trials)
+            self.share_steps()
+            best = climb(self.trial, self.trials, self.margin)
         except OutOfTimeError:
-            best = max(self.found, key=self.found.__getitem__, default=USUAL)
             why = f"{len(self.found)} trials fitted into 1 / {SHARE} of the minutes"
+            best = climb(lambda weight: self.found.get(weight, 0.0), len(WEIGHTS), self.margin)
         trials = [{"regularizer_weight": weight, "mrr": mrr} for weight, mrr in self.found.items()]
         return Choice(best, why, trials, self.steps)
 
-    def trial(self, weight: float, end: float, progress: Callable[[int, int], None]) -> float:
-        """The valid MRR that a run of `steps` ends with; 0 where it diverged."""
-        warmup = self.config.warmup * self.steps // self.all_steps
-        config = self.config.replace(regularizer_weight=weight, warmup=warmup)
-        model = build_model(config, self.graph.num_entities, self.graph.num_relations)
-        optimizer = build_optimizer(config, model)
-        step, batches = build_step(config, model, optimizer, self.graph), batches_of(config, self.graph)
-        for index in range(self.steps):
-            if time.monotonic() >= end:
-                raise OutOfTimeError
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, index, self.steps, 0.0)
-            batches.begin(index // batches.per_epoch)
-            triples, weights = batches[index % batches.per_epoch]
-            step(triples, index, weights)
-            progress(len(self.found) * self.steps + index + 1, self.trials * self.steps)
-        finite = all(bool(torch.isfinite(table).all()) for table in (model.entities, model.relations))
-        self.found[weight] = self.mrr(model) if finite else 0.0
+    def share_steps(self) -> None:
+        """The steps that come before every trial."""
+        self.model = build_model(self.config, self.graph.num_entities, self.graph.num_relations)
+        self.optimizer = build_optimizer(self.config, self.model)
+        self.train(SHARED, 0)
+        tensors, numbers = optimizer_state(self.optimizer)
+        self.tables = {name: table.clone() for name, table in tables(self.model).items()}
+        self.state = {**numbers, **{name: tensor.clone() for name, tensor in tensors.items()}}
+
+    def trial(self, weight: float) -> float:
+        """The valid MRR after a trial; 0 where it diverged."""
+        load_tables(self.model, self.tables)
+        load_optimizer_state(self.optimizer, self.state)
+        self.train(weight, self.steps)
+        finite = all(bool(torch.isfinite(table).all()) for table in tables(self.model).values())
+        self.found[weight] = self.mrr() if finite else 0.0
         return self.found[weight]
 
-    def mrr(self, model: KGEModel) -> float:
+    def train(self, weight: float, first: int) -> None:
+        """So many steps at this weight, from step `first` on; after the shared ones the rate falls as in the run."""
+        config, done = self.config.replace(regularizer_weight=weight, warmup=0), first and len(self.found) + 1
+        step = build_step(config, self.model, self.optimizer, self.graph)
+        for count in range(self.steps):
+            if time.monotonic() >= self.end:
+                raise OutOfTimeError
+            rate = learning_rate(config, count, self.steps, 0.0) if first else config.lr
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.batches.begin((first + count) // self.batches.per_epoch)
+            triples, weights = self.batches[(first + count) % self.batches.per_epoch]
+            step(triples, first + count, weights)
+            self.progress(done * self.steps + count + 1, (self.trials + 1) * self.steps)
+
+    def mrr(self) -> float:
         valid = self.graph.valid
         if len(valid) > VALID:
             drawn = torch.randperm(len(valid), generator=generator(self.config.seed, "auto"))
             valid = valid[drawn[:VALID]]
-        ranks = all_ranks(model, self.graph, valid)
+        ranks = all_ranks(self.model, self.graph, valid)
         return summarize(torch.cat([ranks["tail"], ranks["head"]]))["mrr"]
 
 
-def climb(measure: Callable[[float], float], trials: int) -> float:
-    """The weight that no neighbour betters, from `START` on, by at most so many measures; one hill is assumed."""
+def climb(measure: Callable[[float], float], trials: int, margin: float) -> float:
+    """The weight that no neighbour betters, from `START` on, by at most so many measures; one hill is assumed.
+
+    A smaller weight must be better by the margin: what it lets a longer run overfit, a trial doesn't show.
+    """
     place, best = WEIGHTS.index(START), measure(START)
-    for way in (1, -1):
+    for way, needed in ((1, 1.0), (-1, 1 + margin)):
         begin = place
         while trials > 1 and 0 <= place + way < len(WEIGHTS):
             trials -= 1
             found = measure(WEIGHTS[place + way])
-            if found <= best:
+            if found <= best * needed:
                 break
             place, best = place + way, found
         if place != begin:  # where it rises one way, it falls the other

@@ -28,7 +28,8 @@ from kgfast.run.trackers import Tracker
 from kgfast.train import checkpoint
 from kgfast.train.auto import choose
 from kgfast.train.batches import batches_of
-from kgfast.train.build import build_model, build_optimizer, build_step, check_training_memory
+from kgfast.train.build import build_model, build_optimizer, build_step, check_training_memory, load_tables
+from kgfast.train.build import tables as tables_of
 from kgfast.train.config import TrainConfig
 
 LOG_STEPS = 4096  # at most, between two reads of the losses
@@ -188,7 +189,7 @@ class Training(TrainingLoop):
         return metrics, text + "  best so far" * better
 
     def keep_tables(self) -> None:
-        tables = checkpoint.tables(self.model)
+        tables = tables_of(self.model)
         if self.best is None:
             self.best = {name: table.clone() for name, table in tables.items()}
         else:
@@ -204,7 +205,7 @@ class Training(TrainingLoop):
     def evaluate(self, stopped: str) -> dict[str, Any]:
         """Both held-out splits, with the best tables where there were validations."""
         if self.best is not None:
-            checkpoint.load_tables(self.model, self.best)
+            load_tables(self.model, self.best)
         splits = [split for split in ("test", "valid") if len(getattr(self.graph, split))]
         asked = " and ".join(splits) or "nothing"
         self.say(f"stopped by {stopped} after {self.epoch():.1f} epochs; evaluating {asked}")

@@ -1,6 +1,7 @@
 """A weight that follows the graph: chosen by trials on valid, said, kept by a resumed run, and the same each time."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from kgfast.run import loop as run_loop
 from kgfast.train import TrainConfig, auto, checkpoint, resolve
 from kgfast.train import loop as training_loop
 
-EPOCHS = 32  # of 8 steps
+EPOCHS = 40  # of 8 steps: three parts of 20 are a fifth of them and less
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +39,23 @@ def test_it_climbs_to_the_top_that_it_can_reach(best, trials):
         asked.append(weight)
         return -abs(auto.WEIGHTS.index(weight) - auto.WEIGHTS.index(best))
 
-    found = auto.climb(measure, trials)
+    found = auto.climb(measure, trials, 0.0)
     assert len(asked) <= trials and asked[0] == auto.START
     assert found == max(asked, key=lambda weight: -abs(auto.WEIGHTS.index(weight) - auto.WEIGHTS.index(best)))
     if trials == 20:
-        assert found == best and len(asked) <= 7
+        assert found == best and len(asked) <= 8
+
+
+@pytest.mark.parametrize(("margin", "chosen"), [(0.0, 0.01), (0.01, 0.01), (0.02, 0.02), (0.05, 0.05), (0.3, 0.05)])
+def test_a_smaller_weight_must_be_better_by_the_margin(margin, chosen):
+    found = {0.005: 0.256, 0.01: 0.258, 0.02: 0.254, 0.05: 0.245, 0.1: 0.195, 0.2: 0.1}
+    assert auto.climb(found.__getitem__, 9, margin) == chosen
+
+
+def test_a_long_trial_needs_a_small_margin(graph, tmp_path):
+    margins = [auto.Search(config_of(tmp_path, epochs=epochs), graph).margin for epochs in (1, 40, 400)]
+    assert margins[0] == auto.MARGIN / (auto.SHORTEST / 8) == margins[1] and margins[2] == auto.MARGIN / (106 / 8)
+    assert auto.Search(config_of(tmp_path, batch_size=1, epochs=3), graph).margin == auto.MARGIN / auto.FEWEST
 
 
 def test_a_run_has_the_bits_of_one_that_was_told_the_weight(graph, tmp_path):
@@ -50,8 +63,9 @@ def test_a_run_has_the_bits_of_one_that_was_told_the_weight(graph, tmp_path):
     metrics, printed = run(config, graph)
     chosen = metrics["train"]["auto"]
     tried = {one["regularizer_weight"]: one["mrr"] for one in chosen["trials"]}
-    assert len(tried) == 2 and chosen["regularizer_weight"] == max(tried, key=tried.get)
-    assert len(tried) * chosen["steps"] <= metrics["train"]["steps"] / auto.SHARE
+    margin = auto.Search(config, graph).margin
+    assert len(tried) == 2 and chosen["regularizer_weight"] == auto.climb(tried.__getitem__, 2, margin)
+    assert (1 + len(tried)) * chosen["steps"] <= metrics["train"]["steps"] / auto.SHARE
     assert f"regularizer_weight={chosen['regularizer_weight']}: the best on valid" in printed
     assert "regularizer_weight: auto" in (tmp_path / "auto" / "config.yaml").read_text()
     told = config_of(tmp_path / "told", regularizer_weight=chosen["regularizer_weight"])
@@ -85,7 +99,8 @@ def test_a_resumed_run_keeps_the_choice(graph, tmp_path, monkeypatch):
     monkeypatch.setattr(auto, "Search", None)  # nothing is searched again
     resumed, printed = run(cut, graph, resume=True)
     first, second = metrics["train"]["auto"], resumed["train"]["auto"]
-    assert second["trials"] == first["trials"] and "at step 33" in printed and "auto kept: regularizer_weight" in printed
+    assert second["trials"] == first["trials"] and "at step 33" in printed
+    assert f"auto kept: regularizer_weight={first['regularizer_weight']}" in printed
     one, two = (checkpoint.read(each.out, each, graph) for each in (whole, cut))
     assert same_bits(one.tables, two.tables) and same_bits(one.optimizer, two.optimizer)
     assert resumed["test"] == metrics["test"]
@@ -105,13 +120,26 @@ def test_where_nothing_can_be_tried_the_usual_weight_is_taken_and_said(graph, tm
         sizes = dict(num_entities=graph.num_entities, num_relations=graph.num_relations)
         graph = KnowledgeGraph.from_arrays(graph.train, graph.valid[:0], graph.test, **sizes)
     metrics, printed = run(config_of(tmp_path / "run", **settings), graph)
-    assert metrics["train"]["auto"]["regularizer_weight"] == auto.USUAL
-    assert f"regularizer_weight={auto.USUAL}: {why}" in printed
+    assert metrics["train"]["auto"]["regularizer_weight"] == auto.START
+    assert f"regularizer_weight={auto.START}: {why}" in printed
+
+
+def test_the_trials_that_fitted_into_the_minutes_decide(graph, tmp_path, monkeypatch):
+    search, clock = auto.Search(config_of(tmp_path / "run", epochs=400, minutes=5), graph), iter(range(10**6))
+    monkeypatch.setattr(auto.time, "monotonic", lambda: next(clock))  # a step takes a second, the search has 60
+    choice = search.run(0.0, lambda done, total: None)
+    assert choice.steps == 106 and choice.trials == [] and choice.regularizer_weight == auto.START
+    search.steps, seen = 19, []
+    choice = search.run(next(clock), lambda done, total: seen.append((done, total)))
+    assert [one["regularizer_weight"] for one in choice.trials] == [0.05, 0.1]
+    assert choice.regularizer_weight in (0.05, 0.1) and choice.why == "2 trials fitted into 1 / 5 of the minutes"
+    assert seen == [(done, 6 * 19) for done in range(1, len(seen) + 1)] and len(seen) == 59
 
 
 def test_a_trial_that_diverges_is_the_worst(graph, tmp_path):
     search = auto.Search(config_of(tmp_path / "run", lr=1e30), graph)
-    assert search.trial(0.1, float("inf"), lambda done, total: None) == 0.0
+    choice = search.run(time.monotonic(), lambda done, total: None)
+    assert [one["mrr"] for one in choice.trials] == [0.0, 0.0] and choice.regularizer_weight == auto.START
 
 
 def test_the_minutes_hold_the_search_too(graph, tmp_path):
