@@ -29,9 +29,8 @@ START = 0.05  # the literature's on FB15k-237; it stays where there is nothing t
 SHARED = 0.02  # in the steps that all trials share: a large weight is slow at first, whatever it is worth at last
 TRIALS = 5  # at most
 SHARE = 5  # the search has at most this part, 1 / SHARE, of the run's steps, and of its minutes
-SHORTEST = 20  # steps of a trial: fewer tell nothing
-ENOUGH = 1000  # steps of a trial, or two epochs where those are more: longer ones tell the same
-MARGIN, FEWEST = 0.016, 0.5  # by what part a smaller weight must be better, over a trial's epochs, so many at least
+SHORTEST, LONGEST = 20, 1000  # steps of a trial: fewer tell nothing, more aren't worth their time
+MARGIN, FEWEST = 0.02, 0.5  # by what part a smaller weight must be better, over a trial's epochs, so many at least
 VALID = 2000  # triples that a trial is measured on, at most
 
 
@@ -81,7 +80,7 @@ class Search:
         per_epoch = self.batches.per_epoch
         self.all_steps = per_epoch * (config.epochs or config.default_epochs)
         most = self.all_steps // SHARE
-        self.steps = min(max(ENOUGH, 2 * per_epoch), max(SHORTEST, most // (TRIALS + 1)))
+        self.steps = min(LONGEST, max(SHORTEST, most // (TRIALS + 1)))
         self.trials = min(TRIALS, most // self.steps - 1)
         self.margin = MARGIN / max(FEWEST, self.steps / per_epoch)
         self.found: dict[float, float] = {}  # valid MRR by weight, in the order of the trials
