@@ -6,6 +6,7 @@ alike, and what follows has the bits of a run that was told the weight. Only `mi
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -62,6 +63,8 @@ def choose(config: TrainConfig, graph: KnowledgeGraph, console: Console) -> Choi
     else:
         with progress_bar(console, "choosing regularizer_weight") as progress:
             choice = search.run(begin, progress)
+    del search
+    gc.collect()  # its tables leave before the run's are made: a step holds itself
     choice.seconds = time.monotonic() - begin
     console.print(choice.told(), highlight=False, markup=False)
     return choice

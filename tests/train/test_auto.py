@@ -1,10 +1,13 @@
 """A weight that follows the graph: chosen by trials on valid, said, kept by a resumed run, and the same each time."""
 
+import io
 import json
 import time
+import weakref
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from training_helpers import grouped_graph, run, same_bits, small_config
 
 from kgfast.data import KnowledgeGraph
@@ -68,6 +71,9 @@ def test_a_run_has_the_bits_of_one_that_was_told_the_weight(graph, tmp_path):
     assert (1 + len(tried)) * chosen["steps"] <= metrics["train"]["steps"] / auto.SHARE
     assert f"regularizer_weight={chosen['regularizer_weight']}: the best on valid" in printed
     assert "regularizer_weight: auto" in (tmp_path / "auto" / "config.yaml").read_text()
+    assert (
+        f"regularizer_weight, auto: {chosen['regularizer_weight']}" in (tmp_path / "auto" / "report.html").read_text()
+    )
     told = config_of(tmp_path / "told", regularizer_weight=chosen["regularizer_weight"])
     other, said = run(told, graph)
     assert "auto" not in other["train"] and "regularizer_weight" not in said
@@ -140,6 +146,19 @@ def test_a_trial_that_diverges_is_the_worst(graph, tmp_path):
     search = auto.Search(config_of(tmp_path / "run", lr=1e30), graph)
     choice = search.run(time.monotonic(), lambda done, total: None)
     assert [one["mrr"] for one in choice.trials] == [0.0, 0.0] and choice.regularizer_weight == auto.START
+
+
+def test_the_tables_of_the_search_leave_before_those_of_the_run_are_made(graph, tmp_path, monkeypatch):
+    made, build = [], auto.build_model
+
+    def build_watched(*arguments):
+        model = build(*arguments)
+        made.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(auto, "build_model", build_watched)
+    auto.choose(config_of(tmp_path / "run"), graph, Console(file=io.StringIO()))
+    assert len(made) == 1 and made[0]() is None
 
 
 def test_the_minutes_hold_the_search_too(graph, tmp_path):
