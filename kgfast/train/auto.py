@@ -95,7 +95,12 @@ class Search:
         why = "the best on valid of those tried"
         try:
             self.share_steps()
-            best = climb(self.trial, self.trials, self.margin)
+            before, after = self.mrr(), self.trial(START)
+            # While a trial still gains much, training is young: a smaller weight leads then, whatever it is worth.
+            self.margin = max(self.margin, after / before - 1 if before else 0.0)
+            best = climb(
+                lambda one: self.found[one] if one in self.found else self.trial(one), self.trials, self.margin
+            )
         except OutOfTimeError:
             why = f"{len(self.found)} trials fitted into 1 / {SHARE} of the minutes"
             best = climb(lambda weight: self.found.get(weight, 0.0), len(WEIGHTS), self.margin)
@@ -112,12 +117,11 @@ class Search:
         self.state = {**numbers, **{name: tensor.clone() for name, tensor in tensors.items()}}
 
     def trial(self, weight: float) -> float:
-        """The valid MRR after a trial; 0 where it diverged."""
+        """The valid MRR after a trial."""
         load_tables(self.model, self.tables)
         load_optimizer_state(self.optimizer, self.state)
         self.train(weight, self.steps)
-        finite = all(bool(torch.isfinite(table).all()) for table in tables(self.model).values())
-        self.found[weight] = self.mrr() if finite else 0.0
+        self.found[weight] = self.mrr()
         return self.found[weight]
 
     def train(self, weight: float, first: int) -> None:
@@ -136,7 +140,10 @@ class Search:
             self.progress(done * self.steps + count + 1, (self.trials + 1) * self.steps)
 
     def mrr(self) -> float:
+        """On valid, or a part of it; 0 where training diverged."""
         valid = self.graph.valid
+        if not all(bool(torch.isfinite(table).all()) for table in tables(self.model).values()):
+            return 0.0
         if len(valid) > VALID:
             drawn = torch.randperm(len(valid), generator=generator(self.config.seed, "auto"))
             valid = valid[drawn[:VALID]]

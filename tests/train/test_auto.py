@@ -66,8 +66,7 @@ def test_a_run_has_the_bits_of_one_that_was_told_the_weight(graph, tmp_path):
     metrics, printed = run(config, graph)
     chosen = metrics["train"]["auto"]
     tried = {one["regularizer_weight"]: one["mrr"] for one in chosen["trials"]}
-    margin = auto.Search(config, graph).margin
-    assert len(tried) == 2 and chosen["regularizer_weight"] == auto.climb(tried.__getitem__, 2, margin)
+    assert list(tried) == [0.05, 0.1] and chosen["regularizer_weight"] == auto.climb(tried.__getitem__, 2, 0.0)
     assert (1 + len(tried)) * chosen["steps"] <= metrics["train"]["steps"] / auto.SHARE
     assert f"regularizer_weight={chosen['regularizer_weight']}: the best on valid" in printed
     assert "regularizer_weight: auto" in (tmp_path / "auto" / "config.yaml").read_text()
@@ -146,6 +145,14 @@ def test_a_trial_that_diverges_is_the_worst(graph, tmp_path):
     search = auto.Search(config_of(tmp_path / "run", lr=1e30), graph)
     choice = search.run(time.monotonic(), lambda done, total: None)
     assert [one["mrr"] for one in choice.trials] == [0.0, 0.0] and choice.regularizer_weight == auto.START
+
+
+def test_while_trials_still_gain_much_a_smaller_weight_must_be_better_by_as_much(graph, tmp_path, monkeypatch):
+    search, found = auto.Search(config_of(tmp_path / "run", epochs=400), graph), iter([0.2, 0.25, 0.24, 0.3])
+    monkeypatch.setattr(search, "mrr", lambda: next(found))
+    choice = search.run(time.monotonic(), lambda done, total: None)
+    assert [one["regularizer_weight"] for one in choice.trials] == [0.05, 0.1, 0.02]
+    assert search.margin == 0.25 / 0.2 - 1 and choice.regularizer_weight == 0.05
 
 
 def test_the_tables_of_the_search_leave_before_those_of_the_run_are_made(graph, tmp_path, monkeypatch):
