@@ -32,6 +32,7 @@ TRIALS = 5  # at most
 SHARE = 5  # the search has at most this part, 1 / SHARE, of the run's steps, and of its minutes
 SHORTEST, LONGEST = 20, 1000  # steps of a trial: fewer tell nothing, more aren't worth their time
 MARGIN, FEWEST = 0.02, 0.5  # by what part a smaller weight must be better, over a trial's epochs, so many at least
+YOUNG = 0.1  # where the first trial gained a larger part, a smaller weight leads anyway: the margin is all of that part
 VALID = 2000  # triples that a trial is measured on, at most
 
 
@@ -96,8 +97,9 @@ class Search:
         try:
             self.share_steps()
             before, after = self.mrr(), self.trial(START)
-            # While a trial still gains much, training is young: a smaller weight leads then, whatever it is worth.
-            self.margin = max(self.margin, after / before - 1 if before else 0.0)
+            gained = after / before - 1 if before else 0.0
+            if gained > YOUNG:
+                self.margin = max(self.margin, gained)
             best = climb(
                 lambda one: self.found[one] if one in self.found else self.trial(one), self.trials, self.margin
             )
