@@ -72,10 +72,20 @@ def origin(run: Path, graph: Any, metrics: dict[str, Any]) -> list[Section]:
     """Settings, data, and what made the results, where metrics.json says it."""
     rows = as_rows(metrics.get("made_by", {}))
     return [
-        Section("Settings", [Lines(config_text(run), columns=True)]),
+        Section("Settings", [Lines(config_text(run), columns=True), *chosen(metrics)]),
         Section("Data", [Lines("\n".join(graph.report.lines()))]),
         *([Section("Made by", [Table(["", ""], rows, words=2)])] if rows else []),
     ]
+
+
+def chosen(metrics: dict[str, Any]) -> list[Table]:
+    """What was chosen for the setting that is `auto`, and by what."""
+    found = metrics.get("train", {}).get("auto")
+    if not found:
+        return []
+    rows = [[f"{one['regularizer_weight']:g}", one["mrr"]] for one in found["trials"]]
+    heading = f"regularizer_weight, auto: {found['regularizer_weight']:g}, {found['why']}"
+    return [Table(["Tried", "Valid MRR"], rows, title=heading)]
 
 
 # Files of the run

@@ -49,6 +49,7 @@ class TrainingLoop(ABC):
     losses: Tensor  # room for those of the steps since `logged`, a row a step
     rate: float | None  # of the last step; None: none is set yet
     first = True  # whether this process writes the run's files
+    before: float = 0.0  # seconds of `position.elapsed` before the first step
     expected: float | None = None  # seconds that training was to take, told once
     watchers: Sequence[Tracker] = ()  # told of the run, beside those that the settings name
 
@@ -265,13 +266,21 @@ class TrainingLoop(ABC):
         """A line of history with these numbers; `text` is what people see of them."""
         position = self.position
         over = part_over(position.step, self.steps, position.elapsed, self.config.minutes)
-        left = position.elapsed * (1 - over) / over if over else 0.0
+        left = self.seconds_left() if over else 0.0
         record = {"step": position.step, "epoch": self.epoch(), **numbers}
         self.monitor.training(record, over, f"{text}  {lasting(left)} left", place)
         if self.expected is None and over:
             self.expected = left
             if left >= LONG:
                 self.say(f"training: about {lasting(left)} left")
+
+    def seconds_left(self) -> float:
+        """By the steps and by the minutes that are left, whichever end sooner."""
+        position, minutes = self.position, self.config.minutes
+        by_time = 60 * minutes - position.elapsed if minutes else math.inf
+        trained = position.elapsed - self.before
+        by_steps = trained * (self.steps / position.step - 1) if self.steps else math.inf
+        return max(0.0, min(by_time, by_steps))
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)

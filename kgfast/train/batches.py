@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kgfast.data import KnowledgeGraph
 from kgfast.run.seeds import generator
+from kgfast.train.config import TrainConfig
 
 
 class Batches:
@@ -39,6 +41,13 @@ class Batches:
         count = len(self.triples)
         rows = slice(index * count // self.per_epoch, (index + 1) * count // self.per_epoch)
         return self._permuted[rows], None if self._weights is None else self._weights[rows]
+
+
+def batches_of(config: TrainConfig, graph: KnowledgeGraph) -> Batches:
+    """The batches of a run, where its tables are."""
+    triples = graph.train.to(config.table_device)
+    weights = frequency_weights(triples, graph.num_entities) if config.subsampling else None
+    return Batches(triples, weights, config.batch_size, config.seed)
 
 
 def frequency_weights(triples: Tensor, num_entities: int) -> Tensor:

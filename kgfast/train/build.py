@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from kgfast.errors import CheckpointError
 from kgfast.nn import KGEModel
 from kgfast.optim import RowOptimizer
 from kgfast.registry import RULES, find_score
@@ -16,7 +17,7 @@ from kgfast.run.memory import Need, check_memory, outsized
 from kgfast.run.optimizers import ROW_OPTIMIZERS, with_state
 from kgfast.run.settings import check_device
 from kgfast.steps import CapturedStep, HostTablesStep, NegativeSamplingStep, OneVsAllStep, Step
-from kgfast.train.config import TrainConfig
+from kgfast.train.config import AUTO, TrainConfig
 
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
@@ -39,6 +40,22 @@ def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> K
     return model.to(config.table_device)
 
 
+def tables(model: KGEModel) -> dict[str, Tensor]:
+    """Both tables by name, without gradient and without a copy."""
+    return {"entities": model.entities.detach(), "relations": model.relations.detach()}
+
+
+def load_tables(model: KGEModel, values: dict[str, Tensor]) -> None:
+    """Copy both tables into the model; CheckpointError where a shape or number type differs."""
+    for name, table in tables(model).items():
+        if name not in values or values[name].shape != table.shape or values[name].dtype != table.dtype:
+            found = f"{list(values[name].shape)} {values[name].dtype}" if name in values else "nothing"
+            raise CheckpointError(
+                f"{name}: the checkpoint holds {found}, the model needs {list(table.shape)} {table.dtype}"
+            )
+        table.copy_(values[name])
+
+
 def table_need(config: TrainConfig, num_entities: int, num_relations: int, training: bool = False) -> Need:
     """The memory of the tables; `training`: with the optimizer's state, and the best tables where those are kept."""
     relations, width = num_relations * (2 if config.reciprocal else 1), find_score(config.model).relation_width
@@ -46,7 +63,9 @@ def table_need(config: TrainConfig, num_entities: int, num_relations: int, train
     copies = 1
     if training:
         states = RULES[config.optimizer].states.values()
-        copies += sum(not one_a_row for one_a_row in states) + (config.validate_every > 0)
+        state = sum(not one_a_row for one_a_row in states)
+        searched = config.regularizer == "n3" and config.regularizer_weight == AUTO  # what its trials share is kept
+        copies = max(copies + state + (config.validate_every > 0), 2 * (copies + state) if searched else 0)
     what = f"the tables of {num_entities:,} entities and {relations:,} relations"
     size = copies * numbers * (8 if config.precision == "float64" else 4)
     return Need(f"dim={config.dim}", what + ", with the optimizer's state," * training, size)

@@ -40,7 +40,8 @@ from kgfast.run.storage import (
     remove_leftovers,
     write_checkpoint,
 )
-from kgfast.train.build import build_model
+from kgfast.train.auto import Choice
+from kgfast.train.build import build_model, load_tables, tables
 from kgfast.train.config import TrainConfig, unused
 from kgfast.train.id_maps import IdMaps
 
@@ -61,6 +62,7 @@ class Position(common.Position):
     best_epoch: float | None = None
     best_step: int | None = None
     stale: int = 0  # validations since the best one
+    choice: Choice | None = None  # of settings that are `auto`
 
 
 @dataclass
@@ -142,22 +144,6 @@ def load_run(run: str | os.PathLike) -> tuple[KGEModel, IdMaps, TrainConfig]:
     model = build_model(config.replace(device="cpu"), ids.num_entities, ids.num_relations)
     load_tables(model, saved)
     return model, ids, config
-
-
-def tables(model: KGEModel) -> dict[str, Tensor]:
-    """Both tables by name, without gradient and without a copy."""
-    return {"entities": model.entities.detach(), "relations": model.relations.detach()}
-
-
-def load_tables(model: KGEModel, values: dict[str, Tensor]) -> None:
-    """Copy both tables into the model; CheckpointError where a shape or number type differs."""
-    for name, table in tables(model).items():
-        if name not in values or values[name].shape != table.shape or values[name].dtype != table.dtype:
-            found = f"{list(values[name].shape)} {values[name].dtype}" if name in values else "nothing"
-            raise CheckpointError(
-                f"{name}: the checkpoint holds {found}, the model needs {list(table.shape)} {table.dtype}"
-            )
-        table.copy_(values[name])
 
 
 def check_config(folder: Path, saved: dict[str, Any], config: TrainConfig) -> None:

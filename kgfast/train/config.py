@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from kgfast.errors import ConfigError
 from kgfast.evaluate.measures import HITS
@@ -14,6 +15,18 @@ from kgfast.registry import ALL_OBJECTIVES, Objective, Regularizer
 from kgfast.run.optimizers import ROW_OPTIMIZERS
 from kgfast.run.recipes import graph_recipe
 from kgfast.run.settings import OneOf, RunSettings, as_words
+
+AUTO: Literal["auto"] = "auto"
+NUMBER = TypeAdapter(Annotated[float, Field(ge=0, allow_inf_nan=False)])
+
+
+def number_or_auto(value: Any) -> float | Literal["auto"]:
+    if value == AUTO:
+        return AUTO
+    try:
+        return NUMBER.validate_python(value)
+    except ValidationError:
+        raise PydanticCustomError("number_or_auto", "Input should be auto, or a number of at least 0") from None
 
 
 class TrainConfig(RunSettings):
@@ -50,7 +63,9 @@ class TrainConfig(RunSettings):
     regularizer: Annotated[str, AfterValidator(OneOf(Regularizer.words()))] = Field(
         "none", description="penalty on the rows of a batch"
     )
-    regularizer_weight: float = Field(0.0, ge=0, description="weight of the penalty")
+    regularizer_weight: Annotated[float | Literal["auto"], PlainValidator(number_or_auto)] = Field(
+        0.0, description="weight of the penalty; auto: chosen on valid before training"
+    )
     query_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the query")
 
     optimizer: Annotated[str, AfterValidator(OneOf(ROW_OPTIMIZERS))] = Field(
@@ -109,6 +124,8 @@ class TrainConfig(RunSettings):
             raise ConfigError("precision='bf16': must be 'float32' or 'float64' with candidates=sampled")
         if self.regularizer != "none" and self.regularizer_weight == 0:
             raise ConfigError(f"regularizer_weight=0.0: must be positive with regularizer={self.regularizer}")
+        if self.regularizer == "l2" and self.regularizer_weight == AUTO:
+            raise ConfigError("regularizer_weight='auto': must be a number with regularizer=l2")
 
 
 resolve = TrainConfig.resolve

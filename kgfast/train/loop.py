@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from kgfast.run.seeds import generator
 from kgfast.run.session import TrainingError, check_triples, start
 from kgfast.run.trackers import Tracker
 from kgfast.train import checkpoint
-from kgfast.train.batches import Batches, frequency_weights
-from kgfast.train.build import build_model, build_optimizer, build_step, check_training_memory
+from kgfast.train.auto import choose
+from kgfast.train.batches import batches_of
+from kgfast.train.build import build_model, build_optimizer, build_step, check_training_memory, load_tables
+from kgfast.train.build import tables as tables_of
 from kgfast.train.config import TrainConfig
 
 LOG_STEPS = 4096  # at most, between two reads of the losses
@@ -87,15 +90,18 @@ class Training(TrainingLoop):
         self.config, self.graph, self.run, self.console = config, graph, run, console
         check_training_memory(config, graph)
         saved = checkpoint.read(run, config, graph) if resume else None
+        choice = saved.position.choice if saved is not None else choose(config, graph, console)
+        self.before = choice.seconds if choice is not None else 0.0
         self.model = build_model(config, graph.num_entities, graph.num_relations)
         self.optimizer = build_optimizer(config, self.model)
-        self.position = checkpoint.Position()
+        self.position = checkpoint.Position(elapsed=self.before, choice=choice)
         self.best: dict[str, Tensor] | None = None
         self.go_on(saved, resume)
-        self.step = build_step(config, self.model, self.optimizer, graph)
-        triples = graph.train.to(config.table_device)
-        weights = frequency_weights(triples, graph.num_entities) if config.subsampling else None
-        self.batches = Batches(triples, weights, config.batch_size, config.seed)
+        if saved is not None and choice is not None:
+            self.say(f"auto kept: {choice.told()}")
+        decided = config if choice is None else config.replace(regularizer_weight=choice.regularizer_weight)
+        self.step = build_step(decided, self.model, self.optimizer, graph)
+        self.batches = batches_of(config, graph)
         self.steps = config.epochs * self.batches.per_epoch if config.epochs else None
         self.valid = self.validation_triples()
         self.losses = torch.empty(LOG_STEPS, dtype=torch.float64, device=config.device)
@@ -183,7 +189,7 @@ class Training(TrainingLoop):
         return metrics, text + "  best so far" * better
 
     def keep_tables(self) -> None:
-        tables = checkpoint.tables(self.model)
+        tables = tables_of(self.model)
         if self.best is None:
             self.best = {name: table.clone() for name, table in tables.items()}
         else:
@@ -199,7 +205,7 @@ class Training(TrainingLoop):
     def evaluate(self, stopped: str) -> dict[str, Any]:
         """Both held-out splits, with the best tables where there were validations."""
         if self.best is not None:
-            checkpoint.load_tables(self.model, self.best)
+            load_tables(self.model, self.best)
         splits = [split for split in ("test", "valid") if len(getattr(self.graph, split))]
         asked = " and ".join(splits) or "nothing"
         self.say(f"stopped by {stopped} after {self.epoch():.1f} epochs; evaluating {asked}")
@@ -218,10 +224,11 @@ class Training(TrainingLoop):
 
     def pace(self) -> dict[str, Any]:
         position = self.position
-        return {
+        found: dict[str, Any] = {
             "triples_per_second": position.triples / position.seconds if position.seconds else 0.0,
             "best_epoch": position.best_epoch,
         }
+        return found if position.choice is None else {**found, "auto": asdict(position.choice)}
 
     def write_report(self, metrics: dict[str, Any]) -> None:
         self.kept.remove()  # as metrics.json is written
