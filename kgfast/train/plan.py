@@ -22,9 +22,10 @@ from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError
 from kgfast.nn import KGEModel
 from kgfast.run.memory import Need, amount, free_memory, resident_bytes
+from kgfast.train.auto import SHARE, START
 from kgfast.train.batches import Batches, frequency_weights
 from kgfast.train.build import build_model, build_optimizer, launched_step, step_needs, table_need
-from kgfast.train.config import TrainConfig
+from kgfast.train.config import AUTO, TrainConfig
 
 IDS, KEY = 24, 8  # bytes of a triple, and of a number that sorts it
 SHUFFLED = IDS + KEY  # a triple's place in the order of an epoch, and its copy there
@@ -106,6 +107,9 @@ def plan(
     size = GraphSize(*(checks.integer(name, value, 0 if name == "held_out" else 1) for name, value in zip(
         GraphSize._fields, size, strict=True
     )))  # fmt: skip
+    searched = config.regularizer_weight == AUTO
+    if searched:
+        config = config.replace(regularizer_weight=START)
     if config.device != "cpu":
         raise ConfigError(f"device={config.device!r}: must be cpu, which is what can be planned")
     base = Need("", "Python and the libraries", libraries_bytes(config) if libraries is None else libraries)
@@ -119,6 +123,8 @@ def plan(
         worked = measure_steps(config, found, say)
         steps = [max(Need("", "what a step works with", worked), Need("", "what a step makes", sum_of(steps)),
                      key=lambda need: need.size)]  # fmt: skip
+        if searched and found.training_seconds is not None:
+            found.training_seconds *= 1 + 1 / SHARE
         say("measuring ranks and the disk")
         found.evaluation_seconds = size.held_out * ranking_seconds(config, size)
         found.checkpoint_seconds = found.checkpoint_bytes / disk_rate(config.out)

@@ -44,6 +44,9 @@ def test_time_is_measured(monkeypatch):
     assert found.training_seconds == pytest.approx(3 * found.epoch_seconds)
     assert found.epoch_seconds > 20 * found.step_seconds > 0
     assert found.evaluation_seconds > 0 and found.checkpoint_seconds > 0
+    n3 = settings(epochs=3, regularizer="n3", regularizer_weight="auto")  # and the search, of a fifth of the steps
+    found = plan(n3, SIZE)
+    assert found.training_seconds == pytest.approx(3.6 * found.epoch_seconds)
     assert plan(settings(minutes=0.001), SIZE).training_seconds == pytest.approx(0.06)
 
 
