@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The compiled kernels on Arm (aarch64), without an Arm machine: tests/kernels/arm.sh [PYTHON [PYTEST ARGUMENT ..]]
 # Builds kgfast._C with Debian's cross compiler and runs the conformance tests with it, or what the arguments say, in Debian's
-# Python for arm64 with PyTorch's wheel for Arm, under QEMU. Those are fetched into build/arm the first time (some 200 MB);
+# Python for arm64 with PyTorch's wheel for Arm, under QEMU. Those are fetched into build/arm the first time (some 250 MB);
 # nothing is installed in the system. VERSION names another torch.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -9,6 +9,7 @@ python=$(command -v "${1:-python3}") || { echo "arm: no Python at ${1:-python3}"
 python=$(realpath -s "$python")  # -s: a virtual environment is known by the link
 shift || true
 export PATH="$(dirname "$python"):$PATH"
+[[ $(uname -m) != aarch64 ]] || { echo "arm: this is an Arm machine: make test does it" >&2; exit 2; }
 version=${VERSION:-2.10.0}  # 146 MB; that of 2.13.0 has CUDA too, 427 MB
 for tool in aarch64-linux-gnu-g++ aarch64-linux-gnu-objdump qemu-aarch64-static apt-get dpkg-deb; do
   command -v "$tool" >/dev/null && continue
@@ -45,7 +46,7 @@ if [[ ! -e $folder/packages-$version.done ]]; then
   "$python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --target "$packages" \
     --platform manylinux_2_28_aarch64 --platform manylinux_2_17_aarch64 --python-version "${name#python}" \
     -c "$folder/constraints.txt" "torch==$version" filelock fsspec jinja2 markupsafe mpmath networkx sympy typing_extensions \
-    numpy pytest iniconfig packaging pluggy pygments pytest-benchmark py-cpuinfo
+    numpy pyarrow rich markdown-it-py mdurl pytest iniconfig packaging pluggy pygments pytest-benchmark py-cpuinfo
   touch "$folder/packages-$version.done"
 fi
 
