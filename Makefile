@@ -6,7 +6,7 @@ RUN ?= runs/demo
 
 COMPILED := $(shell find csrc kernels/cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: build demo test quick lint docs wheel format bench cubins sanitize fuzz mutate coverage torch-matrix clean
+.PHONY: build demo test quick lint docs wheel format bench cubins sanitize fuzz mutate coverage torch-matrix arm clean
 
 build: $(VENV)/built
 
@@ -94,6 +94,10 @@ coverage: build
 # The core's tests with the oldest torch that is supported, some between, and the newest: before a release, some minutes each.
 torch-matrix: build
 	tests/torch_matrix.sh $(BIN)/python
+
+# The conformance tests with the kernels for Arm, under QEMU: before a release, some minutes. Needs Debian and two of its packages.
+arm: build
+	tests/kernels/arm.sh $(BIN)/python
 
 clean:
 	rm -rf build runs $(VENV)
