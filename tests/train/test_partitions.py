@@ -236,7 +236,7 @@ import torch
 torch.set_num_threads(1)
 from kgfast.run import loop as run_loop
 from kgfast.train import loop, resolve
-whole, moments, build = resolve(None, sys.argv[2:]), random.Random(int(sys.argv[1])), loop.build_step
+whole, moments, build = resolve(sys.argv[2]), random.Random(int(sys.argv[1])), loop.build_step
 graph, cut = whole.load_graph(), whole.replace(out="cut", checkpoint_every=1e-9)
 loop.train(whole, graph=graph)
 def build_told(*arguments):
@@ -269,10 +269,9 @@ def test_killed_three_times(graph, tmp_path):
     data = write_dataset(graph, tmp_path / "data")
     whole = config_of(tmp_path / "whole", data=str(data), epochs=6, test_triples=3)
     whole.save(tmp_path / "whole.yaml")
-    values = [line.replace(": ", "=", 1) for line in (tmp_path / "whole.yaml").read_text().splitlines()]
     seed = str(int.from_bytes(os.urandom(3), "big"))
     print(f"moments of the kills: seed {seed}")
-    command = [sys.executable, "-c", KILLED, seed, *values]
+    command = [sys.executable, "-c", KILLED, seed, "whole.yaml"]
     environment = os.environ | {"KGFAST_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
