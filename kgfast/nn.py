@@ -55,16 +55,10 @@ class KGEModel(nn.Module):
             raise KgfastError(f"dim={dim} must be even for score {score!r}")
         self.score, self.dim, self.reciprocal = score, dim, reciprocal
         self.num_entities, self.num_relations = num_entities, num_relations
-        signed = checks.seed(seed)
-        generator = torch.Generator().manual_seed(signed if seed < 0 else signed % 2**64)
+        generator = self.generator(seed)
         rows = num_relations * (2 if reciprocal else 1)
         self.entities = nn.Parameter(self.initial(num_entities, dim, init_scale, generator, dtype))
-        width = spec.relation_width(dim)
-        if spec.phases:
-            phases = torch.empty(rows, width).uniform_(-math.pi, math.pi, generator=generator)
-            self.relations = nn.Parameter(phases.to(dtype))
-        else:
-            self.relations = nn.Parameter(self.initial(rows, width, init_scale, generator, dtype))
+        self.relations = nn.Parameter(self.initial_relations(score, rows, dim, init_scale, generator, dtype))
 
     @staticmethod
     def from_tables(
@@ -94,12 +88,32 @@ class KGEModel(nn.Module):
         return model
 
     @staticmethod
-    def initial(rows: int, width: int, scale: float | None, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    def generator(seed: int) -> torch.Generator:
+        """What the tables of this seed are drawn with, entities first."""
+        signed = checks.seed(seed)
+        return torch.Generator().manual_seed(signed if seed < 0 else signed % 2**64)
+
+    @staticmethod
+    def initial(
+        rows: int, width: int, scale: float | None, generator: torch.Generator, dtype: torch.dtype,
+        whole: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The next rows of a table that has `whole` rows, or these alone."""
         table = torch.empty(rows, width)  # filled in place: the largest tables have no room for a copy
         if scale is None:
-            bound = math.sqrt(6.0 / (rows + width))
+            bound = math.sqrt(6.0 / ((whole or rows) + width))
             return table.uniform_(-bound, bound, generator=generator).to(dtype)
         return table.normal_(0.0, scale, generator=generator).to(dtype)
+
+    @staticmethod
+    def initial_relations(
+        score: str, rows: int, dim: int, scale: float | None, generator: torch.Generator, dtype: torch.dtype
+    ) -> Tensor:
+        spec = find_score(score)
+        width = spec.relation_width(dim)
+        if spec.phases:
+            return torch.empty(rows, width).uniform_(-math.pi, math.pi, generator=generator).to(dtype)
+        return KGEModel.initial(rows, width, scale, generator, dtype)
 
     def with_inverses(self, triples: Tensor, side: Side) -> tuple[Tensor, Side]:
         """The triples and side that ask for `side` in this model: heads are the tails of inverse relations."""

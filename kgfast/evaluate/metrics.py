@@ -16,6 +16,7 @@ TIES = ("realistic", "optimistic", "pessimistic")
 CATEGORIES = ("1-1", "1-n", "n-1", "n-n")
 CATEGORY_THRESHOLD = 1.5  # Bordes et al. 2013, section 4.3
 DETAILS = ("per_relation", "per_category", "histogram", "entities", "relations", "baselines", "examples")
+AT_ONCE = 1 << 24  # numbers of a table that are looked at together
 
 
 def evaluate(
@@ -121,7 +122,9 @@ def check_model_fits(model, graph):
 def check_finite(model):
     """Every comparison with NaN is false, so a diverged model would rank everything first: refuse instead."""
     for name in ("entities", "relations"):
-        bad = int((~torch.isfinite(getattr(model, name))).any(dim=1).sum())
+        rows = getattr(model, name)
+        parts = rows.split(max(1, AT_ONCE // rows.shape[1]))  # a copy of a mapped table may be too large
+        bad = sum(int((~torch.isfinite(part)).any(dim=1).sum()) for part in parts)
         if bad:
             raise KgfastError(f"model.{name} has {bad} rows that aren't finite: training diverged, try a lower lr")
 

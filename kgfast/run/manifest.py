@@ -54,6 +54,14 @@ class Optimizer(Part):
     numbers: dict[str, Any]
 
 
+class Partitions(Part):
+    """Of a table that lies in files of its own: rows a partition, the side of each, CRC-32 of each by column."""
+
+    rows: int = Field(ge=1)
+    sides: str = Field(pattern="^[ab]+$")
+    crc32: dict[str, list[int]]
+
+
 class Manifest(Part):
     format: int
     number: int = Field(ge=0)
@@ -62,6 +70,10 @@ class Manifest(Part):
     position: Place
     optimizer: Optimizer
     files: dict[str, File]
+    partitions: Partitions | None = None
+
+
+NEEDED = {name for name, field in Manifest.model_fields.items() if field.is_required()}
 
 
 def read_manifest(run: str | os.PathLike) -> dict[str, Any]:
@@ -76,7 +88,7 @@ def read_manifest(run: str | os.PathLike) -> dict[str, Any]:
         raise CheckpointError(f"{error.filename or path} can't be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or not Manifest.model_fields.keys() <= manifest.keys():
+    if not isinstance(manifest, dict) or not NEEDED <= manifest.keys():
         raise CheckpointError(f"{path} is damaged: it isn't the description of a checkpoint")
     if manifest["format"] != FORMAT:
         raise CheckpointError(f"{path}: format {manifest['format']!r}, this version reads {FORMAT}")

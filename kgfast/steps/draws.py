@@ -44,6 +44,8 @@ class Draws:
         self.sharing, self.filter, self.seed = sharing, filter, checks.seed(seed)
         self.chunk = checks.integer("chunk", chunk, 1)
         self.entities = model.num_entities
+        self.part = 0
+        self.shifts: Tensor | None = None  # all of the table
         device = model.entities.device
         self.none = torch.empty(0, dtype=torch.int64, device=device)
         self.known = None if filter == "none" else KnownAnswers(known, model)
@@ -56,6 +58,11 @@ class Draws:
             if not bool(weights.isfinite().all()):
                 raise KgfastError(f"negative_power={power}: count^power of the entities must be a finite number")
             self.weights = draw_table(weights).to(device)
+
+    def among(self, entities: int, part: int, shifts: Tensor) -> None:
+        """Draw among so many entities, which lie in the table part by part: the i-th is row i + shifts[i // part]."""
+        self.entities, self.part = entities, part
+        self.shifts = shifts if bool(shifts.any()) else None
 
     def lists(self, batch: int) -> int:
         """Lists of negatives for a batch of one side."""
@@ -90,7 +97,8 @@ class Draws:
                 allocate=lambda name, shape, dtype, place=place: workspace(name, (count, *shape), dtype)[place],
                 check=False,
             )  # fmt: skip
-        return workspace("negatives", (count * lists, self.negatives), torch.int64)
+        found = workspace("negatives", (count * lists, self.negatives), torch.int64)
+        return found if self.shifts is None else found.add_(self.shifts[found // self.part])
 
 
 def checked_counts(value: object, entities: int) -> Tensor:

@@ -24,6 +24,14 @@ class Batches:
         self._weights = None if weights is None else torch.empty_like(weights)
         self._epoch = -1
 
+    def steps(self, epochs: int) -> int:
+        """The batches of all of these epochs."""
+        return epochs * self.per_epoch
+
+    def epochs(self, step: int) -> float:
+        """The epochs that so many steps make."""
+        return step / self.per_epoch
+
     def begin(self, epoch: int) -> None:
         """Permute for this epoch."""
         if epoch == self._epoch:

@@ -35,7 +35,7 @@ def build_model(config: TrainConfig, num_entities: int, num_relations: int) -> K
         reciprocal=config.reciprocal,
         init_scale=config.init_scale,
         seed=config.seed,
-        dtype=torch.float64 if config.precision == "float64" else torch.float32,
+        dtype=dtype_of(config),
     )
     return model.to(config.table_device)
 
@@ -48,25 +48,43 @@ def tables(model: KGEModel) -> dict[str, Tensor]:
 def load_tables(model: KGEModel, values: dict[str, Tensor]) -> None:
     """Copy both tables into the model; CheckpointError where a shape or number type differs."""
     for name, table in tables(model).items():
-        if name not in values or values[name].shape != table.shape or values[name].dtype != table.dtype:
-            found = f"{list(values[name].shape)} {values[name].dtype}" if name in values else "nothing"
-            raise CheckpointError(
-                f"{name}: the checkpoint holds {found}, the model needs {list(table.shape)} {table.dtype}"
-            )
-        table.copy_(values[name])
+        load_table(table, name, values)
+
+
+def load_table(table: Tensor, name: str, values: dict[str, Tensor]) -> None:
+    """Copy one of them."""
+    if name not in values or values[name].shape != table.shape or values[name].dtype != table.dtype:
+        found = f"{list(values[name].shape)} {values[name].dtype}" if name in values else "nothing"
+        raise CheckpointError(
+            f"{name}: the checkpoint holds {found}, the model needs {list(table.shape)} {table.dtype}"
+        )
+    table.copy_(values[name])
+
+
+def dtype_of(config: TrainConfig) -> torch.dtype:
+    """Of the tables."""
+    return torch.float64 if config.precision == "float64" else torch.float32
+
+
+def places(config: TrainConfig) -> int:
+    """Partitions that are in memory: those that are trained on, and the next one."""
+    return min(config.resident + 1, config.partitions)
 
 
 def table_need(config: TrainConfig, num_entities: int, num_relations: int, training: bool = False) -> Need:
     """The memory of the tables; `training`: with the optimizer's state, and the best tables where those are kept."""
     relations, width = num_relations * (2 if config.reciprocal else 1), find_score(config.model).relation_width
-    numbers = num_entities * config.dim + relations * width(config.dim)
+    held = num_entities
+    if config.tables == "partitioned":
+        held = min(held, places(config) * -(-num_entities // config.partitions))
+    numbers = held * config.dim + relations * width(config.dim)
     copies = 1
     if training:
         states = RULES[config.optimizer].states.values()
         state = sum(not one_a_row for one_a_row in states)
         searched = config.regularizer == "n3" and config.regularizer_weight == AUTO  # what its trials share is kept
         copies = max(copies + state + (config.validate_every > 0), 2 * (copies + state) if searched else 0)
-    what = f"the tables of {num_entities:,} entities and {relations:,} relations"
+    what = f"the tables of {held:,} entities and {relations:,} relations"
     size = copies * numbers * (8 if config.precision == "float64" else 4)
     return Need(f"dim={config.dim}", what + ", with the optimizer's state," * training, size)
 

@@ -4,6 +4,7 @@
     model-N.safetensors           the tables
     optimizer-N.safetensors       the optimizer's state
     best-N.safetensors            the tables of the best validation, if there was one
+    entities-a.table, ..          of partitioned tables, in place of the entities in the files above
     entities.txt, relations.txt   names, line i is id i
 
 How they are written: `kgfast.run.storage`.
@@ -22,6 +23,7 @@ from torch import Tensor
 from kgfast.data.names import Names
 from kgfast.errors import CheckpointError
 from kgfast.nn import KGEModel
+from kgfast.registry import find_score
 from kgfast.run import checkpoint as common
 from kgfast.run.checkpoint import (
     check_graph,
@@ -32,6 +34,7 @@ from kgfast.run.checkpoint import (
     refuse_differences,
 )
 from kgfast.run.manifest import file_entry, read_manifest, read_position
+from kgfast.run.memory import Need, check_memory
 from kgfast.run.storage import (
     file_of_run,
     previous_manifest,
@@ -41,9 +44,11 @@ from kgfast.run.storage import (
     write_checkpoint,
 )
 from kgfast.train.auto import Choice
-from kgfast.train.build import build_model, load_tables, tables
+from kgfast.train.build import build_model, dtype_of, load_table, load_tables, tables
 from kgfast.train.config import TrainConfig, unused
 from kgfast.train.id_maps import IdMaps
+from kgfast.train.partitions.files import Column, opened_table
+from kgfast.train.partitions.order import Cut
 
 if TYPE_CHECKING:
     from kgfast.data import KnowledgeGraph
@@ -73,6 +78,7 @@ class Checkpoint:
     tables: dict[str, Tensor]
     optimizer: dict[str, Tensor | int | float]
     best: dict[str, Tensor] | None
+    partitions: dict[str, Any] | None = None  # where those of a partitioned table are
 
 
 def save(
@@ -83,17 +89,26 @@ def save(
     model: KGEModel,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor] | None,
+    partitions: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint; CheckpointError where the disk is full, which leaves the previous one whole."""
+    """Write a checkpoint; CheckpointError where the disk is full, which leaves the previous one whole. With
+    `partitions` the rows of entities and their state are on the disk already."""
     previous = previous_manifest(run)
     tensors, numbers = optimizer_state(optimizer)
-    parts = {"model": tables(model), "optimizer": tensors}
+    parts, entries = {"model": tables(model), "optimizer": tensors}, {}
+    if partitions is not None:
+        entries["partitions"] = partitions
+        del parts["model"]["entities"]
+        parts["optimizer"] = {
+            key: value for key, value in tensors.items() if not key.startswith("0/") or not value.dim()
+        }
     if best is not None:
         parts["best"] = best
     same_best = previous.get("position", {}).get("best_step") == position.best_step
     write_checkpoint(
         run, previous, graph, position, parts, unchanged=("best",) if same_best else (),
         config=config.model_dump(), optimizer={"class": type(optimizer).__name__, "numbers": numbers},
+        **entries,
     )  # fmt: skip
 
 
@@ -117,6 +132,7 @@ def read(run: str | os.PathLike, config: TrainConfig, graph: KnowledgeGraph) -> 
             **manifest["optimizer"]["numbers"], **read_tensors(folder, file_entry(run, manifest, "optimizer")),
         },
         best=read_tensors(folder, files["best"]) if "best" in files else None,
+        partitions=manifest.get("partitions"),
     )  # fmt: skip
 
 
@@ -141,11 +157,31 @@ def load_run(run: str | os.PathLike) -> tuple[KGEModel, IdMaps, TrainConfig]:
         for what in ("entities", "relations")
     ))  # fmt: skip
     saved = read_tensors(folder, file_entry(run, manifest, "best" if "best" in manifest["files"] else "model"))
+    if manifest.get("partitions") is not None:
+        return partitioned_model(folder, config, ids, saved, manifest["partitions"]), ids, config
     model = build_model(config.replace(device="cpu"), ids.num_entities, ids.num_relations)
     load_tables(model, saved)
     return model, ids, config
 
 
+def partitioned_model(
+    folder: Path, config: TrainConfig, ids: IdMaps, saved: dict[str, Tensor], partitions: dict[str, Any]
+) -> KGEModel:
+    """The model of a partitioned table, which is mapped where the run has ended."""
+    column, cut = Column((config.dim,), dtype_of(config)), Cut(ids.num_entities, partitions["rows"])
+    if len({*partitions["sides"]}) > 1:
+        what = f"the partitions of {ids.num_entities:,} entities, two files until {folder.parent} has ended,"
+        check_memory([Need(f"dim={config.dim}", what, ids.num_entities * column.row_bytes)])
+    relations = ids.num_relations * (2 if config.reciprocal else 1)
+    second = torch.empty(relations, find_score(config.model).relation_width(config.dim), dtype=column.dtype)
+    load_table(second, "relations", saved)
+    table = opened_table(folder, cut, column, partitions)
+    return KGEModel.from_tables(table, second, score=config.model, reciprocal=config.reciprocal, copy=False)
+
+
 def check_config(folder: Path, saved: dict[str, Any], config: TrainConfig) -> None:
-    found = differences(saved, config.model_dump(), CHANGEABLE | unused(config).keys())
+    changeable = CHANGEABLE | unused(config).keys()
+    if "partitioned" in (saved.get("tables"), config.tables):
+        changeable -= {"tables"}
+    found = differences(saved, config.model_dump(), changeable)
     refuse_differences(folder, [f"{key}={old!r} in the checkpoint, {key}={now!r} now" for key, old, now in found])

@@ -81,9 +81,14 @@ class TrainConfig(RunSettings):
     hits: Annotated[list[Annotated[int, Field(gt=0)]], BeforeValidator(as_words), Field(min_length=1)] = Field(
         list(HITS), description="k of the hits@k of the evaluation after training, such as 1,3,10"
     )
-    tables: Literal["device", "host"] = Field(
-        "device", description="host: tables stay in host memory and each step's rows are fetched to the device"
+    tables: Literal["device", "host", "partitioned"] = Field(
+        "device",
+        description="host: tables stay in host memory and each step's rows are fetched to the device; partitioned: "
+        "entities are on disk, a few partitions in memory",
     )
+    partitions: int = Field(32, ge=2, description="parts that a partitioned table of entities is cut into")
+    resident: int = Field(8, ge=2, description="partitions that are trained on at a time; one more is in memory")
+    test_triples: int = Field(0, ge=0, description="triples of test and valid ranked at the end, drawn once; 0 is all")
 
     @property
     def table_device(self) -> str:
@@ -120,12 +125,32 @@ class TrainConfig(RunSettings):
             )
         if self.tables == "host" and self.candidates == "all":
             raise ConfigError("tables='host': must be 'device' with candidates=all, which reads all rows in each step")
+        if self.tables == "partitioned":
+            self.check_partitioned()
         if self.precision == "bf16" and self.candidates != "all":
             raise ConfigError("precision='bf16': must be 'float32' or 'float64' with candidates=sampled")
         if self.regularizer != "none" and self.regularizer_weight == 0:
             raise ConfigError(f"regularizer_weight=0.0: must be positive with regularizer={self.regularizer}")
         if self.regularizer == "l2" and self.regularizer_weight == AUTO:
             raise ConfigError("regularizer_weight='auto': must be a number with regularizer=l2")
+
+    def check_partitioned(self) -> None:
+        """ConfigError for what needs the whole graph or the whole table at once."""
+        needed = {
+            "device": ("cpu", "they are trained on the CPU"),
+            "candidates": ("sampled", "a step sees a part of the entities"),
+            "negative_filter": ("none", "known answers of all triples would be in memory"),
+            "negative_power": (0.0, "counts of all entities would be in memory"),
+            "subsampling": (False, "counts of all queries would be in memory"),
+            "validate_every": (0, "the best tables would be kept a second time"),
+        }
+        for key, (value, reason) in needed.items():
+            if getattr(self, key) != value:
+                raise ConfigError(f"{key}={getattr(self, key)!r}: must be {value!r} with tables=partitioned: {reason}")
+        if self.regularizer == "n3" and self.regularizer_weight == AUTO:
+            raise ConfigError("regularizer_weight='auto': must be a number with tables=partitioned, as trials need all")
+        if self.resident > self.partitions:
+            raise ConfigError(f"resident={self.resident}: must be at most partitions={self.partitions}")
 
 
 resolve = TrainConfig.resolve
@@ -152,6 +177,8 @@ def unused(config: TrainConfig) -> dict[str, str]:
         reasons["lr_final"] = "it needs lr_schedule=linear, cosine or step"
     if config.lr_schedule != "step":
         reasons["lr_step_at"] = "it needs lr_schedule=step"
+    if config.tables != "partitioned":
+        reasons.update(dict.fromkeys(("partitions", "resident"), "it needs tables=partitioned"))
     if config.validate_every == 0:
         keys = ("validate_triples", "early_stopping_patience")
         reasons.update(dict.fromkeys(keys, "it needs validate_every of at least 1"))

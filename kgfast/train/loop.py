@@ -27,10 +27,11 @@ from kgfast.run.session import TrainingError, check_triples, start
 from kgfast.run.trackers import Tracker
 from kgfast.train import checkpoint
 from kgfast.train.auto import choose
-from kgfast.train.batches import batches_of
-from kgfast.train.build import build_model, build_optimizer, build_step, check_training_memory, load_tables
+from kgfast.train.build import build_step, check_training_memory, load_tables
 from kgfast.train.build import tables as tables_of
 from kgfast.train.config import TrainConfig
+from kgfast.train.partitions.tables import PartitionedTables
+from kgfast.train.tables import WholeTables
 
 LOG_STEPS = 4096  # at most, between two reads of the losses
 
@@ -92,8 +93,9 @@ class Training(TrainingLoop):
         saved = checkpoint.read(run, config, graph) if resume else None
         choice = saved.position.choice if saved is not None else choose(config, graph, console)
         self.before = choice.seconds if choice is not None else 0.0
-        self.model = build_model(config, graph.num_entities, graph.num_relations)
-        self.optimizer = build_optimizer(config, self.model)
+        whole = config.tables != "partitioned"
+        self.tables = WholeTables(config, graph) if whole else PartitionedTables(config, graph, run, saved)
+        self.model, self.optimizer = self.tables.model, self.tables.optimizer
         self.position = checkpoint.Position(elapsed=self.before, choice=choice)
         self.best: dict[str, Tensor] | None = None
         self.go_on(saved, resume)
@@ -101,15 +103,21 @@ class Training(TrainingLoop):
             self.say(f"auto kept: {choice.told()}")
         decided = config if choice is None else config.replace(regularizer_weight=choice.regularizer_weight)
         self.step = build_step(decided, self.model, self.optimizer, graph)
-        self.batches = batches_of(config, graph)
-        self.steps = config.epochs * self.batches.per_epoch if config.epochs else None
+        self.batches = self.tables.batches(self.step)
+        self.steps = self.batches.steps(config.epochs) if config.epochs else None
         self.valid = self.validation_triples()
         self.losses = torch.empty(LOG_STEPS, dtype=torch.float64, device=config.device)
         self.logged_triples = self.position.triples
         config.save(run / "config.yaml")
 
+    def run_to_end(self) -> dict[str, Any]:
+        try:
+            return super().run_to_end()
+        finally:
+            self.tables.close()
+
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        checkpoint.restore(saved, self.model, self.optimizer)
+        self.tables.restore(saved)
         self.position = saved.position
         device = self.config.table_device
         self.best = saved.best and {name: table.to(device) for name, table in saved.best.items()}
@@ -160,7 +168,7 @@ class Training(TrainingLoop):
             step = self.logged + int(wrong[0])
             raise TrainingError(
                 f"the loss is {losses[wrong[0]].item()} at step {step} "
-                f"(epoch {step // self.batches.per_epoch + 1}): try a smaller lr (it is {self.config.lr}), "
+                f"(epoch {int(self.batches.epochs(step)) + 1}): try a smaller lr (it is {self.config.lr}), "
                 f"warmup or a regularizer; the last checkpoint in {self.run / 'checkpoint'} is from before"
             )
 
@@ -197,13 +205,15 @@ class Training(TrainingLoop):
                 self.best[name].copy_(table)
 
     def write_checkpoint(self) -> None:
-        checkpoint.save(self.run, self.config, self.graph, self.position, self.model, self.optimizer, self.best)
+        self.tables.save(self.run, self.position, self.best)
 
     def epoch(self) -> float:
-        return self.position.step / self.batches.per_epoch
+        return self.batches.epochs(self.position.step)
 
     def evaluate(self, stopped: str) -> dict[str, Any]:
         """Both held-out splits, with the best tables where there were validations."""
+        del self.step, self.optimizer, self.model  # what was trained on may be as large as memory
+        self.model = self.tables.trained(self.run, self.position)
         if self.best is not None:
             load_tables(self.model, self.best)
         splits = [split for split in ("test", "valid") if len(getattr(self.graph, split))]
@@ -216,7 +226,8 @@ class Training(TrainingLoop):
             with progress_bar(self.console, f"ranking {split}") as advance:
                 found = evaluate(
                     self.model, self.graph, split, details=split == splits[0], seen=True, hits=self.config.hits,
-                    progress=advance, kept=self.kept,
+                    progress=advance, kept=self.kept, triples=self.config.test_triples or None,
+                    seed=self.config.seed,
                 )  # fmt: skip
             self.details = found if split == splits[0] else self.details
             metrics[split] = {key: value for key, value in found.items() if key not in DETAILS}

@@ -112,6 +112,8 @@ def plan(
         config = config.replace(regularizer_weight=START)
     if config.device != "cpu":
         raise ConfigError(f"device={config.device!r}: must be cpu, which is what can be planned")
+    if config.tables == "partitioned":
+        raise ConfigError("tables='partitioned': must be 'device' or 'host', which is what can be planned")
     base = Need("", "Python and the libraries", libraries_bytes(config) if libraries is None else libraries)
     found = Plan(
         size, [base, *training_needs(config, size)], evaluation_needs(size), free_memory(),

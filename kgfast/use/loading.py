@@ -47,7 +47,8 @@ def load(
     if joint:
         return load_joint(folder, data, place)
     model, names, config = load_graph_run(folder)
-    model.to(place).eval()
+    mapped = config.tables == "partitioned" and str(device) == "auto"  # a GPU may have no room for all of it
+    model.to("cpu" if mapped else place).eval()
     if names_only:
         return TrainedRun(folder, model, names)
     graph = config.load_graph(data)

@@ -184,7 +184,7 @@ def build_slow(*arguments):
     return slow
 loop.build_step = build_slow
 run_loop.CHECKPOINT_SHARE = 1
-loop.train(resolve(None, sys.argv[1:]), resume=True)
+loop.train(resolve(sys.argv[1]), resume=True)
 """
 
 
@@ -197,14 +197,13 @@ def test_killed_six_times(graph, tmp_path):
     run(whole, loaded)
     cut = whole.replace(out=str(tmp_path / "cut"), checkpoint_every=1e-9)
     cut.save(tmp_path / "cut.yaml")
-    values = [line.replace(": ", "=", 1) for line in (tmp_path / "cut.yaml").read_text().splitlines()]
     environment = os.environ | {"KGFAST_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     seed = random.randrange(10**6)
     moments = random.Random(seed)
     print(f"moments of the kills: seed {seed}")
     reached = []
     for kill in [True] * 6 + [False]:
-        command = [sys.executable, "-c", KILLED, *values]
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "cut.yaml")]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
         ) as process:
