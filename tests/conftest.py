@@ -112,7 +112,10 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def maps_by_axes(request, monkeypatch):
-    """Maps of entities take no seconds, but for tests that are marked `tsne`."""
-    if not request.node.get_closest_marker("tsne"):
-        monkeypatch.setattr("kgfast.evaluate.embedding_map.has_tsne", lambda: False)
+def maps_by_axes(request):
+    """Maps of entities take no seconds, but for tests that are marked `tsne`. With a patch of its own, as the fixture
+    `monkeypatch` would then be older than `lane`, and put back what a lane had set."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.node.get_closest_marker("tsne"):
+            patch.setattr("kgfast.evaluate.embedding_map.has_tsne", lambda: False)
+        yield

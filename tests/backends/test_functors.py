@@ -51,8 +51,8 @@ def test_what_the_kernels_do_not_take_is_named(lane):
         lane.backend.pair_scores(wide, wide, ids, 0)
 
 
-def test_without_the_host_lane_cpu_tensors_are_refused(lane, monkeypatch):
-    monkeypatch.setattr("kgfast.backends.cuda.ON_HOST", False)
+def test_without_the_host_lane_cpu_tensors_are_refused(lane):
     case = testing.make_case("distmult", 4, 2, 2)
-    with pytest.raises(KgfastError, match="impl='cuda' can't serve"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KgfastError, match="impl='cuda' can't serve"):
+        patch.setattr("kgfast.backends.cuda.ON_HOST", False)
         kgfast.score_triples(case.entities, case.relations, case.triples, score="distmult", impl="cuda")
