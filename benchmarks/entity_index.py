@@ -6,7 +6,6 @@ Rows are normal numbers, around one of so many centres (0: none, which is the ha
 """
 
 import argparse
-import resource
 import time
 
 import torch
@@ -14,6 +13,7 @@ import torch
 from kgfast import KnowledgeGraph
 from kgfast.evaluate.predict import Searcher
 from kgfast.nn import KGEModel
+from kgfast.run.memory import most_resident_bytes
 from kgfast.use.indexing import K, build
 
 RELATIONS, TRIPLES = 100, 2000
@@ -58,11 +58,11 @@ def main() -> None:
     sizes = (asked.entities, RELATIONS, asked.entities)
     triples = torch.stack([torch.randint(size, (TRIPLES,), generator=generator) for size in sizes], 1)
     if asked.exact:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = most_resident_bytes()
         model.topk(triples[:64], K, "tail")
-        more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        more = most_resident_bytes() - before
         print(
-            f"best {K} of 64 queries, {model.entities.numel() / 2**18:,.0f} MiB of rows: {more / 2**10:,.1f} MiB more"
+            f"best {K} of 64 queries, {model.entities.numel() / 2**18:,.0f} MiB of rows: {more / 2**20:,.1f} MiB more"
         )
         return
     graph = KnowledgeGraph.from_arrays(triples[:100], None, triples[100:], asked.entities, RELATIONS)

@@ -72,6 +72,15 @@ def resident_bytes() -> int:
     """What this process holds in memory now; the most it ever held where the system does not tell."""
     with suppress(OSError, ValueError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return most_resident_bytes()
+
+
+def most_resident_bytes() -> int:
+    """The most that this process ever held in memory. Where only getrusage tells, that of the process which started it
+    counts too."""
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

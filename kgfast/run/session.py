@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ import torch
 
 from kgfast.data import KnowledgeGraph
 from kgfast.errors import ConfigError, DataError, KgfastError
-from kgfast.run.memory import use_threads
+from kgfast.run.memory import most_resident_bytes, use_threads
 from kgfast.run.settings import RunSettings, check_device
 from kgfast.run.trackers import check_installed
 
@@ -78,5 +76,4 @@ def peak_memory_bytes(device: str) -> int:
     """The most memory that this process held so far: on its GPU if it trains there, else resident in RAM."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return most_resident_bytes()

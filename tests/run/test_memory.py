@@ -1,5 +1,8 @@
 """What can't fit is refused by the setting that asks for it, before anything is made."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from training_helpers import grouped_graph, small_config
@@ -73,3 +76,11 @@ def test_threads_are_set():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_peak_is_the_process_own():
+    """Also where the process that started it is larger, which getrusage counts."""
+    program = "from kgfast.run.memory import most_resident_bytes; print(most_resident_bytes())"
+    parent = torch.ones(1 << 28)  # 1 GiB
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert 1 << 26 < int(told) < parent.nbytes <= memory.most_resident_bytes()
