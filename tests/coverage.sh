@@ -8,13 +8,14 @@ python=$(realpath -s "${1:-python3}")
 jobs=${2:-auto}
 export PATH="$(dirname "$python"):$PATH"
 folder=$PWD/build/coverage tree=$PWD/build/coverage/tree
+version=$("$python" -c "import kgfast; print(kgfast.__version__)")
 rm -rf "$tree"
 mkdir -p "$tree"
 git ls-files -z | xargs -0 cp --parents -t "$tree"
 ln -s ../kernels "$tree/kgfast/kernels"
 
-cmake -S "$tree" -B "$folder/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DKGFAST_CUDA=OFF -DKGFAST_VERSION=coverage \
-  "-DCMAKE_CXX_FLAGS_RELEASE=-O1 --coverage -fprofile-update=atomic" "-DKGFAST_OUTPUT=$tree/kgfast/_C.so" \
+cmake -S "$tree" -B "$folder/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DKGFAST_CUDA=OFF "-DKGFAST_VERSION=$version" \
+  "-DCMAKE_CXX_FLAGS=--coverage -fprofile-update=atomic" "-DKGFAST_OUTPUT=$tree/kgfast/_C.so" \
   -DPython_EXECUTABLE="$python" -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" >"$folder/log" 2>&1 \
   && cmake --build "$folder/build" >>"$folder/log" 2>&1 || { tail -20 "$folder/log" >&2; exit 1; }
 
