@@ -95,9 +95,12 @@ def test_rank_agrees_with_the_specification_without_ties(lane, setting):
 
 @pytest.mark.lanes(tiles=True)
 @pytest.mark.axes("k", score=SCORES, side=("tail", "head"))
-def test_topk(lane, setting):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_topk(lane, setting, dtype):
     score, k, side = setting["score"], setting["k"], setting["side"]
-    entities, relations, triples = tied_case(lane, score, 16)
+    if dtype not in lane.dtypes or (lane.slow and dtype == torch.float64):
+        pytest.skip(f"{dtype} is not of this lane, or as slow as float32")
+    entities, relations, triples = tied_case(lane, score, 16, dtype)
     known = testing.make_known(triples.cpu(), num_entities=len(entities))
     wide = (entities.cpu().double(), relations.cpu().double(), triples.cpu())
     every = reference.score_candidates(*wide, score=score, side=side)
