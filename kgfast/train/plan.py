@@ -36,6 +36,7 @@ NAME = 24  # bytes of a name of twelve letters, with its place and its order
 SAMPLE_ROWS, SAMPLE_TRIPLES, SAMPLE_BYTES = 2_000_000, 1_000_000, 1 << 28
 SECONDS = 3.0  # of steps
 RANKED = 64  # triples
+Sample = tuple[KnowledgeGraph, KGEModel]
 
 
 class GraphSize(NamedTuple):
@@ -122,13 +123,14 @@ def plan(
     found.checkpoint_bytes = table_need(config, size.entities, size.relations, training=True).size
     steps = step_needs(config, size.triples)
     if measure:
-        worked = measure_steps(config, found, say)
+        sample = sample_of(config, size)
+        worked = measure_steps(config, found, sample, say)
         steps = [max(Need("", "what a step works with", worked), Need("", "what a step makes", sum_of(steps)),
                      key=lambda need: need.size)]  # fmt: skip
         if searched and found.training_seconds is not None:
             found.training_seconds *= 1 + 1 / SHARE
         say("measuring ranks and the disk")
-        found.evaluation_seconds = size.held_out * ranking_seconds(config, size)
+        found.evaluation_seconds = size.held_out * ranking_seconds(size, sample)
         found.checkpoint_seconds = found.checkpoint_bytes / disk_rate(config.out)
     found.training += steps
     return found
@@ -171,7 +173,7 @@ def evaluation_needs(size: GraphSize) -> list[Need]:
 # ---- time -------------------------------------------------------------------------------------------------------
 
 
-def sample_of(config: TrainConfig, size: GraphSize) -> tuple[KnowledgeGraph, KGEModel]:
+def sample_of(config: TrainConfig, size: GraphSize) -> Sample:
     """A graph of the same kind, as large as a quarter of the free memory allows, and its model."""
     allowed = (free_memory() or 1 << 33) // 4
     row = table_need(config, 1, 1, training=True).size
@@ -187,11 +189,11 @@ def sample_of(config: TrainConfig, size: GraphSize) -> tuple[KnowledgeGraph, KGE
     return graph, build_model(config, entities, relations)
 
 
-def measure_steps(config: TrainConfig, found: Plan, say: Callable[[str], None]) -> int:
+def measure_steps(config: TrainConfig, found: Plan, sample: Sample, say: Callable[[str], None]) -> int:
     """Fills in the seconds of a step, of an epoch and of training; the bytes that steps work with."""
     size = found.size
     say(f"measuring steps for {SECONDS:.0f} seconds")
-    graph, model = sample_of(config, size)
+    graph, model = sample
     step = launched_step(config, model, build_optimizer(config, model), graph)
     weights = frequency_weights(graph.train, graph.num_entities) if config.subsampling else None
     batches = Batches(graph.train, weights, config.batch_size, config.seed)
@@ -216,9 +218,9 @@ def measure_steps(config: TrainConfig, found: Plan, say: Callable[[str], None]) 
     return max(resident_bytes() - before, 0)
 
 
-def ranking_seconds(config: TrainConfig, size: GraphSize) -> float:
+def ranking_seconds(size: GraphSize, sample: Sample) -> float:
     """Of one triple, both sides, among all entities."""
-    graph, model = sample_of(config, size)
+    graph, model = sample
     triples = graph.train[:RANKED]
     times = []
     for _ in range(2):

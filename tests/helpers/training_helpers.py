@@ -7,6 +7,7 @@ from rich.console import Console
 
 from kgfast.data import KnowledgeGraph
 from kgfast.train import TrainConfig, train
+from kgfast.train import loop as training_loop
 
 LEFT, RIGHT, MEMBERS, RELATIONS = 5, 7, 6, 3  # groups on either side, entities in a group
 ENTITIES = (LEFT + RIGHT) * MEMBERS
@@ -86,3 +87,22 @@ def same_bits(first, second):
         elif value != second[key]:
             return False
     return True
+
+
+def stop_at(monkeypatch, index, action):
+    """Before step `index`, once."""
+    build = training_loop.build_step
+
+    def build_stopping(*arguments):
+        step = build(*arguments)
+
+        def stopping(triples, at, weights):
+            if at == index:
+                action()
+            return step(triples, at, weights)
+
+        if hasattr(step, "draws"):  # partitioned tables say where it draws from
+            stopping.draws = step.draws
+        return stopping
+
+    monkeypatch.setattr(training_loop, "build_step", build_stopping)

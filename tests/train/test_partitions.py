@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_helpers import ENTITIES, grouped_graph, run, same_bits, small_config, write_dataset
+from training_helpers import ENTITIES, grouped_graph, run, same_bits, small_config, stop_at, write_dataset
 
 import kgfast
 from kgfast.data import KnowledgeGraph
@@ -22,7 +22,6 @@ from kgfast.run.optimizers import ROW_OPTIMIZERS
 from kgfast.run.seeds import generator
 from kgfast.steps import NegativeSamplingStep
 from kgfast.train import checkpoint, load_run
-from kgfast.train import loop as training_loop
 from kgfast.train.partitions import files as partition_files
 from kgfast.train.partitions.order import Cut, Order, fewest_swaps
 
@@ -156,24 +155,6 @@ def test_groups_without_triples_are_passed_through(tmp_path):
 
 
 # What is on the disk
-
-
-def stop_at(monkeypatch, index, action):
-    """Before step `index`, once."""
-    build = training_loop.build_step
-
-    def build_stopping(*arguments):
-        step = build(*arguments)
-
-        def stopping(triples, at, weights):
-            if at == index:
-                action()
-            return step(triples, at, weights)
-
-        stopping.draws = step.draws
-        return stopping
-
-    monkeypatch.setattr(training_loop, "build_step", build_stopping)
 
 
 class Stop(Exception):

@@ -10,12 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from training_helpers import grouped_graph, run, same_bits, small_config, write_dataset
+from training_helpers import grouped_graph, run, same_bits, small_config, stop_at, write_dataset
 
 from kgfast.data import KnowledgeGraph
 from kgfast.run import loop as run_loop
 from kgfast.train import checkpoint
-from kgfast.train import loop as training_loop
 
 
 @pytest.fixture(scope="module")
@@ -25,23 +24,6 @@ def graph():
 
 class Stop(Exception):
     pass
-
-
-def stop_at(monkeypatch, index, action):
-    """Before step `index`, once."""
-    build = training_loop.build_step
-
-    def build_stopping(*arguments):
-        step = build(*arguments)
-
-        def stopping(triples, at, weights):
-            if at == index:
-                action()
-            return step(triples, at, weights)
-
-        return stopping
-
-    monkeypatch.setattr(training_loop, "build_step", build_stopping)
 
 
 def assert_same_run(first, second, graph):
